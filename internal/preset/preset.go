@@ -1,0 +1,57 @@
+// Package preset describes coding agents as data: what a user calls them, how
+// they are installed, how they start, and what they need. A Preset comes from a
+// file (decoded in the config room) and is only a value here; nothing is kept
+// on disk.
+package preset
+
+// Preset is one agent.
+type Preset struct {
+	Name    string   `toml:"name" json:"name"`
+	Aliases []string `toml:"aliases" json:"aliases,omitempty"`
+	Summary string   `toml:"summary" json:"summary"`
+	Agent   Agent    `toml:"agent" json:"agent"`
+	// Launch starts the agent in its full-permission mode, Ask with its own prompts kept.
+	Launch []string `toml:"launch" json:"launch"`
+	Ask    []string `toml:"ask" json:"ask"`
+	// Environment names the variables the agent can use for its credentials. Only names.
+	Environment []string  `toml:"environment" json:"environment,omitempty"`
+	Ports       []int     `toml:"ports" json:"ports,omitempty"`
+	Resources   Resources `toml:"resources" json:"resources"`
+	Recipe      Recipe    `toml:"recipe" json:"recipe"`
+}
+
+// Agent is the program that the preset installs.
+type Agent struct {
+	Name    string `toml:"name" json:"name"`
+	Version string `toml:"version" json:"version"` // pinned, exact
+	// Check prints the version; the build asserts that it does.
+	Check []string `toml:"check" json:"check"`
+}
+
+// Resources are defaults a flag overrides.
+type Resources struct {
+	CPUs      int   `toml:"cpus" json:"cpus"`             // 0: all of the host's, at most 4
+	MemoryMiB int64 `toml:"memory_mib" json:"memory_mib"` // MiB
+	DiskMiB   int64 `toml:"disk_mib" json:"disk_mib"`     // MiB, size of the sparse scratch
+}
+
+// Recipe installs the agent on the base, inside a sandbox.
+type Recipe struct {
+	Steps []Step `toml:"steps" json:"steps"`
+	Files []File `toml:"files" json:"files,omitempty"`
+}
+
+// Step is one shell script of a recipe, run with `sh -eu`.
+type Step struct {
+	Name string `toml:"name" json:"name"`
+	User string `toml:"user" json:"user,omitempty"` // root (default) or agent
+	Run  string `toml:"run" json:"run"`
+}
+
+// File is written after the steps: the answers to first-run questions.
+type File struct {
+	Path    string `toml:"path" json:"path"`
+	Mode    string `toml:"mode" json:"mode,omitempty"`   // octal, 0644 when empty
+	Owner   string `toml:"owner" json:"owner,omitempty"` // agent (default) or root
+	Content string `toml:"content" json:"content"`
+}

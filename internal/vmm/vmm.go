@@ -1,0 +1,72 @@
+// Package vmm says what SmolVM asks of a virtual machine monitor: start a
+// machine from a Spec, give its guest link, tell when it ended, end it.
+//
+// Inputs are paths that are already verified; outputs are a running Machine.
+// A driver leaves nothing behind but sockets in Spec.RunDir, which the caller
+// owns and removes. A Machine never outlives the process that started it.
+package vmm
+
+import (
+	"context"
+	"io"
+	"net"
+)
+
+// Accel is the way guest instructions are run.
+type Accel string
+
+// The accelerators.
+const (
+	KVM Accel = "kvm" // Linux hardware virtualization
+	HVF Accel = "hvf" // Apple's Hypervisor framework
+	TCG Accel = "tcg" // QEMU's emulation: any host, any guest architecture, slow
+)
+
+// Drive is one disk of the machine, in the order the guest counts them.
+type Drive struct {
+	ID       string // role: layer0, layer1, ..., scratch, seed, extra0; at most 20 bytes
+	Path     string // a raw image
+	ReadOnly bool   // refused at the block layer, not only by the guest's mount
+}
+
+// Spec is all a driver needs to start a machine.
+type Spec struct {
+	Name      string // for messages and the process title
+	Arch      string // of the guest: amd64 or arm64
+	Accel     Accel
+	CPUs      int
+	MemoryMiB int64
+	Kernel    string // path
+	Initrd    string // path
+	// CommandLine is the part of the kernel command line that does not depend on
+	// the VMM; the driver adds console, panic and timer options of its own.
+	CommandLine string
+	Drives      []Drive
+	Network     bool      // one virtio network card with outbound access
+	RunDir      string    // private (0700) folder for sockets; short path
+	Console     io.Writer // everything the guest writes on its serial console; never nil
+}
+
+// Machine is a started virtual machine.
+type Machine interface {
+	// Link waits until the guest has opened its link port and returns the byte
+	// stream to it. The stream ends with io.EOF when the guest closes the port or
+	// reboots; Link may then be called again. Bytes of an earlier boot may precede
+	// the magic of the new one: the guest link drops them.
+	Link(ctx context.Context) (net.Conn, error)
+	// Wait returns when the VMM process has ended, with nil after a clean end
+	// (guest powered off, or Kill) and the reason otherwise, with the last lines
+	// of the VMM's own messages.
+	Wait() error
+	// Kill ends the VMM process at once and waits for it.
+	Kill() error
+	// Pid is the VMM's process id, for information.
+	Pid() int
+}
+
+// Driver starts machines.
+type Driver interface {
+	// Start returns when the VMM runs the guest, not when the guest is ready.
+	// Cancelling ctx ends only the start, not a machine that was returned.
+	Start(ctx context.Context, spec Spec) (Machine, error)
+}

@@ -1,0 +1,98 @@
+package wire
+
+// UserData is the seed's user-data document: cloud-config in JSON (valid YAML)
+// behind the line "#cloud-config". Standard keys carry everything an ordinary
+// cloud-init understands; the key smolvm carries what only our agent reads.
+// It never holds a credential.
+type UserData struct {
+	Hostname          string      `json:"hostname"`
+	SSHPasswordAuth   bool        `json:"ssh_pwauth"`     // always false
+	DisableRoot       bool        `json:"disable_root"`   // false: root logs in with the same key, on request
+	DeleteHostKeys    bool        `json:"ssh_deletekeys"` // true
+	HostKeys          HostKeys    `json:"ssh_keys"`
+	AuthorizedKeys    []string    `json:"ssh_authorized_keys"`
+	Users             []User      `json:"users"`
+	CACertificates    CACerts     `json:"ca_certs"`
+	WriteFiles        []WriteFile `json:"write_files,omitempty"`
+	SmolVM            Session     `json:"smolvm"`
+	ResizeRootfs      bool        `json:"resize_rootfs"`     // false
+	PreserveHostname  bool        `json:"preserve_hostname"` // false
+	ManageEtcHosts    bool        `json:"manage_etc_hosts"`  // true
+	PackageUpdateBoot bool        `json:"package_update"`    // false
+}
+
+// HostKeys is the guest's SSH host key, made on the host at create time.
+type HostKeys struct {
+	Private string `json:"ed25519_private"` // OpenSSH PEM
+	Public  string `json:"ed25519_public"`  // authorized_keys form
+}
+
+// User is one login account.
+type User struct {
+	Name           string   `json:"name"`
+	UID            int      `json:"uid"`
+	Shell          string   `json:"shell"`
+	Sudo           string   `json:"sudo"`
+	LockPassword   bool     `json:"lock_passwd"`
+	AuthorizedKeys []string `json:"ssh_authorized_keys"`
+}
+
+// CACerts are extra certificate authorities in PEM, one certificate each.
+type CACerts struct {
+	Trusted []string `json:"trusted,omitempty"`
+}
+
+// WriteFile is one file to be written at boot.
+type WriteFile struct {
+	Path        string `json:"path"`
+	Content     string `json:"content"`
+	Encoding    string `json:"encoding,omitempty"` // "" or "b64"
+	Owner       string `json:"owner,omitempty"`
+	Permissions string `json:"permissions,omitempty"` // octal, such as "0644"
+}
+
+// Session is what our agent alone reads.
+type Session struct {
+	// Env is set in every session: proxies and the like, never secrets.
+	Env map[string]string `json:"env,omitempty"`
+	// Build marks a sandbox in which a recipe runs: CA certificates are then used
+	// only through /run and environment variables, so that no layer holds them.
+	Build bool `json:"build,omitempty"`
+}
+
+// MetaData is the seed's meta-data document.
+type MetaData struct {
+	InstanceID    string `json:"instance-id"`
+	LocalHostname string `json:"local-hostname"`
+}
+
+// NetworkConfig is the seed's network-config document, netplan's version 2.
+type NetworkConfig struct {
+	Version   int                 `json:"version"`
+	Ethernets map[string]Ethernet `json:"ethernets"`
+}
+
+// Ethernet is one interface of a NetworkConfig.
+type Ethernet struct {
+	Match       Match       `json:"match"`
+	DHCP4       bool        `json:"dhcp4"`
+	Addresses   []string    `json:"addresses,omitempty"` // with prefix length
+	Routes      []Route     `json:"routes,omitempty"`
+	Nameservers Nameservers `json:"nameservers"`
+}
+
+// Match finds the interface by name pattern.
+type Match struct {
+	Name string `json:"name"`
+}
+
+// Route is one static route; To is "default" or a prefix.
+type Route struct {
+	To  string `json:"to"`
+	Via string `json:"via"`
+}
+
+// Nameservers are the resolvers in order.
+type Nameservers struct {
+	Addresses []string `json:"addresses"`
+}
