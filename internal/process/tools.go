@@ -1,0 +1,61 @@
+package process
+
+import "fmt"
+
+// Tool is the name of a program SmolVM may run.
+type Tool string
+
+// The programs. Add one here, with the package that brings it, before using it.
+const (
+	QEMUx86    Tool = "qemu-system-x86_64"
+	QEMUArm    Tool = "qemu-system-aarch64"
+	MkfsExt4   Tool = "mkfs.ext4"
+	Mmdebstrap Tool = "mmdebstrap"
+	DpkgDeb    Tool = "dpkg-deb"
+	Pip        Tool = "pip"  // python3 -m pip
+	Self       Tool = "self" // this program again: the supervisor
+)
+
+// tool is one entry of the allow-list.
+type tool struct {
+	file string   // file name looked for
+	args []string // always passed first
+	deb  string   // Debian package that brings it
+	brew string   // Homebrew formula that brings it; empty: none does
+	env  []string // environment names passed on besides PATH; a trailing * is a prefix
+}
+
+var (
+	// quiet is what programs get that only work on local files: a home for
+	// nothing, a folder for temporary files, a locale for their messages.
+	quiet = []string{"HOME", "TMPDIR", "LANG", "LC_ALL", "LC_MESSAGES", "TZ"}
+
+	// online adds what a program needs that downloads: proxies and CA bundles.
+	online = append([]string{
+		"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
+		"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY",
+		"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
+	}, quiet...)
+)
+
+// tools is the allow-list.
+var tools = map[Tool]tool{
+	QEMUx86:    {file: "qemu-system-x86_64", deb: "qemu-system-x86", brew: "qemu", env: quiet},
+	QEMUArm:    {file: "qemu-system-aarch64", deb: "qemu-system-arm", brew: "qemu", env: quiet},
+	MkfsExt4:   {file: "mkfs.ext4", deb: "e2fsprogs", brew: "e2fsprogs", env: quiet},
+	Mmdebstrap: {file: "mmdebstrap", deb: "mmdebstrap", env: append([]string{"APT_CONFIG", "SOURCE_DATE_EPOCH"}, online...)},
+	DpkgDeb:    {file: "dpkg-deb", deb: "dpkg", brew: "dpkg", env: quiet},
+	Pip:        {file: "python3", args: []string{"-m", "pip"}, deb: "python3-pip", brew: "python", env: append([]string{"PIP_*"}, online...)},
+	Self:       {file: "smolvm", env: append([]string{"SMOLVM_*", "XDG_RUNTIME_DIR"}, online...)},
+}
+
+// hint says how to install the program.
+func (t tool) hint() string {
+	switch {
+	case t.deb == "":
+		return ""
+	case t.brew == "":
+		return fmt.Sprintf("Install it: sudo apt-get install %s", t.deb)
+	}
+	return fmt.Sprintf("Install it: sudo apt-get install %s (Debian, Ubuntu) or brew install %s (macOS)", t.deb, t.brew)
+}
