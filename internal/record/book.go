@@ -1,0 +1,381 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/smolvm/smolvm/internal/fault"
+)
+
+// farTemp holds the sockets of homes with long paths. It is fixed, not TMPDIR,
+// because every session has to find the same sockets.
+const farTemp = "/tmp"
+
+// removedPrefix starts the name of a folder whose removal has begun. No sandbox
+// can have such a name.
+const removedPrefix = ".removed-"
+
+// Book holds all sandboxes of one home.
+type Book struct {
+	home string
+	dir  string // home/sandboxes
+	temp string
+
+	reached func(step string) error // tests stop a write here; nil otherwise
+}
+
+// Open looks at the book of a home, an absolute path. It makes nothing: a home
+// without sandboxes is an empty book, also where it cannot be written.
+func Open(home string) (*Book, error) {
+	if !filepath.IsAbs(home) {
+		return nil, fault.New(fault.Usage, "Give an absolute path.", "state folder %q is not an absolute path", home)
+	}
+	home = filepath.Clean(home)
+	b := &Book{home: home, dir: filepath.Join(home, "sandboxes"), temp: farTemp}
+	info, err := os.Lstat(b.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return b, nil
+	case err != nil:
+		return nil, storage(err, "look at the state folder")
+	}
+	return b, checkPrivate(b.dir, info)
+}
+
+// make makes the folders of the book.
+func (b *Book) make() error {
+	if err := os.MkdirAll(b.home, 0o755); err != nil {
+		return storage(err, "make the state folder")
+	}
+	for _, dir := range []string{b.dir, filepath.Join(b.home, "run")} {
+		if err := privateDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Folder names what belongs to a sandbox, whether it exists or not.
+func (b *Book) Folder(name string) Folder {
+	return Folder{dir: filepath.Join(b.dir, name), home: b.home, temp: b.temp}
+}
+
+// Names lists the sandboxes, broken ones included, in order of their names.
+func (b *Book) Names() ([]string, error) {
+	entries, err := os.ReadDir(b.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, storage(err, "list the sandboxes")
+	}
+	var names []string
+	for _, e := range entries {
+		if ValidateName(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// mustExist fails with Usage or NotFound.
+func (b *Book) mustExist(name string) error {
+	if err := ValidateName(name); err != nil {
+		return err
+	}
+	_, err := os.Lstat(b.Folder(name).Dir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.NotFound, "See smolvm list.", "there is no sandbox %q", name)
+	}
+	if err != nil {
+		return storage(err, "look at a sandbox")
+	}
+	return nil
+}
+
+// Read gives a sandbox's record. It fails with NotFound where there is no such
+// sandbox, with ErrIncomplete where there is no record yet, and otherwise with
+// what is wrong with the record; such a sandbox can still be removed.
+func (b *Book) Read(name string) (Record, error) {
+	if err := b.mustExist(name); err != nil {
+		return Record{}, err
+	}
+	r, err := b.read(name)
+	if err != nil {
+		hint := fault.HintOf(err)
+		if hint == "" {
+			hint = fmt.Sprintf("Delete it: smolvm delete %s", name)
+		}
+		return Record{}, fault.New(brokenCode(err), hint, "read sandbox %q: %w", name, err)
+	}
+	return r.located(b.home), nil
+}
+
+// brokenCode keeps the code of a fault; other causes are the disk's.
+func brokenCode(err error) fault.Code {
+	if f := (*fault.Fault)(nil); errors.As(err, &f) && f.Code != fault.Usage {
+		return f.Code
+	}
+	return fault.Storage
+}
+
+func (b *Book) read(name string) (Record, error) {
+	folder := b.Folder(name)
+	info, err := os.Lstat(folder.Dir())
+	if err != nil {
+		return Record{}, err
+	}
+	if !info.IsDir() {
+		return Record{}, fmt.Errorf("%s is not a folder", folder.Dir())
+	}
+	data, err := readRegular(folder.Record())
+	if errors.Is(err, fs.ErrNotExist) {
+		return Record{}, ErrIncomplete
+	}
+	if err != nil {
+		return Record{}, err
+	}
+	r, err := Decode(data)
+	if err == nil && r.Name != name {
+		err = fmt.Errorf("the record is that of sandbox %q", r.Name)
+	}
+	return r, err
+}
+
+// readRegular reads a bounded regular file; a planted link, FIFO or device is
+// refused instead of followed or waited for.
+func readRegular(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|safely, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	return io.ReadAll(io.LimitReader(f, maxRecord+1))
+}
+
+// Create reserves a name: it makes the sandbox's folder and takes its lock. It
+// fails with Conflict when the name is taken.
+func (b *Book) Create(name string) (*Lock, error) {
+	if err := ValidateName(name); err != nil {
+		return nil, err
+	}
+	open, err := b.gate()
+	if err != nil {
+		return nil, err
+	}
+	defer open()
+	folder := b.Folder(name)
+	if err := os.Mkdir(folder.Dir(), 0o700); errors.Is(err, fs.ErrExist) {
+		return nil, fault.New(fault.Conflict, "Choose another name with -n, or delete that sandbox first.",
+			"there is already a sandbox %q", name)
+	} else if err != nil {
+		return nil, storage(err, "make the sandbox's folder")
+	}
+	lock, err := b.take(name)
+	if err == nil {
+		err = os.Mkdir(folder.SSH(), 0o700)
+	}
+	if err == nil {
+		err = syncDir(b.dir)
+	}
+	if err != nil {
+		return nil, errors.Join(storage(err, "make the sandbox's folder"), b.remove(name))
+	}
+	return lock, nil
+}
+
+// Write replaces the sandbox's record. The record that is there is kept when
+// the new one is refused, cannot be written whole, or would replace one of
+// another version.
+func (b *Book) Write(r Record) error {
+	r.Version = Version
+	data, err := encode(r.stored(b.home))
+	if err != nil {
+		return fmt.Errorf("write the record of sandbox %q: %w", clip(r.Name), err)
+	}
+	open, err := b.gateAt(r.Name)
+	if err != nil {
+		return err
+	}
+	defer open()
+	if err := b.refuseOther(r.Name); err != nil {
+		return err
+	}
+	if err := b.replace(b.Folder(r.Name), data); err != nil {
+		return storage(err, fmt.Sprintf("write the record of sandbox %q", r.Name))
+	}
+	return nil
+}
+
+// refuseOther refuses to replace a record of another version.
+func (b *Book) refuseOther(name string) error {
+	data, err := readRegular(b.Folder(name).Record())
+	if err != nil {
+		return nil //nolint:nilerr // missing or planted: the rename replaces it
+	}
+	if err := checkVersion(data); fault.CodeOf(err) == fault.Conflict {
+		return fmt.Errorf("write the record of sandbox %q: %w", name, err)
+	}
+	return nil
+}
+
+// replace writes a temporary file, syncs it, renames it over the record and
+// syncs the folder. What an interrupted replace left is removed first: the gate
+// is closed, so nobody else is writing.
+func (b *Book) replace(folder Folder, data []byte) error {
+	if err := removeTemps(folder); err != nil {
+		return err
+	}
+	f, err := renameio.NewPendingFile(folder.Record(), renameio.WithTempDir(folder.Dir()), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if err := b.step("temp"); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := b.step("written"); err != nil {
+		return err
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return err
+	}
+	if err := b.step("renamed"); err != nil {
+		return err
+	}
+	return syncDir(folder.Dir())
+}
+
+func (b *Book) step(name string) error {
+	if b.reached == nil {
+		return nil
+	}
+	return b.reached(name)
+}
+
+// removeTemps removes the temporary files of interrupted writes.
+func removeTemps(folder Folder) error {
+	entries, err := os.ReadDir(folder.Dir())
+	if err != nil {
+		return err
+	}
+	prefix := "." + filepath.Base(folder.Record())
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), prefix) {
+			if err := os.RemoveAll(folder.at(e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Remove removes a sandbox, broken or not, with its folder and sockets. It
+// fails with NotFound where there is none and with Conflict while another
+// process holds its lock; a holder calls Lock.Remove instead.
+func (b *Book) Remove(name string) error {
+	open, err := b.gateAt(name)
+	if err != nil {
+		return err
+	}
+	defer open()
+	lock, err := b.take(name)
+	if err != nil && b.lockable(name) {
+		return err
+	}
+	err = b.remove(name)
+	if lock != nil {
+		err = errors.Join(err, lock.Release())
+	}
+	return err
+}
+
+// lockable tells whether the sandbox has a lock that somebody could be holding.
+func (b *Book) lockable(name string) bool {
+	dir, err := os.Lstat(b.Folder(name).Dir())
+	if err != nil || !dir.IsDir() {
+		return false
+	}
+	file, err := os.Lstat(b.Folder(name).LockFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	return err != nil || file.Mode().IsRegular()
+}
+
+// remove takes the folder out of sight by one rename, then removes its parts.
+// The gate is closed. A crash in between leaves a folder that Sweep removes.
+func (b *Book) remove(name string) error {
+	if err := b.Folder(name).RemoveRunDir(); err != nil {
+		return err
+	}
+	gone := filepath.Join(b.dir, removedPrefix+name)
+	if err := os.RemoveAll(gone); err != nil {
+		return storage(err, "remove what is left of an earlier sandbox")
+	}
+	if err := os.Rename(b.Folder(name).Dir(), gone); err != nil {
+		return storage(err, fmt.Sprintf("remove sandbox %q", name))
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return storage(err, fmt.Sprintf("remove sandbox %q", name))
+	}
+	return syncDir(b.dir)
+}
+
+// Sweep removes what interrupted removals left.
+func (b *Book) Sweep() error {
+	entries, err := os.ReadDir(b.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return storage(err, "list the sandboxes")
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), removedPrefix) {
+			errs = append(errs, b.sweep(filepath.Join(b.dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (b *Book) sweep(path string) error {
+	open, err := b.gate()
+	if err != nil {
+		return err
+	}
+	defer open()
+	if err := os.RemoveAll(path); err != nil {
+		return storage(err, "remove what is left of an earlier sandbox")
+	}
+	return nil
+}
+
+// syncDir makes the names in a folder survive a power loss.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,235 @@
+// Package record keeps what is known about each sandbox: one folder and one JSON
+// record per sandbox under the state folder ("home").
+//
+// Input is the home's path; outputs are Records and the paths of everything that
+// belongs to a sandbox. A record is replaced atomically (temporary file, fsync,
+// rename, fsync of the folder), so after a crash or a power loss at any moment
+// either the old or the new one is there, whole. A folder is reserved, and
+// removed, by one rename or mkdir under a lock. Liveness is a lock that the
+// supervisor holds, never a process id.
+//
+// Paths inside home are stored relative to it, so that the folder may be moved.
+package record
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// Version is the version of the record that this program reads and writes. A
+// record of another version is neither read nor replaced.
+const Version = 1
+
+// maxRecord bounds a record in bytes. A real one takes about 3 KiB; the guest's
+// boot report, the one part that this program did not make, is bounded by
+// wire.MaxMessage.
+const maxRecord = 1 << 20
+
+// The values of Record.State.
+const (
+	Creating = "creating" // its disks are being made; removed when found without a lock
+	Created  = "created"  // it can be started
+)
+
+// ErrIncomplete marks a sandbox folder without a record: its creation was
+// interrupted before the first record was written.
+var ErrIncomplete = errors.New("its creation was interrupted")
+
+// Record is what is known about one sandbox.
+type Record struct {
+	Version       int              `json:"version"` // set by Write
+	Name          string           `json:"name"`
+	ID            string           `json:"id"` // instance id, unique over all time
+	Preset        string           `json:"preset"`
+	Arch          string           `json:"arch"`  // amd64, arm64
+	VMM           string           `json:"vmm"`   // qemu
+	Accel         string           `json:"accel"` // kvm, hvf, tcg
+	Agent         Agent            `json:"agent"`
+	Launch        []string         `json:"launch"`
+	Image         Image            `json:"image"`
+	CPUs          int              `json:"cpus"`
+	MemoryMiB     int64            `json:"memory_mib"` // MiB
+	DiskBytes     int64            `json:"disk_bytes"` // bytes, the size of the sparse scratch
+	Mode          wire.Mode        `json:"mode"`
+	Extra         string           `json:"extra,omitempty"` // path of drive extra0
+	ExtraReadOnly bool             `json:"extra_read_only,omitempty"`
+	Network       bool             `json:"network"`
+	Created       time.Time        `json:"created"`
+	Started       time.Time        `json:"started,omitzero"` // of the last start
+	Stopped       time.Time        `json:"stopped,omitzero"` // of the last orderly stop
+	State         string           `json:"state"`            // Creating or Created
+	LastError     string           `json:"last_error,omitempty"`
+	Boot          *wire.BootReport `json:"boot,omitempty"` // of the last boot that became ready
+	// Pid and VMMPid are the processes of the last start, for information only:
+	// whether they live is what the lock says.
+	Pid    int `json:"pid,omitempty"`     // supervisor
+	VMMPid int `json:"vmm_pid,omitempty"` // virtual machine monitor
+}
+
+// Agent is the program the sandbox was made for.
+type Agent struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// Image is what the sandbox boots. Paths are absolute in memory.
+type Image struct {
+	Release       string  `json:"release"`
+	Kernel        string  `json:"kernel"` // path
+	KernelVersion string  `json:"kernel_version"`
+	StandIn       string  `json:"stand_in,omitempty"` // whose kernel stands in for ours
+	CommandLine   string  `json:"command_line,omitempty"`
+	Modules       string  `json:"modules,omitempty"` // path of the module archive; empty: none
+	Layers        []Layer `json:"layers"`            // from the bottom
+}
+
+// Layer is one read-only disk of an image.
+type Layer struct {
+	Name   string `json:"name"`
+	Path   string `json:"path"`
+	SHA256 string `json:"sha256"`
+}
+
+// ValidateName refuses what cannot be a sandbox's name: it has to match
+// [a-z0-9][a-z0-9-]{0,62}, which is a safe file name and host name everywhere,
+// also where the file system ignores case.
+func ValidateName(name string) error {
+	const hint = "A name has 1 to 63 characters: a-z, 0-9 and '-', not starting with '-'."
+	if len(name) < 1 || len(name) > 63 {
+		return fault.New(fault.Usage, hint, "sandbox name %q has %d characters", clip(name), len(name))
+	}
+	for i := range len(name) {
+		if c := name[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' && i > 0) {
+			return fault.New(fault.Usage, hint, "sandbox name %q has a character that names cannot have", clip(name))
+		}
+	}
+	return nil
+}
+
+// clip keeps a hostile name from flooding a message.
+func clip(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "..."
+	}
+	return s
+}
+
+// Decode parses a record strictly: bounded size, known version, no unknown
+// fields, nothing after it. Errors do not name the sandbox; callers do.
+func Decode(data []byte) (Record, error) {
+	if len(data) > maxRecord {
+		return Record{}, fmt.Errorf("the record is larger than %d bytes", maxRecord)
+	}
+	if err := checkVersion(data); err != nil {
+		return Record{}, err
+	}
+	var r Record
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return Record{}, fmt.Errorf("the record is damaged: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Record{}, errors.New("the record is damaged: something follows it")
+	}
+	return r, r.check()
+}
+
+// checkVersion comes before the strict decoding, because another version may
+// have fields that this one does not know.
+func checkVersion(data []byte) error {
+	var v struct {
+		Version *int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return fmt.Errorf("the record is damaged: %w", err)
+	}
+	switch {
+	case v.Version == nil || *v.Version < 1:
+		return errors.New("the record is damaged: it has no version")
+	case *v.Version != Version:
+		return fault.New(fault.Conflict, "Use the smolvm that made it, or upgrade this one.",
+			"the record has version %d, this smolvm knows version %d", *v.Version, Version)
+	}
+	return nil
+}
+
+// check refuses values that no Write has produced.
+func (r Record) check() error {
+	if err := ValidateName(r.Name); err != nil {
+		return err
+	}
+	switch {
+	case r.State != Creating && r.State != Created:
+		return fmt.Errorf("the record is damaged: unknown state %q", clip(r.State))
+	case r.CPUs < 0 || r.MemoryMiB < 0 || r.DiskBytes < 0:
+		return errors.New("the record is damaged: a size is negative")
+	}
+	for _, p := range r.paths() {
+		if *p != "" && !filepath.IsAbs(*p) && !filepath.IsLocal(*p) {
+			return fmt.Errorf("the record is damaged: path %q leaves the state folder", clip(*p))
+		}
+	}
+	return nil
+}
+
+// encode is the record's stored form: indented, because people look at it.
+func encode(r Record) ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err == nil && len(data) >= maxRecord {
+		err = fmt.Errorf("it would take %d bytes, the limit is %d", len(data), maxRecord)
+	}
+	return append(data, '\n'), err
+}
+
+// paths are the fields that hold paths.
+func (r *Record) paths() []*string {
+	all := []*string{&r.Image.Kernel, &r.Image.Modules, &r.Extra}
+	for i := range r.Image.Layers {
+		all = append(all, &r.Image.Layers[i].Path)
+	}
+	return all
+}
+
+// relocate returns the record with every path changed by f, sharing nothing
+// that it changes with the original.
+func (r Record) relocate(f func(string) string) Record {
+	r.Image.Layers = append([]Layer(nil), r.Image.Layers...)
+	for _, p := range r.paths() {
+		if *p != "" {
+			*p = f(*p)
+		}
+	}
+	return r
+}
+
+// stored gives the form in which paths inside home are relative to it.
+func (r Record) stored(home string) Record {
+	return r.relocate(func(p string) string {
+		if rel, err := filepath.Rel(home, p); err == nil && filepath.IsLocal(rel) {
+			return rel
+		}
+		return p
+	})
+}
+
+// located undoes stored.
+func (r Record) located(home string) Record {
+	return r.relocate(func(p string) string {
+		if filepath.IsAbs(p) {
+			return p
+		}
+		return filepath.Join(home, p)
+	})
+}
