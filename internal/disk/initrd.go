@@ -1,0 +1,48 @@
+package disk
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/smolvm/smolvm/internal/fsimg/cpio"
+)
+
+// initrdTree is what the initial RAM file system holds besides the agent: mount
+// points, and the console that the kernel opens before it starts the agent.
+func initrdTree(agent []byte) []cpio.Entry {
+	return []cpio.Entry{
+		{Name: "dev", Mode: cpio.Directory | 0o755},
+		{Name: "dev/console", Mode: cpio.CharDev | 0o600, Major: 5, Minor: 1},
+		{Name: "proc", Mode: cpio.Directory | 0o755},
+		{Name: "sys", Mode: cpio.Directory | 0o755},
+		{Name: "run", Mode: cpio.Directory | 0o755},
+		{Name: "init", Mode: cpio.Regular | 0o755, Data: agent},
+	}
+}
+
+// Initrd writes a sandbox's initial RAM file system to dst: the guest agent as
+// /init, followed by the kernel's module archive (a cpio archive, plain or in a
+// compression the kernel knows) when modulesPath is not empty. It is not synced
+// to disk: it is derived from other files and cheap to make again, so make it
+// at every start.
+func Initrd(dst string, agent []byte, modulesPath string) error {
+	err := create(dst, func(f *os.File) error {
+		if err := cpio.Write(f, initrdTree(agent)); err != nil {
+			return err
+		}
+		if modulesPath == "" {
+			return nil
+		}
+		return appendFile(f, modulesPath)
+	})
+	return explain(err, "initial RAM file system", dst, initrdSize(agent, modulesPath))
+}
+
+// initrdSize is how many bytes an initrd takes, for messages.
+func initrdSize(agent []byte, modulesPath string) int64 {
+	size := int64(len(agent)) + 4096
+	if info, err := os.Stat(filepath.Clean(modulesPath)); modulesPath != "" && err == nil {
+		size += info.Size()
+	}
+	return size
+}
