@@ -1,0 +1,193 @@
+// Package qemu drives QEMU: it decides machine, processor and devices for the
+// host, starts QEMU bound to this process's life, speaks QMP with it, and turns
+// a virtio-serial port into the sessions of the guest link.
+//
+// Inputs are a vmm.Spec and facts about the host; the output is a running
+// machine. Nothing is written to disk: QMP and the link are socket pairs QEMU
+// inherits, the console is a pipe. After a crash of this process the kernel ends
+// QEMU; drives are then in the state of the guest's last flush.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// Host is what the driver has to know about this computer.
+type Host struct {
+	OS     string // runtime.GOOS
+	Arch   string // runtime.GOARCH
+	TSCKHz int64  // frequency of the time-stamp counter in kHz; 0: unknown
+}
+
+// Driver starts machines under QEMU.
+type Driver struct {
+	runner *process.Runner
+	host   Host
+}
+
+var _ vmm.Driver = (*Driver)(nil)
+
+// New makes a driver.
+func New(runner *process.Runner, host Host) *Driver {
+	return &Driver{runner: runner, host: host}
+}
+
+// Binary is the path of the QEMU that runs guests of an architecture, or a Host
+// fault that names the package to install.
+func (d *Driver) Binary(arch string) (string, error) {
+	tool := process.QEMUx86
+	if arch == "arm64" {
+		tool = process.QEMUArm
+	}
+	return d.runner.Find(tool)
+}
+
+// Start starts QEMU and returns when it has set up the machine and runs it.
+func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	p, err := newPlan(spec, d.host)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := d.runner.Find(p.tool); err != nil {
+		return nil, err
+	}
+	if err := present(spec); err != nil {
+		return nil, err
+	}
+	for {
+		m, said, err := d.launch(ctx, p)
+		if err == nil {
+			return m, nil
+		}
+		if ctx.Err() != nil || !p.workAround(said) {
+			return nil, err
+		}
+	}
+}
+
+// workAround adapts the plan to what this QEMU said it cannot do; false when
+// there is nothing more to try.
+func (p *plan) workAround(said string) bool {
+	switch {
+	case p.sandbox && strings.Contains(said, "sandbox"): // built without seccomp
+		p.sandbox = false
+		return true
+	case p.cpu == "host" && strings.Contains(said, "MSR 0x10a"):
+		// Nested KVM that offers IA32_ARCH_CAPABILITIES and refuses to set it.
+		p.cpu = "host,arch-capabilities=off"
+		return true
+	}
+	return false
+}
+
+// present checks that every file is there and can be opened as it will be.
+func present(spec vmm.Spec) error {
+	files := []vmm.Drive{{ID: "kernel", Path: spec.Kernel, ReadOnly: true}, {ID: "initrd", Path: spec.Initrd, ReadOnly: true}}
+	for _, d := range append(files, spec.Drives...) {
+		flag := os.O_RDWR
+		if d.ReadOnly {
+			flag = os.O_RDONLY
+		}
+		f, err := os.OpenFile(d.Path, flag|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return fault.New(fault.Storage, "", "start virtual machine %s: open %s: %w", spec.Name, d.ID, err)
+		}
+		_ = f.Close()
+	}
+	return nil
+}
+
+// launch starts QEMU once. On failure nothing of it is left, and said is what
+// it wrote to stderr.
+func (d *Driver) launch(ctx context.Context, p plan) (m *machine, said string, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, "", err
+	}
+	qmp, qmpChild, err := socketPair("qmp")
+	if err != nil {
+		return nil, "", err
+	}
+	link, linkChild, err := socketPair("link")
+	if err != nil {
+		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close())
+	}
+	tail := process.NewTail(nil)
+	// Not ctx: it ends the start, not the machine.
+	cmd := d.runner.Command(context.Background(), p.tool, p.arguments()...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = lossless{p.spec.Console}, tail
+	cmd.ExtraFiles = []*os.File{qmpChild, linkChild} // qmpFD, linkFD
+	child, err := process.StartBound(cmd)
+	_, _ = qmpChild.Close(), linkChild.Close()
+	if err != nil {
+		_, _ = qmp.Close(), link.Close()
+		return nil, "", fault.New(fault.Host, "", "start virtual machine %s: %w", p.spec.Name, err)
+	}
+	m = &machine{
+		name: p.spec.Name, child: child, tail: tail, qmp: qmp, port: newPort(link),
+		stopped: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	if err := m.begin(ctx); err != nil {
+		m.abandon()
+		if ctx.Err() != nil {
+			return nil, "", fmt.Errorf("start virtual machine %s: %w", p.spec.Name, ctx.Err())
+		}
+		said = tail.String()
+		return nil, said, fault.New(fault.Host, hintFor(said), "start virtual machine %s: %s did not come up: %s",
+			p.spec.Name, filepath.Base(cmd.Path), cause(said, err))
+	}
+	return m, "", nil
+}
+
+// cause prefers QEMU's own words to the broken connection they led to.
+func cause(said string, err error) string {
+	if said != "" {
+		return said
+	}
+	return err.Error()
+}
+
+// hintFor knows what helps against messages users meet.
+func hintFor(said string) string {
+	switch {
+	case strings.Contains(said, "/dev/kvm") || strings.Contains(said, "Could not access KVM"):
+		return "Add yourself to the group that owns /dev/kvm (often kvm), or use emulation."
+	case strings.Contains(said, "Failed to get \"write\" lock"), strings.Contains(said, "Failed to get shared"):
+		return "Another virtual machine uses the same disk; stop it first."
+	case strings.Contains(said, "annot set up guest memory"), strings.Contains(said, "annot allocate memory"):
+		return "Give the sandbox less memory (--memory), or free some."
+	}
+	return ""
+}
+
+// socketPair makes a connected pair: ours, and a file for the child.
+func socketPair(name string) (*net.UnixConn, *os.File, error) {
+	syscall.ForkLock.RLock() // no program may be started between socketpair and close-on-exec
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fds[0])
+		syscall.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, nil, fmt.Errorf("make socket pair %s: %w", name, err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name)
+	defer func() { _ = ours.Close() }() // FileConn works on a copy
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("make socket pair %s: %w", name, err), theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}

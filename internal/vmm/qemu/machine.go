@@ -1,0 +1,204 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/process"
+)
+
+// ErrInternal is in the error of a machine that KVM could not go on running:
+// the sign of a host whose /dev/kvm opens but runs no guest.
+var ErrInternal = errors.New("KVM internal error")
+
+// machine is one running QEMU.
+type machine struct {
+	name    string
+	child   *process.Child
+	tail    *process.Tail
+	qmp     *net.UnixConn
+	mon     *monitor
+	port    *port
+	stopped chan struct{} // QEMU said that the guest no longer runs
+
+	done chan struct{} // closed when QEMU has ended and err is set
+
+	mu     sync.Mutex
+	killed bool
+	failed error // why the machine was ended by us
+	err    error
+}
+
+// begin waits until QEMU answers and runs the machine, then watches it.
+func (m *machine) begin(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, m.child.Kill) // also ends the QMP connection
+	defer stop()
+	mon, err := openMonitor(m.qmp, m.event)
+	if err != nil {
+		return err
+	}
+	m.mon = mon
+	if err := mon.execute(ctx, "qmp_capabilities", nil); err != nil {
+		return err
+	}
+	// Answered by the main loop only: by then all devices are set up.
+	status, err := m.status(ctx)
+	if err != nil {
+		return err
+	}
+	if status != "running" {
+		return fmt.Errorf("the machine is %s instead of running", status)
+	}
+	if !stop() {
+		return ctx.Err()
+	}
+	go m.watch()
+	return nil
+}
+
+// abandon ends a machine whose begin failed.
+func (m *machine) abandon() {
+	m.child.Kill()
+	_ = m.qmp.Close()
+	if m.mon != nil {
+		<-m.mon.done
+	}
+	m.port.close()
+}
+
+func (m *machine) status(ctx context.Context) (string, error) {
+	var answer struct {
+		Status string `json:"status"`
+	}
+	err := m.mon.execute(ctx, "query-status", &answer)
+	return answer.Status, err
+}
+
+// event handles one QMP event; it runs in the monitor's goroutine.
+func (m *machine) event(name string, data json.RawMessage) {
+	switch name {
+	case "VSERPORT_CHANGE":
+		var change struct {
+			Open bool `json:"open"`
+		}
+		if json.Unmarshal(data, &change) != nil {
+			return // not an event of QEMU's schema
+		}
+		if change.Open {
+			m.port.open()
+		} else {
+			m.port.hangUp()
+		}
+	case "RESET": // a guest reboot, also when the port's event is held back
+		m.port.hangUp()
+	case "STOP":
+		select {
+		case m.stopped <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// watch owns the machine until QEMU has ended.
+func (m *machine) watch() {
+	defer close(m.done)
+	for running := true; running; {
+		select {
+		case <-m.child.Done():
+			running = false
+		case <-m.stopped:
+			m.examine()
+		}
+	}
+	_ = m.qmp.Close()
+	<-m.mon.done
+	m.port.close()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.err = m.verdict(m.child.Wait())
+}
+
+// examine ends a machine that QEMU has halted for good: it would wait for ever
+// for somebody to debug it.
+func (m *machine) examine() {
+	status, err := m.status(context.Background())
+	if err != nil {
+		return // QEMU is ending
+	}
+	switch status {
+	case "internal-error":
+		err = ErrInternal
+	case "io-error", "guest-panicked", "watchdog":
+		err = fmt.Errorf("QEMU halted the guest: %s", status)
+	default:
+		return
+	}
+	m.mu.Lock()
+	m.failed = err
+	m.mu.Unlock()
+	m.child.Kill()
+}
+
+// verdict says what QEMU's end means; m.mu is held.
+func (m *machine) verdict(exit error) error {
+	said := m.tail.String()
+	if said != "" {
+		said = ": " + said
+	}
+	switch {
+	case m.failed != nil && errors.Is(m.failed, ErrInternal):
+		return fault.New(fault.Host, "This computer's KVM cannot run a guest; use emulation.",
+			"run virtual machine %s: %w%s", m.name, m.failed, said)
+	case m.failed != nil:
+		return fault.New(fault.Boot, "", "run virtual machine %s: %w%s", m.name, m.failed, said)
+	case m.killed || exit == nil:
+		return nil
+	}
+	return fault.New(fault.Boot, "", "run virtual machine %s: QEMU ended: %w%s", m.name, exit, said)
+}
+
+// Link waits for the guest to open its port.
+func (m *machine) Link(ctx context.Context) (net.Conn, error) {
+	conn, err := m.port.link(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("virtual machine %s: %w", m.name, err)
+	}
+	return conn, nil
+}
+
+// Wait waits for QEMU's end.
+func (m *machine) Wait() error {
+	<-m.done
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err
+}
+
+// Kill ends QEMU.
+func (m *machine) Kill() error {
+	m.mu.Lock()
+	m.killed = true
+	m.mu.Unlock()
+	m.child.Kill()
+	<-m.done
+	return nil
+}
+
+// Pid is QEMU's process id.
+func (m *machine) Pid() int { return m.child.Pid() }
+
+// lossless takes all the guest writes, whatever the writer behind it says: a
+// pipe nobody empties would stop the guest at its next console message.
+type lossless struct{ to io.Writer }
+
+// Write passes p on and never fails.
+func (l lossless) Write(p []byte) (int, error) {
+	_, _ = l.to.Write(p)
+	return len(p), nil
+}
