@@ -1,0 +1,76 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Image is one entry of the listing.
+type Image struct {
+	View
+	Path      string      `json:"path"`
+	Assets    []ImageFile `json:"assets"`
+	Size      int64       `json:"size"`      // bytes of all files as programs see them
+	Allocated int64       `json:"allocated"` // bytes on disk; shared files count in every image
+}
+
+// ImageFile is one file of a listed image.
+type ImageFile struct {
+	Name      string `json:"name"`
+	SHA256    string `json:"sha256"` // of the expanded file
+	Size      int64  `json:"size"`
+	Allocated int64  `json:"allocated"`
+	State     State  `json:"state"`
+}
+
+// Images lists what is here, sorted by release and name. Folders that are not
+// complete images are left out.
+func (s *Store) Images() ([]Image, error) {
+	releases, err := os.ReadDir(s.images)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, storage(s.images, "list", err)
+	}
+	var images []Image
+	for _, release := range releases {
+		folders, err := os.ReadDir(filepath.Join(s.images, release.Name()))
+		if err != nil || !release.IsDir() {
+			continue
+		}
+		for _, folder := range folders {
+			dir := filepath.Join(s.images, release.Name(), folder.Name())
+			if v, err := s.readView(dir); err == nil && s.Folder(v) == dir {
+				images = append(images, s.describe(v))
+			}
+		}
+	}
+	return images, nil
+}
+
+func (s *Store) describe(v View) Image {
+	image := Image{View: v, Path: s.Folder(v)}
+	for _, f := range v.Files {
+		object := s.look(f.Key)
+		image.Assets = append(image.Assets, ImageFile{
+			Name: f.Name, SHA256: object.Origin.Content.SHA256,
+			Size: object.Origin.Content.Size, Allocated: object.Allocated, State: object.State,
+		})
+		image.Size += object.Origin.Content.Size
+		image.Allocated += object.Allocated
+	}
+	return image
+}
+
+// Usage is what all objects take on disk in bytes, each counted once.
+func (s *Store) Usage() (int64, error) {
+	entries, err := os.ReadDir(s.objects)
+	if err != nil {
+		return 0, storage(s.objects, "list", err)
+	}
+	var total int64
+	for _, entry := range entries {
+		total += s.look(entry.Name()).Allocated
+	}
+	return total, nil
+}

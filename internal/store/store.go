@@ -1,0 +1,160 @@
+// Package store keeps expanded images once, however many releases and presets
+// share them, and knows without reading them whether they are still what was
+// verified.
+//
+//	store/objects/KEY/content      the expanded file, 0444
+//	store/objects/KEY/index.json   its frame index; KEY is the SHA-256 of this file
+//	store/objects/KEY/record.json  where it came from, and the content's identity on disk
+//	store/locks/                   one lock file per KEY, and one for the store
+//	store/tmp/                     work in progress; nothing in it is ever used
+//	images/RELEASE/PRESET-ARCH-VMM/  the same files for people: hard links and .from-sha256 sidecars
+//
+// KEY commits to every expanded byte, so an object can be shared by catalogues
+// that do not trust each other. Everything is made in store/tmp, fsynced, and
+// renamed into place, folders fsynced too: after a crash an object or a view is
+// there as a whole or not at all, and the next run removes what is in tmp.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/fault"
+)
+
+// lockPoll is how often a lock that another process holds is tried: flock(2) has
+// no wait that a context can end.
+const lockPoll = 50 * time.Millisecond
+
+// Store is the cache under one home folder. It holds nothing open; any number
+// of processes may use the same folder.
+type Store struct {
+	home, objects, locks, tmp, images string
+}
+
+// Open checks the folders under home and makes those that are missing. A store
+// that cannot be written is fine as long as nothing has to be added.
+func Open(home string) (*Store, error) {
+	base := filepath.Join(home, "store")
+	s := &Store{
+		home:    home,
+		objects: filepath.Join(base, "objects"),
+		locks:   filepath.Join(base, "locks"),
+		tmp:     filepath.Join(base, "tmp"),
+		images:  filepath.Join(home, "images"),
+	}
+	if err := os.MkdirAll(home, 0o755); err != nil {
+		return nil, storage(home, "make the cache folder", err)
+	}
+	for _, dir := range []string{base, s.objects, s.locks, s.tmp, s.images} {
+		if err := ensureDir(dir); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Home is the folder the store was opened with.
+func (s *Store) Home() string { return s.home }
+
+// Free is the space that the store's file system has left for this user, bytes.
+func (s *Store) Free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.tmp, &st); err != nil {
+		return 0, storage(s.tmp, "ask for the free space", err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // the types differ between systems
+}
+
+// Reserve checks that need bytes fit, with a margin for everything else on the
+// file system, and names both numbers when they do not.
+func (s *Store) Reserve(need int64) error {
+	free, err := s.Free()
+	if err != nil {
+		return err
+	}
+	if free < need+margin {
+		return fault.New(fault.Storage, spaceHint,
+			"store images in %s: %d bytes are needed, %d are free", s.home, need+margin, free)
+	}
+	return nil
+}
+
+const (
+	// margin is left free for records, a scratch disk's first writes and others.
+	margin    = 64 << 20
+	spaceHint = "Free some space, or put the cache elsewhere with SMOLVM_HOME."
+)
+
+// Explain turns a system error about space or permission under home into a
+// fault that says what to do; other errors are returned as they are.
+func (s *Store) Explain(err error) error {
+	var known *fault.Fault
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	switch {
+	case isFull(err):
+		free, _ := s.Free()
+		return fault.New(fault.Storage, spaceHint, "%w (%d bytes are free in %s)", err, free, s.home)
+	case isForbidden(err):
+		return fault.New(fault.Storage, writeHint, "%w", err)
+	}
+	return err
+}
+
+const writeHint = "Check the folder's owner and permissions, or put the cache elsewhere with SMOLVM_HOME."
+
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}
+
+func isForbidden(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
+}
+
+func storage(path, attempt string, err error) error {
+	return fault.New(fault.Storage, writeHint, "%s %s: %w", attempt, path, err)
+}
+
+// lock takes the store's own lock, which guards records and views. It is held
+// for milliseconds, and never while waiting for a claim.
+func (s *Store) lock(ctx context.Context) (*flock.Flock, error) {
+	return s.take(ctx, "store", nil)
+}
+
+// take waits for the lock of that name; waiting, if any, is called once when
+// somebody else holds it.
+func (s *Store) take(ctx context.Context, name string, waiting func()) (*flock.Flock, error) {
+	l := s.newLock(name)
+	held, err := l.TryLock()
+	if err == nil && !held {
+		if waiting != nil {
+			waiting()
+		}
+		_, err = l.TryLockContext(ctx, lockPoll)
+	}
+	switch {
+	case err == nil:
+		return l, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("wait for the lock %s: %w", l.Path(), context.Cause(ctx))
+	}
+	return nil, storage(l.Path(), "lock", err)
+}
+
+// newLock opens no symbolic link and does not block on a FIFO. Reading is enough
+// for flock, and lets a second user of a shared cache lock too.
+func (s *Store) newLock(name string) *flock.Flock {
+	flags := os.O_CREATE | os.O_RDONLY | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	return flock.New(filepath.Join(s.locks, name), flock.SetFlag(flags), flock.SetPermissions(0o644))
+}
