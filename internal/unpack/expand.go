@@ -155,10 +155,10 @@ func (e *expander) write(next packed, plain []byte) error {
 	}
 	plain, err := e.decoder.DecodeAll(next.data, plain[:0:size])
 	if err != nil {
-		return fmt.Errorf("decode: %w", err)
+		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	if int64(len(plain)) != size {
-		return fmt.Errorf("decode: %d bytes instead of %d", len(plain), size)
+		return fmt.Errorf("%w: %d bytes instead of %d", ErrFormat, len(plain), size)
 	}
 	return writeSparse(e.dst, plain, int64(next.number)*e.index.FrameSize)
 }

@@ -35,9 +35,14 @@ const (
 	overhead = 64 << 10
 )
 
-// ErrDigest is wrapped by every error that says that bytes are not the promised
-// ones.
-var ErrDigest = errors.New("digest mismatch")
+var (
+	// ErrDigest is wrapped by every error that says that bytes are not the
+	// promised ones.
+	ErrDigest = errors.New("digest mismatch")
+	// ErrFormat is wrapped by every error that says that the promised bytes are
+	// not what this format holds: the publisher's mistake.
+	ErrFormat = errors.New("not a frame of this format")
+)
 
 var zeroBlock [block]byte
 
@@ -93,17 +98,17 @@ func zeroFrame(size int) []byte {
 func checkHeader(frame []byte, size, window int64) error {
 	var header zstd.Header
 	if err := header.Decode(frame); err != nil {
-		return fmt.Errorf("not a zstd frame: %w", err)
+		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	switch {
 	case header.Skippable:
-		return errors.New("a skippable zstd frame")
+		return fmt.Errorf("%w: skippable", ErrFormat)
 	case header.DictionaryID != 0:
-		return errors.New("a zstd frame that needs a dictionary")
+		return fmt.Errorf("%w: needs a dictionary", ErrFormat)
 	case !header.HasFCS || header.FrameContentSize != uint64(size):
-		return fmt.Errorf("a zstd frame of %d bytes instead of %d", header.FrameContentSize, size)
+		return fmt.Errorf("%w: it holds %d bytes instead of %d", ErrFormat, header.FrameContentSize, size)
 	case !header.SingleSegment && header.WindowSize > uint64(window):
-		return fmt.Errorf("a zstd frame with a window of %d bytes, at most %d are allowed", header.WindowSize, window)
+		return fmt.Errorf("%w: its window has %d bytes, at most %d are allowed", ErrFormat, header.WindowSize, window)
 	}
 	return nil
 }
