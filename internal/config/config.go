@@ -1,0 +1,191 @@
+// Package config turns the surroundings of the program into values: the
+// environment's SMOLVM_ variables, sizes as people write them, the host's extra
+// certificate authorities, and the files that describe presets.
+//
+// Inputs are the environment and file contents, outputs are checked values; a
+// value that cannot be honoured is refused, never ignored. It reads the host's
+// certificate files and keeps nothing on disk.
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/preset"
+)
+
+// The variables that SmolVM reads. Any other SMOLVM_ name is refused: it is
+// most likely misspelt.
+const (
+	envHome         = "SMOLVM_HOME"
+	envManifest     = "SMOLVM_MANIFEST"
+	envBackend      = "SMOLVM_BACKEND"
+	envUsePublished = "SMOLVM_USE_PUBLISHED"
+	envBuildCache   = "SMOLVM_BUILD_CACHE"
+
+	envPrefix = "SMOLVM_"
+)
+
+var known = []string{envBackend, envBuildCache, envHome, envManifest, envUsePublished}
+
+// QEMU is the name of the one VMM that there is so far.
+const QEMU = "qemu"
+
+// Config is the surroundings of one run.
+type Config struct {
+	Home        string   // state folder, absolute
+	Manifest    string   // absolute path, or file, http or https URL; "": none was named
+	Backend     string   // "": chosen for the host; else QEMU
+	BuildCache  string   // folder of reusable build products, absolute; "": none was named
+	TrustedKeys []string // public keys the user added to the built-in ones
+	// Getenv gives a variable of the environment; "" when unset.
+	Getenv func(name string) string
+}
+
+// Load reads the environment, NAME=VALUE each; an empty value counts as unset.
+// The state folder is .smolvm in userHome unless SMOLVM_HOME says otherwise; a
+// relative path counts from the current folder.
+func Load(environ []string, userHome string) (Config, error) {
+	env := table(environ)
+	if err := checkNames(env); err != nil {
+		return Config{}, err
+	}
+	c := Config{Getenv: func(name string) string { return env[name] }}
+	var err error
+	if c.Home, err = home(env[envHome], userHome); err != nil {
+		return Config{}, err
+	}
+	if c.Manifest, err = ManifestAddress(env[envManifest]); err != nil {
+		return Config{}, named(envManifest, err)
+	}
+	if c.Backend, err = ParseBackend(env[envBackend]); err != nil {
+		return Config{}, named(envBackend, err)
+	}
+	if c.BuildCache, err = absolute(env[envBuildCache]); err != nil {
+		return Config{}, named(envBuildCache, err)
+	}
+	return c, named(envUsePublished, checkUsePublished(env[envUsePublished]))
+}
+
+// table indexes the environment. As in libc and Go, the first of two settings
+// of one name counts.
+func table(environ []string) map[string]string {
+	env := make(map[string]string, len(environ))
+	for _, entry := range environ {
+		name, value, ok := strings.Cut(entry, "=")
+		if _, taken := env[name]; ok && !taken {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+func checkNames(env map[string]string) error {
+	var wrong []string
+	for name := range env {
+		if strings.HasPrefix(name, envPrefix) && !slices.Contains(known, name) {
+			wrong = append(wrong, name)
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	slices.Sort(wrong)
+	hint := "Unset it. The variables are " + strings.Join(known, ", ") + "."
+	if near := preset.NearestWord(wrong[0], known); near != "" {
+		hint = fmt.Sprintf("Did you mean %s? Else unset it.", near)
+	}
+	return fault.New(fault.Usage, hint, "there is no variable %s", wrong[0])
+}
+
+// named says which variable an error is about.
+func named(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+func home(value, userHome string) (string, error) {
+	if value != "" {
+		path, err := absolute(value)
+		return path, named(envHome, err)
+	}
+	if !filepath.IsAbs(userHome) {
+		return "", fault.New(fault.Usage, "Set SMOLVM_HOME to a folder of your own.",
+			"the state folder has no place: your home folder is %q", userHome)
+	}
+	return filepath.Join(userHome, ".smolvm"), nil
+}
+
+// absolute makes a path absolute; "" stays.
+func absolute(path string) (string, error) {
+	switch {
+	case path == "":
+		return "", nil
+	case strings.HasPrefix(path, "~"): // the shell did not replace it, and nobody wants a folder of that name
+		return "", fault.New(fault.Usage, "Leave the ~ outside of quotes, or write $HOME.", "path %q starts with ~", path)
+	case strings.ContainsAny(path, "\x00\n"):
+		return "", fault.New(fault.Usage, "Choose another path.", "path %q has a line break or a NUL in it", path)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fault.New(fault.Usage, "Give an absolute path.", "find the place of %q: %w", path, err)
+	}
+	return abs, nil
+}
+
+// ManifestAddress checks what a user named as a manifest: a path (made
+// absolute), or a file, http or https URL. "" stays.
+func ManifestAddress(text string) (string, error) {
+	scheme, _, isURL := strings.Cut(text, "://")
+	if !isURL {
+		return absolute(text)
+	}
+	switch strings.ToLower(scheme) {
+	case "http", "https", "file":
+	case "oci":
+		return "", fault.New(fault.Usage, "Name the manifest by path or http(s) URL.", "manifest %q: oci:// is not available yet", text)
+	default:
+		return "", fault.New(fault.Usage, "Name the manifest by path or http(s) URL.", "manifest %q: unknown scheme %q", text, scheme)
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return "", fault.New(fault.Usage, "Check the address.", "manifest address: %w", err)
+	}
+	if u.Host == "" && u.Scheme != "file" {
+		return "", fault.New(fault.Usage, "Check the address.", "manifest %q: the address names no server", text)
+	}
+	return text, nil
+}
+
+// ParseBackend checks the name of a VMM. "" stays: it is chosen for the host.
+func ParseBackend(text string) (string, error) {
+	switch text {
+	case "", QEMU:
+		return text, nil
+	case "firecracker":
+		return "", fault.New(fault.Usage, "Leave it out, or use qemu.", "backend firecracker is not available yet")
+	}
+	hint := "The backends are qemu and firecracker."
+	if near := preset.NearestWord(text, []string{QEMU, "firecracker"}); near != "" {
+		hint = "Did you mean " + near + "?"
+	}
+	return "", fault.New(fault.Usage, hint, "there is no backend %q", text)
+}
+
+// checkUsePublished accepts the wish for published images, which is all that
+// there is so far.
+func checkUsePublished(text string) error {
+	switch strings.ToLower(text) {
+	case "", "1", "true", "yes":
+		return nil
+	case "0", "false", "no":
+		return fault.New(fault.Usage, "Unset it to use published images.", "local builds are not available yet")
+	}
+	return fault.New(fault.Usage, "Use 1, true, yes, 0, false or no.", "%q is neither yes nor no", text)
+}
