@@ -128,7 +128,11 @@ func (c *client) end(t *testing.T, op guest.Op, trailing string) {
 	if err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, io.ErrClosedPipe) {
 		t.Fatal(err)
 	}
-	if rest, err := io.ReadAll(c.in); err != nil || len(rest) > 0 {
+	rest, err := io.ReadAll(c.in)
+	// A VMM may report a quick reopening late: the next greeting is then seen by
+	// both sessions.
+	early := op == guest.Reopen && bytes.HasPrefix(rest, []byte(wire.Magic))
+	if err != nil || len(rest) > 0 && !early {
 		t.Fatalf("end of the session after %s: %q, %v", op, rest, err)
 	}
 	_ = c.conn.Close()

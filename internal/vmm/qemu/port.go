@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // carryMax bounds the bytes kept between two sessions of the link. A socket
@@ -34,12 +35,21 @@ func newPort(conn *net.UnixConn) *port {
 	return &port{conn: conn, opened: make(chan *session, 1)}
 }
 
-// open starts a session; one that is still open ends: QEMU joins events that
-// follow each other within a second, so a close may go unseen.
+// greeting is the length of the line a guest opens a session with.
+const greeting = len(wire.Magic) + 2*wire.NonceLen + 1
+
+// open starts a session. One that is still open ends: QEMU holds back events
+// that follow each other within a second and reports only the last, so a close
+// may go unseen and the open come late. The old session's reader has then taken
+// the new greeting for its own data; as a guest sends nothing more before the
+// echo, it is the very end of what was read, and is given to the new session.
 func (p *port) open() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.end()
+	if old := p.current; old != nil {
+		p.end()
+		p.carry = lastBytes(append(old.tail, p.carry...), greeting)
+	}
 	if p.closed {
 		return
 	}
@@ -51,6 +61,9 @@ func (p *port) open() {
 	}
 	p.opened <- p.current
 }
+
+// lastBytes is the end of p, at most n bytes.
+func lastBytes(p []byte, n int) []byte { return p[max(0, len(p)-n):] }
 
 // hangUp ends the current session, if any.
 func (p *port) hangUp() {
@@ -122,6 +135,7 @@ type session struct {
 	port *port
 
 	reading sync.Mutex    // held by a Read in progress
+	tail    []byte        // the last bytes read, at most a greeting; under reading
 	writing sync.Mutex    // held by a Write in progress
 	before  []byte        // bytes of an earlier session the magic may hide in; under reading
 	settled chan struct{} // closed when rest is known
@@ -197,6 +211,7 @@ func (s *session) readOpen(p []byte) (int, error) {
 	}
 	n, err := s.port.conn.Read(p)
 	if err == nil || n > 0 {
+		s.tail = append([]byte(nil), lastBytes(append(s.tail, lastBytes(p[:n], greeting)...), greeting)...)
 		return n, nil
 	}
 	if state := s.state(); state != nil {
