@@ -25,17 +25,27 @@ var order = []string{"openclaw", "claude-code", "codex", "hermes", "pi"}
 // DecodePreset reads a preset from a TOML file's contents and checks it. Unknown
 // fields are refused. The file's name is only for messages.
 func DecodePreset(data []byte, name string) (preset.Preset, error) {
-	if len(data) > maxPreset {
-		return preset.Preset{}, fault.New(fault.Usage, "", "preset file %s has more than %d bytes", name, maxPreset)
-	}
 	var p preset.Preset
-	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&p); err != nil {
-		return preset.Preset{}, fault.New(fault.Usage, "Correct the file.", "read preset file %s: %w", name, explain(err))
+	if err := DecodeRecipe(data, "preset file "+name, &p); err != nil {
+		return preset.Preset{}, err
 	}
 	if err := p.Validate(); err != nil {
 		return preset.Preset{}, fault.New(fault.Usage, "Correct the file.", "check preset file %s: %w", name, err)
 	}
 	return p, nil
+}
+
+// DecodeRecipe reads a TOML document into a struct. Unknown fields are refused; the
+// caller checks the values. What it is (such as "preset file x.toml") is only for
+// messages.
+func DecodeRecipe(data []byte, what string, into any) error {
+	if len(data) > maxPreset {
+		return fault.New(fault.Usage, "", "%s has more than %d bytes", what, maxPreset)
+	}
+	if err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(into); err != nil {
+		return fault.New(fault.Usage, "Correct the file.", "read %s: %w", what, explain(err))
+	}
+	return nil
 }
 
 // explain adds the place to errors of the decoder, and the unknown fields' names.

@@ -3,10 +3,13 @@ package imagebuild
 import (
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
 
+	"github.com/smolvm/smolvm/images"
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/preset"
 )
@@ -64,6 +67,19 @@ type KernelSource struct {
 
 // Arches are the architectures images are built for.
 var Arches = []string{"amd64", "arm64"}
+
+// ReadBase reads the base recipe from a folder of recipes.
+func ReadBase(files fs.FS) (Base, error) {
+	data, err := fs.ReadFile(files, images.BaseFile)
+	if err != nil {
+		return Base{}, fmt.Errorf("read the base recipe: %w", err)
+	}
+	var b Base
+	if err := config.DecodeRecipe(data, "base recipe "+images.BaseFile, &b); err != nil {
+		return Base{}, err
+	}
+	return b, b.Validate()
+}
 
 // Validate checks what decoding could not: every value that reaches a command
 // line, a path or a digest comparison.

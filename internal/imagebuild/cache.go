@@ -16,8 +16,8 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 )
 
-// format is part of every key: raise it when the way of building changes so that
-// older results must not be used.
+// format is part of every key: raise it when the way of building changes, here or
+// in the guest agent's packing, so that older results must not be used.
 const format = "1"
 
 // cache keeps results by key: DIR/KIND/KEY/ holds the files of one.

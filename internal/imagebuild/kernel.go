@@ -27,9 +27,10 @@ type module struct {
 
 // distroKernel is a kernel image and the modules taken from its package.
 type distroKernel struct {
-	release string // uname -r
-	image   []byte
-	modules []module // in the order of loading
+	release  string // uname -r
+	image    []byte
+	modules  []module        // in the order of loading
+	packages map[string]bool // it was taken from
 }
 
 // modulePath finds release and module name in a path of the package.
@@ -38,7 +39,7 @@ var modulePath = regexp.MustCompile(`^/(?:usr/)?lib/modules/([^/]+)/kernel/(?:.*
 // readKernel takes the kernel and the named modules, with all those depend on,
 // out of the one package among debs that holds a kernel image.
 func readKernel(ctx context.Context, run *process.Runner, debs []*deb, names []string) (distroKernel, error) {
-	var k distroKernel
+	k := distroKernel{packages: map[string]bool{}}
 	files := moduleFiles{compressed: map[string]packed{}, builtin: map[string]bool{}}
 	for _, d := range debs {
 		if !strings.HasPrefix(d.name, "linux-image-") {
@@ -49,6 +50,7 @@ func readKernel(ctx context.Context, run *process.Runner, debs []*deb, names []s
 		}); err != nil {
 			return k, err
 		}
+		k.packages[d.name] = true
 	}
 	if k.image == nil || k.release == "" {
 		return k, fmt.Errorf("no kernel image in the downloaded packages")

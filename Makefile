@@ -1,0 +1,95 @@
+# The targets that people and CI call. scripts/bootstrap installs what is missing.
+#
+#   make build       bin/smolvm, with the guest agents of both architectures inside
+#   make quickstart  from nothing to a first launch, with a table of what it took
+#   make images      build and publish the images into dist/images/
+#   make test        unit, script and VM tests, linters
+#   make test-full   all of that and the long tests; records the result
+#   make test-vm     only the tests that boot virtual machines
+#   make lint bench fuzz clean
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := build
+
+GO := scripts/go
+export CGO_ENABLED := 0
+
+PACKAGE := github.com/smolvm/smolvm
+GUEST := internal/embedded/guest
+FUZZTIME ?= 30s
+BENCHTIME ?= 5x
+
+# Only what the revision says goes into the programs: equal sources, equal bytes.
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
+BUILD_TIME := $(shell git log -1 --format=%ct 2>/dev/null)
+LINK = -X $(PACKAGE)/internal/embedded.commit=$(COMMIT) \
+       -X $(PACKAGE)/internal/embedded.buildTime=$(BUILD_TIME) \
+       -X $(PACKAGE)/internal/embedded.developmentKey=$$($(GO) run ./cmd/smolvm-devkey dist/dev)
+
+.PHONY: build guest tools quickstart images test test-unit test-script test-vm test-full lint bench fuzz clean bootstrap
+
+bootstrap:
+	@scripts/bootstrap
+
+build: guest
+	@$(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(LINK)" -o bin/smolvm ./cmd/smolvm
+
+# The Go tool knows itself whether anything changed; the archive is only replaced
+# when the program in it did.
+guest: $(GUEST)/smolvm-guest-amd64.gz $(GUEST)/smolvm-guest-arm64.gz
+
+$(GUEST)/smolvm-guest-%.gz: dist/guest/smolvm-guest-%
+	@gzip -9 -n -c $< > $@.part
+	@mv $@.part $@
+
+dist/guest/smolvm-guest-%: always
+	@mkdir -p dist/guest
+	@GOOS=linux GOARCH=$* $(GO) build -trimpath -buildvcs=false -ldflags "-s -w" -o $@.new ./cmd/smolvm-guest
+	@if cmp -s $@.new $@; then touch -r $@ $@.new; fi
+	@mv $@.new $@
+
+.PHONY: always
+always:
+
+tools: build
+	@$(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(LINK)" -o bin/ ./cmd/smolvm-quickstart
+
+quickstart:
+	@scripts/quickstart
+
+images: bootstrap
+	@$(MAKE) --no-print-directory tools
+	@bin/smolvm-quickstart --images-only
+
+test: lint test-unit test-script test-vm
+
+test-unit: guest
+	$(GO) test -count=1 ./cmd/... ./internal/... ./images/...
+
+test-script: build
+	$(GO) test -count=1 ./test/script/...
+
+test-vm: tools
+	bin/smolvm-quickstart --images-only
+	$(GO) test -count=1 -timeout 20m ./test/vm/...
+
+test-full: test
+	scripts/test-full
+
+lint:
+	scripts/lint
+
+bench: tools
+	bin/smolvm-quickstart --images-only
+	scripts/bench $(BENCHTIME)
+
+fuzz:
+	scripts/fuzz $(FUZZTIME)
+
+# The cache of images is not touched, nor the development key: images that were
+# published with it stay good.
+clean:
+	rm -rf bin dist/guest dist/images $(GUEST)/*.gz $(GUEST)/*.part

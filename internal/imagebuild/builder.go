@@ -1,0 +1,247 @@
+package imagebuild
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// Machines runs build sandboxes.
+type Machines interface {
+	// Run boots a sandbox, hands its session to work, stops it in order, and has
+	// what was written in it packed as a file system into the file blank, whose
+	// size becomes that of the file system. Nothing of the sandbox stays.
+	Run(ctx context.Context, spec MachineSpec, work func(context.Context, Session) error, blank string) error
+	// Clean removes what an interrupted build left running or on disk.
+	Clean(ctx context.Context) error
+}
+
+// MachineSpec is one build sandbox.
+type MachineSpec struct {
+	Name      string
+	Arch      string
+	Image     record.Image // without layers in bootstrap mode
+	Mode      wire.Mode    // build or bootstrap
+	Extra     string       // bootstrap: path of the root archive
+	Resources preset.Resources
+}
+
+// Options are what a Builder works with.
+type Options struct {
+	Cache    string // folder of the build cache, absolute
+	Base     Base
+	Runner   *process.Runner
+	Machines func(home string) (Machines, error) // sandboxes below a state folder of their own
+	Agent    func(arch string) ([]byte, error)   // the guest agent's bytes
+	Sink     event.Sink
+	Now      func() time.Time
+}
+
+// Builder builds images into its cache.
+type Builder struct {
+	cache    cache
+	base     Base
+	run      *process.Runner
+	machines func(home string) (Machines, error)
+	agent    func(arch string) ([]byte, error)
+	sink     event.Sink
+	now      func() time.Time
+}
+
+// New makes a Builder. It touches nothing.
+func New(o Options) *Builder {
+	return &Builder{
+		cache: cache{o.Cache}, base: o.Base, run: o.Runner, machines: o.Machines,
+		agent: o.Agent, sink: o.Sink, now: o.Now,
+	}
+}
+
+func (b *Builder) agentDigest(arch string) (string, error) {
+	raw, err := b.agent(arch)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// Image is one built image: everything a manifest row needs, and where it is.
+type Image struct {
+	Preset preset.Preset
+	Arch   string
+	Kernel Archived
+	Base   Archived
+	Layer  Archived
+}
+
+// Archived is a step's published form in the cache.
+type Archived struct {
+	Dir    string           // holds the files the assets name
+	Assets []manifest.Asset // in the order they were made
+	Record Record
+}
+
+// Record says what a step's result was made from.
+type Record struct {
+	Kind    string    `json:"kind"`
+	Name    string    `json:"name"`
+	Arch    string    `json:"arch"`
+	Key     string    `json:"key"`
+	Built   time.Time `json:"built"`
+	Version string    `json:"version,omitempty"` // uname -r of a kernel, version of an agent
+	Agent   string    `json:"guest_agent,omitempty"`
+	Inputs  []Input   `json:"inputs,omitempty"`
+}
+
+// Input is one file that was downloaded for a result.
+type Input struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	SHA256  string `json:"sha256"`
+	Size    int64  `json:"size"`
+}
+
+// Build builds what the request asks for and the cache does not hold. Presets
+// come back in the order of the request.
+func (b *Builder) Build(ctx context.Context, req Request) ([]Image, error) {
+	release, err := b.cache.open(ctx, b.sink)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	plan, err := b.Plan(req)
+	if err != nil {
+		return nil, err
+	}
+	machines, err := b.machines(filepath.Join(b.cache.dir, "home"))
+	if err != nil {
+		return nil, err
+	}
+	if err := machines.Clean(ctx); err != nil {
+		return nil, fmt.Errorf("remove what an earlier build left: %w", err)
+	}
+	if err := b.foundation(ctx, plan, machines); err != nil {
+		return nil, err
+	}
+	return b.layers(ctx, req, plan, machines)
+}
+
+// foundation builds the kernel and the base. Their downloads run side by side.
+func (b *Builder) foundation(ctx context.Context, plan Plan, machines Machines) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	var root string
+	group.Go(func() error { return b.ensureKernel(groupCtx, plan) })
+	if !plan.Base.Cached {
+		group.Go(func() (err error) {
+			root, err = b.downloadBase(groupCtx, plan)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil || plan.Base.Cached {
+		return err
+	}
+	return b.buildBase(ctx, plan, root, machines)
+}
+
+// layers builds the presets' layers while the files below them are compressed.
+func (b *Builder) layers(ctx context.Context, req Request, plan Plan, machines Machines) ([]Image, error) {
+	images := make([]Image, len(req.Presets))
+	var kernel, base Archived
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		if kernel, err = b.archive(ctx, plan.Kernel, "kernel", "modules"); err != nil {
+			return err
+		}
+		base, err = b.archive(ctx, plan.Base, b.base.Name)
+		return err
+	})
+	group.Go(func() error {
+		for i, p := range req.Presets {
+			if err := b.ensureLayer(ctx, plan, plan.Layers[i], p, machines); err != nil {
+				return err
+			}
+			layer, err := b.archive(ctx, plan.Layers[i], p.Name)
+			if err != nil {
+				return err
+			}
+			images[i] = Image{Preset: p, Arch: req.Arch, Layer: layer}
+		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i := range images {
+		images[i].Kernel, images[i].Base = kernel, base
+	}
+	return images, nil
+}
+
+// image is what a build sandbox boots: the kernel and the layers named.
+func (b *Builder) image(plan Plan, layers ...record.Layer) (record.Image, error) {
+	dir := b.cache.path(kindKernel, plan.Kernel.Key)
+	rec, err := readRecord(dir)
+	if err != nil {
+		return record.Image{}, err
+	}
+	return record.Image{
+		Release: "build", Kernel: filepath.Join(dir, "kernel"), KernelVersion: rec.Version,
+		StandIn: b.base.Kernel.StandIn, CommandLine: b.base.Kernel.CommandLine,
+		Modules: filepath.Join(dir, "modules"), Layers: layers,
+	}, nil
+}
+
+// record starts the build record of a step.
+func (b *Builder) record(s Step, arch string) Record {
+	return Record{Kind: s.Kind, Name: s.Name, Arch: arch, Key: s.Key, Built: b.now().UTC().Truncate(time.Second)}
+}
+
+// recordFile is the build record's name in a result's folder.
+const recordFile = "record.json"
+
+func readRecord(dir string) (Record, error) {
+	var r Record
+	raw, err := os.ReadFile(filepath.Join(dir, recordFile))
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("read the build record in %s: %w", dir, err)
+	}
+	return r, nil
+}
+
+func writeRecord(dir string, r Record) error {
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, recordFile), append(raw, '\n'), 0o644)
+}
+
+// input describes a downloaded file for the build record.
+func input(name, version, path string) (Input, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Input{}, err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	size, err := io.Copy(sum, f)
+	return Input{Name: name, Version: version, SHA256: hex.EncodeToString(sum.Sum(nil)), Size: size}, err
+}

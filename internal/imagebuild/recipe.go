@@ -1,0 +1,141 @@
+package imagebuild
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	_ "embed"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// Session runs programs in a build sandbox. An error is a failure of the sandbox;
+// a program that failed is told by its status.
+type Session interface {
+	Exec(ctx context.Context, start wire.Start, in io.Reader, out, errs io.Writer) (status int, err error)
+}
+
+// The scripts of every build. They run inside the sandbox.
+var (
+	//go:embed scripts/configure.sh
+	configureScript string // finishes the unpacked packages
+	//go:embed scripts/clean.sh
+	cleanScript string // removes what no layer may hold
+)
+
+// buildTmp is in memory in a sandbox, so that nothing in it reaches a layer.
+const buildTmp = "/run/smolvm-build"
+
+// recipeEnv keeps caches and histories of the usual installers out of a layer.
+var recipeEnv = map[string]string{
+	"DEBIAN_FRONTEND":  "noninteractive",
+	"npm_config_cache": buildTmp + "/npm",
+	"UV_CACHE_DIR":     buildTmp + "/uv",
+	"PIP_NO_CACHE_DIR": "1",
+	"XDG_CACHE_HOME":   buildTmp + "/cache",
+	"TMPDIR":           buildTmp,
+}
+
+// runner runs the parts of a recipe in one sandbox.
+type runner struct {
+	session Session
+	sink    event.Sink
+	now     func() time.Time
+	log     io.Writer // everything the recipe prints
+	name    string    // of what is being built
+}
+
+// shell runs a script with "sh -eu" as a user.
+func (r runner) shell(ctx context.Context, step, user, script string, in io.Reader) error {
+	done := event.Span(r.sink, r.now, event.Recipe, r.name+": "+step)
+	tail := process.NewTail(r.log)
+	start := wire.Start{Argv: []string{"/bin/sh", "-eu", "-c", script}, Env: recipeEnv, Dir: "/", User: user}
+	status, err := r.session.Exec(ctx, start, in, tail, tail)
+	if err != nil {
+		return fmt.Errorf("recipe %s, step %q: %w", r.name, step, err)
+	}
+	if status != 0 {
+		return fault.New(fault.Build, "The step's last lines are above; the build's log has all of them.",
+			"recipe %s, step %q ended with status %d:\n%s", r.name, step, status, tail)
+	}
+	done(0)
+	return nil
+}
+
+// prepare makes the folder for what the recipe must not leave behind.
+func (r runner) prepare(ctx context.Context) error {
+	return r.shell(ctx, "prepare", "root", "install -d -m 1777 "+buildTmp, nil)
+}
+
+// run runs a recipe's steps and writes its files.
+func (r runner) run(ctx context.Context, recipe preset.Recipe) error {
+	for _, s := range recipe.Steps {
+		if err := r.shell(ctx, s.Name, cmp.Or(s.User, "root"), s.Run, nil); err != nil {
+			return err
+		}
+	}
+	for _, f := range recipe.Files {
+		if err := r.file(ctx, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// file writes one file, and its missing parents for the same owner.
+func (r runner) file(ctx context.Context, f preset.File) error {
+	owner := cmp.Or(f.Owner, wire.AgentUser)
+	script := fmt.Sprintf("install -d -o %[1]s -g %[1]s %[2]s\ncat > %[3]s\nchown %[1]s:%[1]s %[3]s\nchmod %[4]s %[3]s\n",
+		shellQuote(owner), strings.Join(missingParents(f.Path), " "), shellQuote(f.Path), shellQuote(cmp.Or(f.Mode, "0644")))
+	return r.shell(ctx, "file "+f.Path, "root", script, strings.NewReader(f.Content))
+}
+
+// missingParents are the quoted folders above a path below the user's home, which
+// belong to the user; elsewhere only the last one, which is usually there.
+func missingParents(p string) []string {
+	var parents []string
+	for dir := path.Dir(p); strings.HasPrefix(dir, wire.AgentHome+"/"); dir = path.Dir(dir) {
+		parents = append(parents, shellQuote(dir))
+	}
+	if parents == nil {
+		return []string{shellQuote(path.Dir(p))}
+	}
+	slices.Reverse(parents)
+	return parents
+}
+
+// check asserts that the agent's own command prints the pinned version. It runs
+// with a home of its own, so that nothing it writes becomes part of the layer.
+func (r runner) check(ctx context.Context, a preset.Agent) error {
+	done := event.Span(r.sink, r.now, event.Recipe, r.name+": check the version")
+	env := map[string]string{"HOME": buildTmp + "/home"}
+	start := wire.Start{Argv: a.Check, Env: env, Dir: "/", User: wire.AgentUser}
+	var out bytes.Buffer
+	status, err := r.session.Exec(ctx, start, nil, &out, r.log)
+	if err != nil {
+		return fmt.Errorf("check %s: %w", a.Name, err)
+	}
+	if status != 0 || !printsVersion(out.String(), a.Version) {
+		return fault.New(fault.Build, "The pin in the recipe and what it installs must agree.",
+			"check %s: %s ended with status %d and printed %.200q, the recipe pins version %s",
+			a.Name, strings.Join(a.Check, " "), status, out.String(), a.Version)
+	}
+	done(0)
+	return nil
+}
+
+// printsVersion tells whether text holds the version, and not as a part of a longer one.
+func printsVersion(text, version string) bool {
+	return regexp.MustCompile(`(^|[^0-9.])` + regexp.QuoteMeta(version) + `($|[^0-9.])`).MatchString(text)
+}
