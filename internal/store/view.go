@@ -79,7 +79,11 @@ func (s *Store) show(v View) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	known := s.known(v)
 	for i := range v.Files {
+		if _, ok := known[v.Files[i].Key]; !ok {
+			return fmt.Errorf("%s: its object is %s", v.Files[i].Name, s.look(v.Files[i].Key).State)
+		}
 		if err := s.link(dir, &v.Files[i]); err != nil {
 			return err
 		}
@@ -91,30 +95,53 @@ func (s *Store) show(v View) error {
 	if err := writeFile(filepath.Join(dir, viewFile), append(raw, '\n'), 0o444); err != nil {
 		return err
 	}
-	return s.publish(dir, s.Folder(v))
+	return errors.Join(s.publish(dir, s.Folder(v)), s.relearn(known))
 }
 
-// link adds one file and its sidecar. A new link changes the file's ctime, so
-// the identity is recorded again at once, under the lock that we hold; if we die
-// between the two, the next launch verifies the bytes.
+// link adds one file and its sidecar.
 func (s *Store) link(dir string, f *ViewFile) error {
-	object := s.look(f.Key)
-	if object.State != Ready {
-		return fmt.Errorf("%s: its object is %s", f.Name, object.State)
-	}
 	path := filepath.Join(dir, f.Name)
-	if err := os.Link(object.Path, path); err != nil {
+	if err := os.Link(filepath.Join(s.folder(f.Key), contentFile), path); err != nil {
 		f.Unlinked = true
-	} else {
-		identity, err := identify(object.Path)
+	}
+	return writeFile(path+sidecarSuffix, sidecar(*f), 0o444)
+}
+
+// known are the records of the Ready objects that showing the view will link or
+// unlink: its own files and those of the folder it replaces.
+func (s *Store) known(v View) map[string]record {
+	known := map[string]record{}
+	old, _ := s.readView(s.Folder(v)) // not there, or not ours: nothing to relearn
+	for _, f := range append(old.Files, v.Files...) {
+		if s.look(f.Key).State != Ready {
+			continue
+		}
+		if rec, err := s.readRecord(f.Key); err == nil {
+			known[f.Key] = rec
+		}
+	}
+	return known
+}
+
+// relearn records the identities again after our own links and unlinks, which
+// change ctime and nothing else. If we die before it, the next launch verifies
+// the bytes; if anything else has changed, too.
+func (s *Store) relearn(known map[string]record) error {
+	for key, rec := range known {
+		now, err := identify(filepath.Join(s.folder(key), contentFile))
 		if err != nil {
 			return err
 		}
-		if err := s.writeRecord(f.Key, object.Origin, identity); err != nil {
+		expected := rec.Identity
+		expected.CTime = now.CTime
+		if now != expected || now == rec.Identity {
+			continue
+		}
+		if err := s.writeRecord(key, rec.Origin, now); err != nil {
 			return err
 		}
 	}
-	return writeFile(path+sidecarSuffix, sidecar(*f), 0o444)
+	return nil
 }
 
 func sidecar(f ViewFile) []byte { return []byte(f.Archive + "\n") }
