@@ -3,9 +3,7 @@ package ui
 import (
 	"fmt"
 	"math"
-	"math/big"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -23,51 +21,6 @@ func Bytes(n int64) string {
 		unit++
 	}
 	return fmt.Sprintf("%.1f %s", value, units[unit])
-}
-
-// maxSizeText bounds what ParseSize looks at.
-const maxSizeText = 32
-
-// ParseSize reads a size with its unit, as users of docker write it: 512M, 4G,
-// 1.5GiB, 20gb; every unit counts in 1024s. A number without a unit is refused,
-// because half of such tools read it as bytes and half as MiB.
-func ParseSize(text string) (bytes int64, err error) {
-	digits := strings.TrimRight(text, "bBiIkKmMgGtT ")
-	unit := strings.ToLower(strings.TrimSpace(text[len(digits):]))
-	power, known := map[string]uint{
-		"b": 0, "k": 10, "kb": 10, "kib": 10, "m": 20, "mb": 20, "mib": 20,
-		"g": 30, "gb": 30, "gib": 30, "t": 40, "tb": 40, "tib": 40,
-	}[unit]
-	switch {
-	case len(text) > maxSizeText || !decimal(digits):
-		return 0, fmt.Errorf("%.32q is not a size such as 512M or 4G", text)
-	case unit == "":
-		return 0, fmt.Errorf("size %q has no unit: write %sM or %sG", text, digits, digits)
-	case !known:
-		return 0, fmt.Errorf("size %q has the unknown unit %q: use K, M, G or T", text, unit)
-	}
-	value, _ := new(big.Rat).SetString(digits)
-	value.Mul(value, new(big.Rat).SetInt64(1<<power))
-	whole := new(big.Int).Quo(value.Num(), value.Denom())
-	if !whole.IsInt64() {
-		return 0, fmt.Errorf("size %q is too large", text)
-	}
-	return whole.Int64(), nil
-}
-
-// decimal reports whether text is digits with at most one point between them.
-func decimal(text string) bool {
-	whole, fraction, pointed := strings.Cut(text, ".")
-	return allDigits(whole) && (!pointed || allDigits(fraction))
-}
-
-func allDigits(text string) bool {
-	for i := range len(text) {
-		if text[i] < '0' || text[i] > '9' {
-			return false
-		}
-	}
-	return text != ""
 }
 
 // Elapsed renders a measured time: "0.4 s", "12.3 s", "3 min 5 s", "2 h 1 min".

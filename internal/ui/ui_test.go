@@ -78,53 +78,6 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-func TestParseSize(t *testing.T) {
-	for text, want := range map[string]int64{
-		"1K": 1 << 10, "512M": 512 << 20, "512MiB": 512 << 20, "4g": 4 << 30, "4 GB": 4 << 30,
-		"1.5G": 3 << 29, "0.5k": 512, "20t": 20 << 40, "100b": 100, "0M": 0,
-	} {
-		if got, err := ParseSize(text); err != nil || got != want {
-			t.Errorf("ParseSize(%q) = %d, %v, want %d", text, got, err, want)
-		}
-	}
-	for text, want := range map[string]string{
-		"":                      "is not a size",
-		"G":                     "is not a size",
-		"-1G":                   "is not a size",
-		"+1G":                   "is not a size",
-		"1e3M":                  "is not a size",
-		"1.G":                   "is not a size",
-		".5G":                   "is not a size",
-		"1.2.3G":                "is not a size",
-		"1,5G":                  "is not a size",
-		"0x10M":                 "is not a size",
-		"4096":                  "has no unit: write 4096M or 4096G",
-		"4MG":                   "unknown unit",
-		"4ib":                   "unknown unit",
-		"99999999T":             "too large",
-		strings.Repeat("9", 50): "is not a size",
-	} {
-		if got, err := ParseSize(text); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("ParseSize(%q) = %d, %v, want an error with %q", text, got, err, want)
-		}
-	}
-}
-
-func FuzzParseSize(f *testing.F) {
-	for _, seed := range []string{"1K", "1.5G", "4096", "9999999999T", "0.0000001b", " 1M"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		n, err := ParseSize(text)
-		if err == nil && n < 0 {
-			t.Fatalf("ParseSize(%q) = %d", text, n)
-		}
-		if err != nil && n != 0 {
-			t.Fatalf("ParseSize(%q) gave %d beside the error %v", text, n, err)
-		}
-	})
-}
-
 func TestTimes(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0.0 s", 420 * time.Millisecond: "0.4 s", 99900 * time.Millisecond: "99.9 s",
@@ -230,18 +183,6 @@ func TestConfirm(t *testing.T) {
 		}
 		if !strings.HasPrefix(errs.String(), "delete all? [y/N] ") {
 			t.Errorf("asked %q", errs)
-		}
-	}
-}
-
-func TestNearest(t *testing.T) {
-	words := []string{"claude", "claude-code", "codex", "hermes", "openclaw", "pi", "list"}
-	for word, want := range map[string]string{
-		"cluade": "claude", "Claude": "claude", "codx": "codex", "hermse": "hermes", "lst": "list",
-		"claude-cod": "claude-code", "po": "pi", "xyz": "", "": "", "openclaude": "openclaw",
-	} {
-		if got := Nearest(word, words); got != want {
-			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
 		}
 	}
 }

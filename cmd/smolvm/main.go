@@ -1,0 +1,47 @@
+// Command smolvm runs coding agents in small virtual machines.
+package main
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/smolvm/smolvm/images"
+	"github.com/smolvm/smolvm/internal/cli"
+	"github.com/smolvm/smolvm/internal/embedded"
+	"github.com/smolvm/smolvm/internal/ui"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "smolvm: find this program's own file:", err)
+		return 1
+	}
+	home, _ := os.UserHomeDir() // without one, SMOLVM_HOME has to be set, and the error says so
+	signals := make(chan os.Signal, 8)
+	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(sig) { // under nohup, hanging up stays ignored
+			signal.Notify(signals, sig)
+		}
+	}
+	release := embedded.Release()
+	app := cli.New(cli.Outside{
+		Streams:  ui.NewStreams(os.Stdin, os.Stdout, os.Stderr, os.Getenv),
+		Environ:  os.Environ(),
+		UserHome: home,
+		Self:     self,
+		Presets:  images.Files(),
+		Signals:  signals,
+		Now:      time.Now,
+		Rand:     rand.Reader,
+	}, cli.Build{
+		Version: release.Version, Commit: release.Commit, Development: release.Development, Agent: embedded.Agent,
+	})
+	return app.Main(os.Args[1:])
+}

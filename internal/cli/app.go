@@ -1,0 +1,110 @@
+// Package cli is the command line: one file per command, each with a
+// constructor, the options it was asked for, and a run function.
+//
+// Inputs are arguments, environment and streams; outputs are results on standard
+// output, everything else on standard error, and an exit status
+// (docs/commands.md). Rooms below are made on first use, so that a command costs
+// only what it needs. Nothing is kept on disk here; an interrupted command leaves
+// what the rooms it used promise to leave.
+package cli
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/ui"
+)
+
+// arches are the architectures of guests.
+var arches = []string{"amd64", "arm64"}
+
+// Build is what was fixed when the program was built.
+type Build struct {
+	Version     string
+	Commit      string
+	Development bool // it trusts the development key of its checkout
+	// Agent gives the guest agent for an architecture, and an error where the
+	// build has none.
+	Agent func(arch string) ([]byte, error)
+}
+
+// Outside is all that the program gets from its surroundings.
+type Outside struct {
+	Streams  *ui.Streams
+	Environ  []string         // name=value
+	UserHome string           // the user's home folder
+	Self     string           // path of this program
+	Presets  fs.FS            // the built-in presets
+	Signals  <-chan os.Signal // what the process is sent; may be nil
+	Now      func() time.Time
+	Rand     io.Reader
+}
+
+// App is what the commands share.
+type App struct {
+	Outside
+	Build Build
+
+	global   globals
+	signals  *signals
+	progress *ui.Progress
+	begin    sync.Once
+
+	*rooms
+}
+
+// globals are the flags that every command has.
+type globals struct {
+	Progress   string
+	Manifest   string
+	TrustedKey []string
+}
+
+// New makes the App of a process. It does no work.
+func New(outside Outside, build Build) *App {
+	app := &App{Outside: outside, Build: build}
+	app.rooms = app.openRooms()
+	return app
+}
+
+// Main runs the command line and returns the exit status of the process.
+func (a *App) Main(args []string) int {
+	ctx, signals, stop := watch(context.Background(), a.Signals, a.Streams)
+	defer stop()
+	a.signals = signals
+	root, err := newRoot(a)
+	cmd := root
+	if err == nil {
+		root.SetArgs(args)
+		cmd, err = root.ExecuteContextC(ctx)
+		err = interrupted(ctx, err)
+	}
+	if a.progress != nil {
+		a.progress.Close()
+	}
+	report(a.Streams, cmd, args, err)
+	return status(cmd, err)
+}
+
+// Progress is where work that takes long reports; it is begun on first use.
+func (a *App) Progress() *ui.Progress {
+	a.begin.Do(func() { a.progress = ui.NewProgress(a.Streams, ui.Style(a.global.Progress), a.Now) })
+	return a.progress
+}
+
+// refuse makes the fault of a command line that cannot be honoured.
+func refuse(hint, format string, args ...any) error {
+	return fault.New(fault.Usage, hint, format, args...)
+}
+
+// jsonFlag adds --json to a command; data names what it gives.
+func jsonFlag(cmd *cobra.Command, value *bool, data string) {
+	cmd.Flags().BoolVar(value, "json", false, "write one JSON envelope on standard output: "+data)
+}

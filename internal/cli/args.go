@@ -1,0 +1,68 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// afterDash are the words after --, nil when there are none.
+func afterDash(cmd *cobra.Command, args []string) []string {
+	if at := cmd.ArgsLenAtDash(); at >= 0 && at < len(args) {
+		return args[at:]
+	}
+	return nil
+}
+
+// onlyAfterDash refuses words before --.
+func onlyAfterDash(cmd *cobra.Command, args []string) error {
+	return exactlyBeforeDash(cmd, args, 0)
+}
+
+// nameThenArgs wants one name before --.
+func nameThenArgs(cmd *cobra.Command, args []string) error {
+	return exactlyBeforeDash(cmd, args, 1)
+}
+
+func exactlyBeforeDash(cmd *cobra.Command, args []string, want int) error {
+	before := len(args) - len(afterDash(cmd, args))
+	switch {
+	case before > want:
+		return fault.New(fault.Usage, "The agent's own arguments come after --.",
+			"%s: unexpected argument %q", cmd.CommandPath(), ui.Clean(args[want]))
+	case before < want:
+		return fault.New(fault.Usage, "Usage: "+cmd.UseLine(), "%s: the sandbox's name is missing", cmd.CommandPath())
+	}
+	return nil
+}
+
+// withoutDash drops the -- in front of a command whose flags are not ours.
+func withoutDash(words []string) []string {
+	if len(words) > 0 && words[0] == "--" {
+		return words[1:]
+	}
+	return words
+}
+
+// checkUser refuses users that a sandbox does not have.
+func checkUser(user string) error {
+	users := []string{wire.AgentUser, "root"}
+	if slices.Contains(users, user) {
+		return nil
+	}
+	return refuse("Use agent or root.", "a sandbox has no user %q", user)
+}
+
+// nearHint offers the nearest of the known words, or says where to look.
+func nearHint(word string, known []string, otherwise string) string {
+	if near := preset.NearestWord(word, known); near != "" {
+		return fmt.Sprintf("Did you mean %s?", near)
+	}
+	return otherwise
+}

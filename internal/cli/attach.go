@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// attachOptions are what `attach` was asked for.
+type attachOptions struct {
+	Name string
+	Args []string // for the agent
+	JSON bool
+}
+
+func newAttach(app *App, run func(context.Context, *App, attachOptions) error) *cobra.Command {
+	o := attachOptions{}
+	cmd := &cobra.Command{
+		Use:   "attach NAME [-- AGENT ARGS...]",
+		Short: "Run the agent of a running sandbox in front of you",
+		Long: `Run the agent of a running sandbox in front of you and hand back its exit
+status. Every attach is a session of its own; the sandbox keeps running when it
+ends.`,
+		Example: `  smolvm attach claude-code
+  smolvm attach claude-code -- -p "what changed today?"`,
+		Args:              nameThenArgs,
+		ValidArgsFunction: app.completeFirst(running),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Name, o.Args = args[0], args[1:]
+			return run(cmd.Context(), app, o)
+		},
+	}
+	jsonFlag(cmd, &o.JSON, "the exit status and both outputs, captured")
+	handBack(cmd)
+	return cmd
+}
+
+func runAttach(ctx context.Context, app *App, o attachOptions) error {
+	boxes, err := app.runningSandbox(o.Name)
+	if err != nil {
+		return err
+	}
+	status, err := boxes.Get(o.Name)
+	if err != nil {
+		return err
+	}
+	return app.finish(ctx, boxes, o.Name, agent(status, o.Args), o.JSON)
+}
+
+// agent is the program that a sandbox was made for, with the user's arguments.
+func agent(s Status, args []string) program {
+	return program{start: wire.Start{Argv: append(append([]string{}, s.Launch...), args...)}}
+}

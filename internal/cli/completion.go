@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/preset"
+)
+
+var shells = []string{"bash", "zsh", "fish"}
+
+func newCompletion(app *App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "completion SHELL",
+		Short: "Print the completion script of a shell: bash, zsh, fish",
+		Long: `Print a script that completes commands, flags, presets and the names of
+sandboxes.`,
+		Example: `  smolvm completion bash > ~/.local/share/bash-completion/completions/smolvm
+  smolvm completion zsh > "${fpath[1]}/_smolvm"
+  smolvm completion fish > ~/.config/fish/completions/smolvm.fish`,
+		Args:      usage(cobra.ExactArgs(1)),
+		ValidArgs: shells,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out, root := app.Streams.Out, cmd.Root()
+			switch args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(out, true)
+			case "zsh":
+				return root.GenZshCompletion(out)
+			case "fish":
+				return root.GenFishCompletion(out, true)
+			}
+			hint := "bash, zsh and fish are known."
+			if near := preset.NearestWord(args[0], shells); near != "" {
+				hint = "Did you mean " + near + "?"
+			}
+			return fault.New(fault.Usage, hint, "there is no completion for the shell %q", args[0])
+		},
+	}
+}
+
+// completer is cobra's function that offers words for an argument.
+type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
+
+// completeFirst offers sandboxes in a state for the first argument only.
+func (a *App) completeFirst(state string) completer {
+	all := a.completeAll(state)
+	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return all(cmd, args, begun)
+	}
+}
+
+// completeAll offers the sandboxes in a state that are not yet among the arguments.
+func (a *App) completeAll(state string) completer {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		boxes, err := a.Sandboxes()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		all, _ := boxes.List() // no names are better than an error in the middle of a line
+		var names []string
+		for _, s := range all {
+			if (state == anySandbox || s.State == state) && !slices.Contains(args, s.Name) {
+				names = append(names, s.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}

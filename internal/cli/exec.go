@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// execOptions are what `exec` was asked for.
+type execOptions struct {
+	Name  string
+	Argv  []string
+	User  string
+	Dir   string
+	NoTTY bool
+	JSON  bool
+}
+
+func newExec(app *App, run func(context.Context, *App, execOptions) error) *cobra.Command {
+	o := execOptions{}
+	cmd := &cobra.Command{
+		Use:   "exec NAME [--] COMMAND [ARG...]",
+		Short: "Run a command in a running sandbox",
+		Long: `Run a command in a running sandbox and hand back its exit status.
+
+The command is run as it is, without a shell. It gets a terminal when standard
+input and output are terminals; otherwise its three streams are three pipes.
+Status 127 means that there is no such command in the sandbox, 126 that it
+cannot be run, 125 that SmolVM failed.`,
+		Example: `  smolvm exec claude-code git -C /workspace status
+  echo hello | smolvm exec claude-code -- tr a-z A-Z
+  smolvm exec --user root claude-code apt-get update`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 1 || len(withoutDash(args[1:])) == 0 {
+				return refuse("Usage: "+cmd.UseLine(), "exec needs a sandbox and a command")
+			}
+			return nil
+		},
+		ValidArgsFunction: app.completeFirst(running),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Name, o.Argv = args[0], withoutDash(args[1:])
+			return run(cmd.Context(), app, o)
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	cmd.Flags().StringVarP(&o.User, "user", "u", wire.AgentUser, "user in the sandbox: agent or root")
+	cmd.Flags().StringVarP(&o.Dir, "workdir", "w", "", "directory in the sandbox (default "+wire.Workspace+")")
+	cmd.Flags().BoolVarP(&o.NoTTY, "no-tty", "T", false, "never give the command a terminal")
+	jsonFlag(cmd, &o.JSON, "the exit status and both outputs, captured")
+	handBack(cmd)
+	return cmd
+}
+
+func runExec(ctx context.Context, app *App, o execOptions) error {
+	if err := checkUser(o.User); err != nil {
+		return err
+	}
+	boxes, err := app.runningSandbox(o.Name)
+	if err != nil {
+		return err
+	}
+	p := program{start: wire.Start{Argv: o.Argv, User: o.User, Dir: o.Dir}}
+	if o.NoTTY {
+		p.terminal = never
+	}
+	return app.finish(ctx, boxes, o.Name, p, o.JSON)
+}

@@ -1,0 +1,245 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/resolve"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// fakeTime is when the tests of this package take place.
+var fakeTime = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+
+// fakeWorld is the rooms below the command line, in memory. It writes down what
+// is asked of it.
+type fakeWorld struct {
+	app       *App
+	out, errs bytes.Buffer
+	log       []string
+	created   []Spec
+	boxes     map[string]Status
+	rows      []manifest.Row
+
+	able      error
+	createErr []error // of the next creations
+	startErr  error
+	catalogue error
+	program   func(Command, IO) (int, error)
+	started   func(ctx context.Context)
+}
+
+func newWorld(t *testing.T) *fakeWorld {
+	t.Helper()
+	w := &fakeWorld{boxes: map[string]Status{}, rows: []manifest.Row{fakeRow("claude-code")}}
+	w.program = func(Command, IO) (int, error) { return 0, nil }
+	w.app = &App{
+		Outside: Outside{
+			Streams: &ui.Streams{In: strings.NewReader(""), Out: &w.out, Err: &w.errs, Term: "xterm"},
+			Self:    "/opt/smol vm/smolvm",
+			Now:     func() time.Time { return fakeTime },
+		},
+		Build: Build{Version: "1.2.3", Commit: "abcdef", Agent: func(arch string) ([]byte, error) {
+			if arch == "arm64" {
+				return nil, errors.New("not built in")
+			}
+			return []byte("agent"), nil
+		}},
+		rooms: w.rooms(t.TempDir()),
+	}
+	return w
+}
+
+func (w *fakeWorld) rooms(home string) *rooms {
+	return &rooms{
+		Config: func() (config.Config, error) {
+			return config.Config{Home: home, Getenv: func(string) string { return "" }}, nil
+		},
+		AllPresets: func() ([]preset.Preset, error) { return fakePresets(), nil },
+		Sandboxes:  func() (sandboxes, error) { return w, nil },
+		Catalogue: func(context.Context) (resolve.Catalogue, error) {
+			w.note("catalogue")
+			return resolve.Catalogue{Manifest: manifest.Manifest{Release: "2026.1", Rows: w.rows}}, w.catalogue
+		},
+		Pull: func(_ context.Context, _ resolve.Catalogue, row manifest.Row) (record.Image, error) {
+			w.note("pull %s", row.Preset)
+			return record.Image{
+				Release: "2026.1", Kernel: "/store/kernel", KernelVersion: row.Kernel.Version, StandIn: row.Kernel.StandIn,
+				Layers: []record.Layer{{Name: "base", Path: "/store/base", SHA256: "ab"}},
+			}, nil
+		},
+		Cached: func() ([]store.Image, error) {
+			return []store.Image{{
+				View: store.View{Schema: 1, Release: "2026.1", Preset: "claude-code", Arch: "amd64", VMM: "qemu"},
+				Path: "/images", Size: 3 << 30, Allocated: 1 << 30,
+			}}, nil
+		},
+		Machine: func(backend string) (machine, error) {
+			if backend != "" && backend != "qemu" {
+				return machine{}, refuse("", "no backend %q", backend)
+			}
+			return machine{arch: "amd64", vmm: "qemu", cpus: 4, memoryMiB: 8192}, nil
+		},
+		Able: func(machine) error { return w.able },
+		Accel: func(context.Context, machine, string) (vmm.Accel, string, error) {
+			return vmm.TCG, "/dev/kvm is not there", nil
+		},
+	}
+}
+
+func fakePresets() []preset.Preset {
+	var all []preset.Preset
+	for _, p := range [][]string{
+		{"claude-code", "claude"},
+		{"codex"},
+		{"hermes"},
+		{"openclaw"},
+		{"pi"},
+	} {
+		all = append(all, preset.Preset{
+			Name: p[0], Aliases: p[1:], Summary: "The agent " + p[0], Launch: []string{p[0], "--yolo"},
+			Resources: preset.Resources{MemoryMiB: 3072, DiskMiB: 20480},
+		})
+	}
+	return all
+}
+
+func fakeRow(name string) manifest.Row {
+	asset := manifest.Asset{
+		Name:    "kernel",
+		Archive: manifest.Blob{Digest: manifest.Digest{Size: 10 << 20}},
+		Content: manifest.Digest{SHA256: hex.EncodeToString(sha256.New().Sum(nil)), Size: 40 << 20},
+	}
+	return manifest.Row{
+		Preset: name, Arch: "amd64", VMM: "qemu", Agent: manifest.Agent{Name: name, Version: "9.8.7"},
+		Kernel: manifest.Kernel{Version: "6.12.1-cloud", StandIn: "Debian's cloud kernel", Image: asset, Modules: &asset},
+		Layers: []manifest.Asset{asset, asset},
+	}
+}
+
+func (w *fakeWorld) note(format string, args ...any) {
+	w.log = append(w.log, fmt.Sprintf(format, args...))
+}
+
+// add puts a sandbox into the world.
+func (w *fakeWorld) add(name, state string) {
+	w.boxes[name] = Status{State: state, Record: record.Record{
+		Name: name, ID: "id-" + name, Preset: "claude-code", Arch: "amd64", VMM: "qemu", Accel: "tcg",
+		Agent: record.Agent{Name: "claude-code", Version: "9.8.7"}, Launch: []string{"claude", "--yolo"},
+		Image: record.Image{
+			Release: "2026.1", KernelVersion: "6.12.1-cloud", StandIn: "Debian's cloud kernel",
+			Layers: []record.Layer{{Name: "base", Path: "/store/base", SHA256: "ab"}},
+		},
+		CPUs: 2, MemoryMiB: 2048, DiskBytes: 20 << 30, Created: fakeTime.Add(-3 * time.Hour),
+		Boot: &wire.BootReport{Kernel: "6.12.1-cloud", UptimeMS: 2100},
+	}}
+}
+
+func (w *fakeWorld) Names() ([]string, error) {
+	var names []string
+	for name := range w.boxes {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func (w *fakeWorld) List() ([]Status, error) {
+	names, _ := w.Names()
+	var all []Status
+	for _, name := range names {
+		all = append(all, w.boxes[name])
+	}
+	return all, nil
+}
+
+func (w *fakeWorld) Get(name string) (Status, error) { return w.boxes[name], nil }
+
+func (w *fakeWorld) Create(_ context.Context, spec Spec) (record.Record, error) {
+	w.note("create %s", spec.Name)
+	if len(w.createErr) > 0 {
+		err := w.createErr[0]
+		w.createErr = w.createErr[1:]
+		if fault.CodeOf(err) == fault.Conflict {
+			w.add(spec.Name, stopped)
+		}
+		return record.Record{}, err
+	}
+	w.created = append(w.created, spec)
+	w.add(spec.Name, stopped)
+	s := w.boxes[spec.Name]
+	s.Launch = spec.Launch
+	w.boxes[spec.Name] = s
+	return s.Record, nil
+}
+
+func (w *fakeWorld) Start(ctx context.Context, name string, o StartOptions) (record.Record, error) {
+	w.note("start %s %v", name, o.Timeout)
+	if w.started != nil {
+		w.started(ctx)
+	}
+	if w.startErr != nil {
+		return record.Record{}, w.startErr
+	}
+	w.set(name, running)
+	return w.boxes[name].Record, nil
+}
+
+func (w *fakeWorld) set(name, state string) {
+	s := w.boxes[name]
+	s.State = state
+	w.boxes[name] = s
+}
+
+func (w *fakeWorld) Stop(_ context.Context, name string, grace time.Duration) error {
+	w.note("stop %s %v", name, grace)
+	w.set(name, stopped)
+	return nil
+}
+
+func (w *fakeWorld) Delete(ctx context.Context, name string) error {
+	w.note("delete %s", name)
+	delete(w.boxes, name)
+	return ctx.Err()
+}
+
+func (w *fakeWorld) Connect(_ context.Context, name string) (session, error) {
+	return fakeSession{w, name}, nil
+}
+
+// fakeSession is a connection to a sandbox of a fakeWorld.
+type fakeSession struct {
+	world *fakeWorld
+	name  string
+}
+
+func (s fakeSession) Exec(_ context.Context, c Command, streams IO) (int, error) {
+	s.world.note("exec %s %s user=%s dir=%s tty=%v", s.name, strings.Join(c.Argv, " "), c.User, c.Dir, c.TTY)
+	return s.world.program(c, streams)
+}
+
+func (s fakeSession) SSH(_ context.Context, stream io.ReadWriter) error {
+	s.world.note("ssh %s", s.name)
+	_, err := io.Copy(stream, stream)
+	return err
+}
+
+func (fakeSession) Done() <-chan struct{} { return nil }
+func (fakeSession) Close() error          { return nil }

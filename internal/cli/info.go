@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// infoOptions are what `info` was asked for.
+type infoOptions struct {
+	Name string
+	JSON bool
+}
+
+// sandboxInfo is one sandbox in full.
+type sandboxInfo struct {
+	sandboxView
+	Folder  string  `json:"folder"`
+	Console string  `json:"console"` // path of the console's log
+	Layers  []layer `json:"layers"`
+	SSH     sshInfo `json:"ssh"`
+}
+
+type layer struct {
+	Name   string `json:"name"`
+	Path   string `json:"path"`
+	SHA256 string `json:"sha256"`
+}
+
+// sshInfo is what an SSH client of the user's own needs.
+type sshInfo struct {
+	User         string `json:"user"`
+	ProxyCommand string `json:"proxy_command"`
+	IdentityFile string `json:"identity_file"`
+	KnownHosts   string `json:"known_hosts"`
+	Command      string `json:"command"` // all of it, to be pasted into a shell
+}
+
+func newInfo(app *App, run func(context.Context, *App, infoOptions) error) *cobra.Command {
+	o := infoOptions{}
+	cmd := &cobra.Command{
+		Use:   "info NAME",
+		Short: "Show one sandbox: state, image, kernel, paths, SSH",
+		Example: `  smolvm info claude-code
+  smolvm info claude-code --json`,
+		Args:              usage(cobra.ExactArgs(1)),
+		ValidArgsFunction: app.completeFirst(anySandbox),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Name = args[0]
+			return run(cmd.Context(), app, o)
+		},
+	}
+	jsonFlag(cmd, &o.JSON, "the sandbox")
+	return cmd
+}
+
+func runInfo(_ context.Context, app *App, o infoOptions) error {
+	_, s, err := app.sandbox(o.Name)
+	if err != nil {
+		return err
+	}
+	folder, err := app.folder(o.Name)
+	if err != nil {
+		return err
+	}
+	info := app.infoOf(s, folder)
+	if o.JSON {
+		return ui.WriteData(app.Streams.Out, info)
+	}
+	_, err = fmt.Fprint(app.Streams.Out, info.text(app.Now()))
+	return err
+}
+
+func (a *App) infoOf(s Status, folder record.Folder) sandboxInfo {
+	info := sandboxInfo{
+		sandboxView: viewOf(s), Folder: folder.Dir(), Console: folder.Console(), Layers: []layer{},
+		SSH: sshInfo{
+			User:         wire.AgentUser,
+			ProxyCommand: shellQuote(a.Self) + " ssh --stdio " + s.Name,
+			IdentityFile: folder.ClientKey(),
+			KnownHosts:   folder.KnownHosts(),
+		},
+	}
+	info.SSH.Command = strings.Join([]string{
+		"ssh", "-o", shellQuote("ProxyCommand=" + info.SSH.ProxyCommand), "-l", wire.AgentUser,
+		"-i", shellQuote(folder.ClientKey()), "-o", "IdentitiesOnly=yes",
+		"-o", shellQuote(`UserKnownHostsFile="` + folder.KnownHosts() + `"`), "-o", "StrictHostKeyChecking=yes", s.Name,
+	}, " ")
+	for _, l := range s.Image.Layers {
+		info.Layers = append(info.Layers, layer(l))
+	}
+	return info
+}
+
+// shellQuote quotes a word for a POSIX shell where it needs that.
+func shellQuote(word string) string {
+	if word != "" && !strings.ContainsFunc(word, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:@,+", r)
+	}) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// text is the sandbox for people, a line for each fact that there is.
+func (i sandboxInfo) text(now time.Time) string {
+	var out strings.Builder
+	line := func(key, value string) {
+		if value != "" {
+			fmt.Fprintf(&out, "%-9s %s\n", key, ui.Clean(value))
+		}
+	}
+	line("name", i.Name)
+	line("state", i.State)
+	line("error", i.LastError)
+	line("preset", i.Preset)
+	line("agent", strings.TrimSpace(i.Agent.Name+" "+i.Agent.Version))
+	line("image", i.Release)
+	line("kernel", kernelText(i.Kernel))
+	line("machine", machineText(i))
+	line("cpus", strconv.Itoa(i.CPUs))
+	line("memory", ui.Bytes(i.MemoryMiB<<20))
+	line("disk", ui.Bytes(i.DiskBytes))
+	line("created", ui.Age(now, i.Created)+" ago")
+	if i.Boot != nil {
+		line("boot", fmt.Sprintf("ready %s after the kernel started", ui.Elapsed(time.Duration(i.Boot.UptimeMS)*time.Millisecond)))
+	}
+	line("folder", i.Folder)
+	line("ssh", i.SSH.Command)
+	return out.String()
+}
+
+// kernelText names the kernel, and whose it is when it is not SmolVM's own.
+func kernelText(k kernelView) string {
+	if k.StandIn == "" {
+		return k.Version
+	}
+	return fmt.Sprintf("%s (stand-in: %s)", k.Version, k.StandIn)
+}
+
+// machineText says what runs the sandbox, and how fast to expect it.
+func machineText(i sandboxInfo) string {
+	text := fmt.Sprintf("%s, %s, %s", i.VMM, i.Accel, i.Arch)
+	if i.Accel == "tcg" {
+		text += " (emulated: slow)"
+	}
+	return text
+}

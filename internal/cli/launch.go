@@ -1,0 +1,282 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// Limits of a sandbox's size.
+const (
+	minMemory  = 256 << 20 // bytes: below, the kernel and the guest agent leave an agent nothing
+	minDisk    = 256 << 20 // bytes: below, ext4's journal and the agent's home do not fit
+	maxOwnCPUs = 4         // of a preset that names no number
+	fallbackMB = 2048      // memory and 10 times that of disk, of a preset that names none
+)
+
+// cleanTime bounds the deletion of a sandbox when the command ends.
+const cleanTime = 30 * time.Second
+
+// launch is one `PRESET start` on its way.
+type launch struct {
+	app     *App
+	preset  preset.Preset
+	options startOptions
+	attach  bool
+	boxes   sandboxes
+	machine machine
+}
+
+// machine is what a sandbox will run on.
+type machine struct {
+	arch, vmm string
+	cpus      int   // of the host
+	memoryMiB int64 // of the host
+}
+
+// runPresetStart makes a new sandbox and starts it. All that can be refused is
+// refused before anything is downloaded.
+func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptions) error {
+	l := &launch{app: app, preset: p, options: o}
+	if err := l.check(); err != nil {
+		return err
+	}
+	row, image, err := l.obtain(ctx)
+	if err != nil {
+		return err
+	}
+	spec, err := l.spec(ctx, row, image)
+	if err != nil {
+		return err
+	}
+	if spec.Name, err = l.create(ctx, spec); err != nil {
+		return err
+	}
+	return l.run(ctx, spec.Name)
+}
+
+// check refuses what cannot work, cheapest first.
+func (l *launch) check() (err error) {
+	if l.attach, err = l.app.attaches(l.options); err != nil {
+		return err
+	}
+	if l.options.Remove && !l.attach {
+		return refuse("Add --attach, or delete the sandbox later with smolvm delete.",
+			"--rm deletes the sandbox when the agent ends, but nothing is attached here")
+	}
+	if l.options.Name != "" {
+		if err := record.ValidateName(l.options.Name); err != nil {
+			return err
+		}
+	}
+	if l.machine, err = l.app.Machine(l.options.Backend); err != nil {
+		return err
+	}
+	if err := l.checkSizes(); err != nil {
+		return err
+	}
+	if l.boxes, err = l.app.Sandboxes(); err != nil {
+		return err
+	}
+	if _, err := l.freeName(); err != nil {
+		return err
+	}
+	return l.app.Able(l.machine)
+}
+
+// attaches decides whether the agent runs in front of the user.
+func (a *App) attaches(o startOptions) (bool, error) {
+	switch {
+	case o.Attach && o.NoAttach:
+		return false, refuse("Give one of them.", "--attach and --no-attach exclude each other")
+	case o.NoAttach && o.Args != nil:
+		return false, refuse("Leave --no-attach out, or run it later with smolvm attach.",
+			"arguments for the agent were given, but --no-attach does not run it")
+	case o.Timeout <= 0:
+		return false, refuse("Give a time such as 90s.", "--timeout %v leaves no time to boot", o.Timeout)
+	case o.Attach || o.Args != nil:
+		return true, nil
+	}
+	return !o.NoAttach && !o.JSON && a.Streams.Interactive(), nil
+}
+
+// checkSizes compares the flags with the host.
+func (l *launch) checkSizes() error {
+	o, host := l.options, l.machine
+	switch {
+	case o.CPUs < 0:
+		return refuse("Give a number from 1.", "--cpus %d is negative", o.CPUs)
+	case o.CPUs > host.cpus:
+		return fault.New(fault.Host, fmt.Sprintf("Give at most %d.", host.cpus),
+			"--cpus %d is more than this computer's %d", o.CPUs, host.cpus)
+	case o.Memory > host.memoryMiB<<20:
+		return fault.New(fault.Host, "Give less, such as "+ui.Bytes(host.memoryMiB<<20/2)+".",
+			"--memory %s is more than this computer's %s", ui.Bytes(o.Memory), ui.Bytes(host.memoryMiB<<20))
+	case o.Memory > 0 && o.Memory < minMemory:
+		return refuse("Give at least "+ui.Bytes(minMemory)+".", "--memory %s is too little", ui.Bytes(o.Memory))
+	case o.Disk > 0 && o.Disk < minDisk:
+		return refuse("Give at least "+ui.Bytes(minDisk)+".", "--disk %s is too small", ui.Bytes(o.Disk))
+	}
+	return nil
+}
+
+// freeName is the sandbox's name: the one that was asked for, which must be
+// free, or the preset's, made unique.
+func (l *launch) freeName() (string, error) {
+	names, err := l.boxes.Names()
+	if err != nil {
+		return "", err
+	}
+	taken := map[string]bool{}
+	for _, name := range names {
+		taken[name] = true
+	}
+	if name := l.options.Name; name != "" {
+		if taken[name] {
+			return "", fault.New(fault.Conflict,
+				fmt.Sprintf("Start it again with smolvm start %s, delete it, or choose another name with -n.", name),
+				"there is already a sandbox %q", name)
+		}
+		return name, nil
+	}
+	name := l.preset.Name
+	for n := 2; taken[name]; n++ {
+		name = fmt.Sprintf("%s-%d", l.preset.Name, n)
+	}
+	return name, nil
+}
+
+// obtain finds the preset's image and brings it into the cache.
+func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, error) {
+	found, err := l.app.Catalogue(ctx)
+	if err != nil {
+		return manifest.Row{}, record.Image{}, err
+	}
+	row, there := found.Find(l.preset.Name, l.machine.arch, l.machine.vmm)
+	if !there {
+		return row, record.Image{}, notPublished(l.preset.Name, l.machine, found)
+	}
+	image, err := l.app.Pull(ctx, found, row)
+	return row, image, err
+}
+
+// spec decides everything about the sandbox but its name.
+func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image) (Spec, error) {
+	surroundings, err := l.app.Config()
+	if err != nil {
+		return Spec{}, err
+	}
+	certificates, err := surroundings.HostCA()
+	if err != nil {
+		return Spec{}, err
+	}
+	accel, reason, err := l.app.Accel(ctx, l.machine, image.Kernel)
+	if err != nil {
+		return Spec{}, err
+	}
+	l.notices(surroundings, image, accel, reason)
+	return Spec{
+		Preset: l.preset.Name, Agent: record.Agent(row.Agent), Launch: l.preset.Launch, Image: image,
+		Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
+		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
+		Mode: wire.ModeRun, Network: true, Env: surroundings.SessionEnv(), CACerts: certificates,
+	}, nil
+}
+
+// notices says what the user would otherwise wonder about.
+func (l *launch) notices(surroundings config.Config, image record.Image, accel vmm.Accel, reason string) {
+	if !l.options.NoMount {
+		l.app.notice("Nothing of this computer is mounted: mounts are not available yet.")
+	}
+	if image.StandIn != "" {
+		l.app.notice("The kernel is a stand-in: %s, %s.", image.KernelVersion, image.StandIn)
+	}
+	for _, withheld := range surroundings.WithheldEnv() {
+		l.app.notice("%s", withheld)
+	}
+	if accel == vmm.TCG {
+		l.app.notice("The sandbox is emulated and therefore slow: %s.", reason)
+	}
+}
+
+func (a *App) notice(format string, args ...any) {
+	a.Progress().Emit(event.Event{Time: a.Now(), Kind: event.Notice, Text: fmt.Sprintf(format, args...)})
+}
+
+func (l *launch) cpus(row manifest.Row) int {
+	wanted := firstSet(l.options.CPUs, row.Resources.CPUs, l.preset.Resources.CPUs, maxOwnCPUs)
+	return min(wanted, l.machine.cpus)
+}
+
+// memoryMiB leaves the host a quarter of its memory where the user asked for nothing.
+func (l *launch) memoryMiB(row manifest.Row) int64 {
+	if l.options.Memory > 0 {
+		return l.options.Memory >> 20
+	}
+	wanted := firstSet(row.Resources.MemoryMiB, l.preset.Resources.MemoryMiB, fallbackMB)
+	return min(wanted, l.machine.memoryMiB/4*3)
+}
+
+func (l *launch) disk(row manifest.Row) int64 {
+	return firstSet(l.options.Disk, row.Resources.DiskMiB<<20, l.preset.Resources.DiskMiB<<20, 10*fallbackMB<<20)
+}
+
+// firstSet is the first value above zero.
+func firstSet[N int | int64](values ...N) N {
+	for _, v := range values {
+		if v > 0 {
+			return v
+		}
+	}
+	return 0
+}
+
+// create makes the sandbox under a free name. Where the name is our choice and
+// another process was faster, the next one is taken.
+func (l *launch) create(ctx context.Context, spec Spec) (string, error) {
+	for {
+		name, err := l.freeName()
+		if err != nil {
+			return "", err
+		}
+		spec.Name = name
+		_, err = l.boxes.Create(ctx, spec)
+		if err == nil || l.options.Name != "" || fault.CodeOf(err) != fault.Conflict {
+			return name, err
+		}
+	}
+}
+
+// run starts the new sandbox and ends as the options say. A start that fails or
+// is interrupted leaves no sandbox: it never held anything.
+func (l *launch) run(ctx context.Context, name string) error {
+	_, err := l.boxes.Start(ctx, name, StartOptions{Timeout: l.options.Timeout})
+	if err != nil {
+		return errors.Join(err, l.remove(ctx, name))
+	}
+	err = l.app.started(ctx, l.boxes, name, l.attach, l.options)
+	if l.options.Remove {
+		if gone := l.remove(ctx, name); gone != nil {
+			return gone
+		}
+	}
+	return err
+}
+
+// remove deletes the sandbox, also when the command was interrupted.
+func (l *launch) remove(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+	defer cancel()
+	return l.boxes.Delete(ctx, name)
+}

@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/ui"
+)
+
+// logsOptions are what `logs` was asked for.
+type logsOptions struct {
+	Name       string
+	Follow     bool
+	Supervisor bool
+}
+
+func newLogs(app *App, run func(context.Context, *App, logsOptions) error) *cobra.Command {
+	o := logsOptions{}
+	cmd := &cobra.Command{
+		Use:   "logs [-f] NAME",
+		Short: "Show what a sandbox wrote on its console",
+		Long: `Show what a sandbox wrote on its console. The oldest part is dropped when it
+grows too long. On a terminal, control sequences of the guest are taken out.`,
+		Example: `  smolvm logs claude-code
+  smolvm logs -f claude-code
+  smolvm logs --supervisor claude-code`,
+		Args:              usage(cobra.ExactArgs(1)),
+		ValidArgsFunction: app.completeFirst(anySandbox),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Name = args[0]
+			return run(cmd.Context(), app, o)
+		},
+	}
+	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "go on until the sandbox stops")
+	cmd.Flags().BoolVar(&o.Supervisor, "supervisor", false, "the log of the sandbox's supervisor instead")
+	return cmd
+}
+
+func runLogs(ctx context.Context, app *App, o logsOptions) error {
+	boxes, s, err := app.sandbox(o.Name)
+	if err != nil {
+		return err
+	}
+	folder, err := app.folder(o.Name)
+	if err != nil {
+		return err
+	}
+	path := folder.Console()
+	if o.Supervisor {
+		path = folder.Log()
+	}
+	out := app.logWriter()
+	if !o.Follow || s.State != running {
+		return copyLog(out, path)
+	}
+	conn, err := boxes.Connect(ctx, o.Name)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return followLog(ctx, out, path, conn.Done())
+}
+
+// logWriter is standard output, made safe when it is a terminal.
+func (a *App) logWriter() io.Writer {
+	if !a.Streams.OutTTY {
+		return a.Streams.Out
+	}
+	return &cleanWriter{out: a.Streams.Out}
+}
+
+// copyLog writes a log that may not be there yet.
+func copyLog(out io.Writer, path string) error {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fault.New(fault.Storage, "", "read the log: %w", err)
+	}
+	defer file.Close()
+	_, err = io.Copy(out, file)
+	return err
+}
+
+// followLog writes a log and what is added to it, until ended is closed or ctx
+// ends; both are no error. A log that was cut or replaced is read from its start.
+func followLog(ctx context.Context, out io.Writer, path string, ended <-chan struct{}) error {
+	changes, stop, err := watchFile(path)
+	if err != nil {
+		return fault.New(fault.Internal, "Leave -f out.", "watch the log: %w", err)
+	}
+	defer stop()
+	t := &tail{out: out, path: path}
+	defer t.close()
+	for {
+		if err := t.read(); err != nil {
+			return err
+		}
+		select {
+		case <-changes:
+		case <-ended:
+			return t.read()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// tail reads a file that grows.
+type tail struct {
+	out  io.Writer
+	path string
+	file *os.File
+}
+
+// read writes what came since the last read.
+func (t *tail) read() error {
+	if err := t.reopen(); err != nil || t.file == nil {
+		return err
+	}
+	_, err := io.Copy(t.out, t.file)
+	return err
+}
+
+// reopen makes sure that the file at the path is the one that is read, from
+// its start where it became shorter.
+func (t *tail) reopen() error {
+	now, err := os.Stat(t.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fault.New(fault.Storage, "", "read the log: %w", err)
+	}
+	if t.file != nil {
+		then, err := t.file.Stat()
+		at, seekErr := t.file.Seek(0, io.SeekCurrent)
+		if err == nil && seekErr == nil && os.SameFile(now, then) && at <= now.Size() {
+			return nil
+		}
+		t.close()
+	}
+	if t.file, err = os.Open(t.path); err != nil {
+		return fault.New(fault.Storage, "", "read the log: %w", err)
+	}
+	return nil
+}
+
+func (t *tail) close() {
+	if t.file != nil {
+		_ = t.file.Close()
+		t.file = nil
+	}
+}
+
+// cleanWriter takes control sequences out of what a guest wrote. It holds back
+// what may be the beginning of a sequence or of a character: a sequence does not
+// reach over the end of its line.
+type cleanWriter struct {
+	out  io.Writer
+	held []byte
+}
+
+// maxHeld bounds what is held back for a line that has no end.
+const maxHeld = 4096
+
+func (w *cleanWriter) Write(b []byte) (int, error) {
+	w.held = append(w.held, b...)
+	end := bytes.LastIndexByte(w.held, '\n') + 1
+	if rest := w.held[end:]; len(rest) > maxHeld || (bytes.IndexByte(rest, '\x1b') < 0 && wholeRunes(rest)) {
+		end = len(w.held)
+	}
+	if _, err := io.WriteString(w.out, ui.CleanLines(string(w.held[:end]))); err != nil {
+		return 0, err
+	}
+	w.held = append(w.held[:0], w.held[end:]...)
+	return len(b), nil
+}
+
+// wholeRunes reports whether b does not end inside a character.
+func wholeRunes(b []byte) bool {
+	for i := 1; i <= min(len(b), utf8.UTFMax); i++ {
+		if utf8.RuneStart(b[len(b)-i]) {
+			return utf8.FullRune(b[len(b)-i:])
+		}
+	}
+	return true
+}

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/resolve"
+)
+
+// States of a sandbox, and the word for any of them.
+const (
+	running    = "running"
+	starting   = "starting"
+	stopped    = "stopped"
+	anySandbox = ""
+)
+
+// sandbox gives one sandbox, or the fault that there is none of that name.
+func (a *App) sandbox(name string) (sandboxes, Status, error) {
+	boxes, err := a.allThere([]string{name})
+	if err != nil {
+		return nil, Status{}, err
+	}
+	s, err := boxes.Get(name)
+	return boxes, s, err
+}
+
+// allThere refuses names of sandboxes that do not exist, before work on any of them.
+func (a *App) allThere(names []string) (sandboxes, error) {
+	boxes, err := a.Sandboxes()
+	if err != nil {
+		return nil, err
+	}
+	all, err := boxes.Names()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if !slices.Contains(all, name) {
+			return nil, fault.New(fault.NotFound, nearHint(name, all, "See smolvm list."), "there is no sandbox %q", name)
+		}
+	}
+	return boxes, nil
+}
+
+// runningSandbox refuses a sandbox that is not running.
+func (a *App) runningSandbox(name string) (sandboxes, error) {
+	boxes, s, err := a.sandbox(name)
+	if err == nil && s.State != running {
+		err = fault.New(fault.NotRunning, "Start it: smolvm start "+name, "sandbox %q is %s", name, s.State)
+	}
+	return boxes, err
+}
+
+// notPublished says what can be done about a preset that the manifest has no image for.
+func notPublished(preset string, m machine, c resolve.Catalogue) error {
+	var there []string
+	for _, row := range c.Manifest.Rows {
+		if row.Arch == m.arch && row.VMM == m.vmm && !slices.Contains(there, row.Preset) {
+			there = append(there, row.Preset)
+		}
+	}
+	hint := "SmolVM will build it on this computer once it can; that is not available yet."
+	if len(there) > 0 {
+		hint += fmt.Sprintf(" Published for this computer: %s.", strings.Join(there, ", "))
+	}
+	return fault.New(fault.NotFound, hint, "no image of %s for %s on %s is published", preset, m.vmm, m.arch)
+}

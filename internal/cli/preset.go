@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/ui"
+)
+
+// defaultTimeout bounds a boot. Emulated guests on a busy computer take up to
+// half a minute.
+const defaultTimeout = 2 * time.Minute
+
+// startOptions are what `PRESET start` and `start` were asked for.
+type startOptions struct {
+	Name     string
+	CPUs     int   // 0: the image's default
+	Memory   int64 // bytes; 0: the image's default
+	Disk     int64 // bytes; 0: the image's default
+	Backend  string
+	Attach   bool
+	NoAttach bool
+	Remove   bool
+	Timeout  time.Duration
+	NoMount  bool
+	JSON     bool
+	Args     []string // for the agent; nil: none were given
+}
+
+// newPreset makes the command of one agent.
+func newPreset(app *App, p preset.Preset, run func(context.Context, *App, preset.Preset, startOptions) error) *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:     p.Name,
+		Aliases: p.Aliases,
+		Short:   summary(p),
+		Example: "  smolvm " + word(p) + " start",
+	})
+	cmd.AddCommand(newPresetStart(app, p, run))
+	return cmd
+}
+
+// summary is the preset in one line of the help text, with its other names.
+func summary(p preset.Preset) string {
+	if len(p.Aliases) == 0 {
+		return p.Summary
+	}
+	return p.Summary + " (also: " + strings.Join(p.Aliases, ", ") + ")"
+}
+
+// word is what users call a preset: its first alias, or its name.
+func word(p preset.Preset) string {
+	if len(p.Aliases) > 0 {
+		return p.Aliases[0]
+	}
+	return p.Name
+}
+
+func newPresetStart(app *App, p preset.Preset, run func(context.Context, *App, preset.Preset, startOptions) error) *cobra.Command {
+	o := startOptions{}
+	cmd := &cobra.Command{
+		Use:   "start [-- AGENT ARGS...]",
+		Short: "Start a new sandbox with " + p.Name,
+		Long: `Start a new sandbox with ` + p.Name + `: download and verify its image where it is
+not in the cache yet, boot it, and run the agent.
+
+On a terminal, with --attach, or with arguments after --, the agent runs in front
+of you and its exit status is handed back; otherwise the sandbox is only started.
+Without a terminal at both ends the agent's three streams are three pipes. When
+the agent ends the sandbox keeps running, unless --rm says otherwise.
+Status 125 means that SmolVM failed.`,
+		Example: "  smolvm " + word(p) + " start\n" +
+			"  smolvm " + word(p) + " start -n work --cpus 2 --memory 4G\n" +
+			"  smolvm " + word(p) + " start --rm -- --version",
+		Args:              onlyAfterDash,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Args = afterDash(cmd, args)
+			return run(cmd.Context(), app, p, o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&o.Name, "name", "n", "", "`NAME` of the sandbox (default "+p.Name+", made unique)")
+	flags.IntVar(&o.CPUs, "cpus", 0, "number of CPUs (default the image's)")
+	flags.Var(sizeFlag{&o.Memory}, "memory", "memory, such as 2G (default the image's)")
+	flags.Var(sizeFlag{&o.Disk}, "disk", "most that the sandbox may write, such as 20G (default the image's)")
+	flags.StringVar(&o.Backend, "backend", "", "virtual machine monitor: qemu (default SMOLVM_BACKEND, else chosen)")
+	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
+	flags.BoolVar(&o.NoMount, "no-mount", false, "mount nothing")
+	startFlags(cmd, &o)
+	return cmd
+}
+
+// startFlags adds what both ways to start have.
+func startFlags(cmd *cobra.Command, o *startOptions) {
+	flags := cmd.Flags()
+	flags.BoolVar(&o.Attach, "attach", false, "run the agent in front of you, also without a terminal")
+	flags.BoolVar(&o.NoAttach, "no-attach", false, "only start the sandbox")
+	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "how long the boot may take")
+	jsonFlag(cmd, &o.JSON, "the sandbox, or what an attached agent gave")
+	handBack(cmd)
+}
+
+// sizeFlag is a flag with a size such as 512M.
+type sizeFlag struct{ bytes *int64 }
+
+func (f sizeFlag) Set(text string) (err error) {
+	*f.bytes, err = config.ParseSize(text)
+	if err == nil && *f.bytes == 0 {
+		return refuse("", "size %q is nothing", text)
+	}
+	return err
+}
+
+func (f sizeFlag) String() string {
+	if f.bytes == nil || *f.bytes == 0 {
+		return ""
+	}
+	return ui.Bytes(*f.bytes)
+}
+
+func (f sizeFlag) Type() string { return "SIZE" }

@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// capturedMax bounds what --json keeps of each of a program's two outputs.
+const capturedMax = 16 << 20
+
+// terminalChoice says whether a program gets a terminal of its own.
+type terminalChoice int
+
+const (
+	whenInteractive terminalChoice = iota // when input and output are terminals
+	never
+)
+
+// program is something to run in a sandbox with the user's streams.
+type program struct {
+	start    wire.Start
+	terminal terminalChoice
+}
+
+// ended is the data of --json for a program that ran.
+type ended struct {
+	Sandbox    string `json:"sandbox"`
+	ExitStatus int    `json:"exit_status"`
+	Stdout     string `json:"stdout"`
+	Stderr     string `json:"stderr"`
+	Truncated  bool   `json:"truncated"` // an output was longer than 16 MiB
+}
+
+// attach runs p in the sandbox and returns its exit status. With a terminal at
+// both ends it gets a terminal, which follows the size of the user's; otherwise
+// its three streams are three pipes, and signals are passed on to it.
+func (a *App) attach(ctx context.Context, conn session, p program) (int, error) {
+	streams := IO{In: a.Streams.In, Out: a.Streams.Out, Err: a.Streams.Err}
+	if p.terminal == never || !a.Streams.Interactive() {
+		return a.attachPipes(ctx, conn, p, streams)
+	}
+	restore, err := a.Streams.Raw()
+	if err != nil {
+		return 0, err
+	}
+	defer restore()
+	sizes, stop := a.Streams.Resizes()
+	defer stop()
+	streams.Resize = sizes
+	return conn.Exec(ctx, Command{Start: p.start, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
+}
+
+func (a *App) attachPipes(ctx context.Context, conn session, p program, streams IO) (int, error) {
+	names := make(chan string, forceAfter) // more than the watcher ever sends before it cancels
+	streams.Signals = names
+	detach := a.signals.attach(func(sig os.Signal) {
+		select {
+		case names <- signalName(sig):
+		default: // the program is not taking them: the next ones force the end
+		}
+	})
+	defer detach()
+	return conn.Exec(ctx, Command{Start: p.start}, streams)
+}
+
+// signalName is the name SSH has for a signal (RFC 4254, 6.10).
+func signalName(sig os.Signal) string {
+	switch sig {
+	case syscall.SIGTERM:
+		return "TERM"
+	case syscall.SIGHUP:
+		return "HUP"
+	case syscall.SIGQUIT:
+		return "QUIT"
+	}
+	return "INT"
+}
+
+// attachJSON runs p with its outputs captured, for --json.
+func (a *App) attachJSON(ctx context.Context, conn session, name string, p program) (ended, error) {
+	out, errs := &capture{limit: capturedMax}, &capture{limit: capturedMax}
+	status, err := a.attachPipes(ctx, conn, p, IO{In: a.Streams.In, Out: out, Err: errs})
+	return ended{
+		Sandbox: name, ExitStatus: status, Stdout: out.String(), Stderr: errs.String(),
+		Truncated: out.full || errs.full,
+	}, err
+}
+
+// capture keeps the first bytes written to it and drops the rest.
+type capture struct {
+	bytes.Buffer
+	limit int
+	full  bool
+}
+
+func (c *capture) Write(b []byte) (int, error) {
+	if room := c.limit - c.Len(); len(b) > room {
+		c.full = true
+		c.Buffer.Write(b[:room])
+		return len(b), nil
+	}
+	return c.Buffer.Write(b)
+}
+
+// finish connects to a running sandbox, runs p there and hands its exit status
+// back: as this process's own, and with json in an envelope too.
+func (a *App) finish(ctx context.Context, boxes sandboxes, name string, p program, json bool) error {
+	conn, err := boxes.Connect(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if json {
+		result, err := a.attachJSON(ctx, conn, name, p)
+		if err == nil {
+			err = ui.WriteData(a.Streams.Out, result)
+		}
+		return exitOf(result.ExitStatus, err)
+	}
+	status, err := a.attach(ctx, conn, p)
+	return exitOf(status, err)
+}
+
+// exitOf is the error for a program's end: none for status 0.
+func exitOf(status int, err error) error {
+	if err == nil && status != 0 {
+		return programExit(status)
+	}
+	return err
+}
+
+// duplex joins the standard streams to the one stream of a proxy command.
+type duplex struct {
+	io.Reader
+	io.Writer
+}

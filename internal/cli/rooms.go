@@ -1,0 +1,100 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/resolve"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// provisional
+type (
+	Status struct {
+		record.Record
+		State string
+	}
+	StartOptions struct{ Timeout time.Duration }
+	Spec         struct {
+		Name, Preset         string
+		Agent                record.Agent
+		Launch               []string
+		Image                record.Image
+		Arch, VMM            string
+		Accel                vmm.Accel
+		CPUs                 int
+		MemoryMiB, DiskBytes int64
+		Mode                 wire.Mode
+		Network              bool
+		Env                  map[string]string
+		CACerts              []string
+	}
+	Command struct {
+		wire.Start
+		TTY  bool
+		Term string
+		Size wire.Size
+	}
+	IO struct {
+		In       io.Reader
+		Out, Err io.Writer
+		Resize   <-chan wire.Size
+		Signals  <-chan string
+	}
+)
+
+// sandboxes is what the commands ask of the sandbox room.
+type sandboxes interface {
+	Names() ([]string, error)
+	Create(ctx context.Context, spec Spec) (record.Record, error)
+	Start(ctx context.Context, name string, options StartOptions) (record.Record, error)
+	Stop(ctx context.Context, name string, grace time.Duration) error
+	Delete(ctx context.Context, name string) error
+	List() ([]Status, error)
+	Get(name string) (Status, error)
+	Connect(ctx context.Context, name string) (session, error)
+}
+
+// session is a connection to the supervisor of a running sandbox.
+type session interface {
+	Exec(ctx context.Context, command Command, streams IO) (status int, err error)
+	SSH(ctx context.Context, stream io.ReadWriter) error
+	Done() <-chan struct{}
+	Close() error
+}
+
+// rooms are the rooms below, each opened on first use. Tests put others here.
+type rooms struct {
+	Config     func() (config.Config, error)
+	AllPresets func() ([]preset.Preset, error)
+	Sandboxes  func() (sandboxes, error)
+	Catalogue  func(ctx context.Context) (resolve.Catalogue, error)
+	Pull       func(ctx context.Context, found resolve.Catalogue, row manifest.Row) (record.Image, error)
+	Cached     func() ([]store.Image, error)
+	// Machine decides what a new sandbox runs on, and refuses a backend that there is not.
+	Machine func(backend string) (machine, error)
+	// Able refuses a host on which the machine cannot run, or where no sandbox can be written.
+	Able func(m machine) error
+	// Accel is how the host runs a guest with that kernel, and why not faster.
+	Accel func(ctx context.Context, m machine, kernel string) (accel vmm.Accel, reason string, err error)
+}
+
+// folder is where a sandbox is kept.
+func (a *App) folder(name string) (record.Folder, error) {
+	config, err := a.Config()
+	if err != nil {
+		return record.Folder{}, err
+	}
+	book, err := record.Open(config.Home)
+	if err != nil {
+		return record.Folder{}, err
+	}
+	return book.Folder(name), nil
+}

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/ui"
+)
+
+// Groups of the help text.
+const (
+	presetGroup  = "presets"
+	sandboxGroup = "sandboxes"
+	imageGroup   = "images"
+	otherGroup   = "other"
+)
+
+// newRoot makes the command tree. It fails when a preset cannot be read.
+func newRoot(app *App) (*cobra.Command, error) {
+	root := group(&cobra.Command{
+		Use:   "smolvm",
+		Short: "Run coding agents in small virtual machines",
+		Long: `Run coding agents in small virtual machines.
+
+'smolvm claude start' downloads a ready-to-boot image, verifies it, boots it and
+puts you in front of the agent.`,
+		Example: `  smolvm claude start
+  smolvm claude start --rm -- -p "fix the failing test" | tee log
+  smolvm exec claude-code git status
+  smolvm list`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	})
+	root.SetOut(app.Streams.Out)
+	root.SetErr(app.Streams.Err)
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommandGroupID(otherGroup)
+	root.Version = app.Build.Version
+	root.SetVersionTemplate("smolvm {{.Version}}\n")
+	root.AddGroup(
+		&cobra.Group{ID: presetGroup, Title: "Agents:"},
+		&cobra.Group{ID: sandboxGroup, Title: "Sandboxes:"},
+		&cobra.Group{ID: imageGroup, Title: "Images:"},
+		&cobra.Group{ID: otherGroup, Title: "Other:"},
+	)
+	app.addGlobals(root)
+	addTo(root, sandboxGroup,
+		newList(app, runList), newInfo(app, runInfo), newStart(app, runStart), newStop(app, runStop),
+		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newLogs(app, runLogs),
+		newDelete(app, runDelete))
+	addTo(root, imageGroup, newImage(app))
+	addTo(root, otherGroup, newVersion(app, runVersion), newCompletion(app))
+	root.AddCommand(newSupervise(app))
+	presets, err := app.AllPresets()
+	if err != nil {
+		return root, err
+	}
+	for _, p := range presets {
+		addTo(root, presetGroup, newPreset(app, p, runPresetStart))
+	}
+	return root, nil
+}
+
+func addTo(root *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, cmd := range commands {
+		cmd.GroupID = group
+		root.AddCommand(cmd)
+	}
+}
+
+// addGlobals adds the flags that every command has.
+func (a *App) addGlobals(root *cobra.Command) {
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.global.Progress, "progress", string(ui.Auto), "how progress is shown: auto, plain, json")
+	flags.StringVar(&a.global.Manifest, "manifest", "", "path or URL of the image manifest (default SMOLVM_MANIFEST)")
+	flags.StringArrayVar(&a.global.TrustedKey, "trusted-key", nil, "`FILE` with a minisign public key that may sign the manifest")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.checkGlobals() }
+}
+
+// checkGlobals refuses what is wrong with the flags or the environment whatever
+// the command, before it works.
+func (a *App) checkGlobals() error {
+	if !slices.Contains(ui.Styles, ui.Style(a.global.Progress)) {
+		return refuse("Use auto, plain or json.", "--progress %q is not a style", a.global.Progress)
+	}
+	_, err := a.Config()
+	return err
+}

@@ -1,0 +1,426 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// want is what a command line should do.
+type want struct {
+	status int
+	log    []string // asked of the rooms below
+	out    string   // exactly
+	errs   string   // contained in standard error; empty: it is empty
+}
+
+func (w *fakeWorld) run(t *testing.T, line string, want want) {
+	t.Helper()
+	if got := w.app.Main(strings.Fields(line)); got != want.status {
+		t.Errorf("%s: exit status %d, want %d; said %s", line, got, want.status, &w.errs)
+	}
+	if diff := cmp.Diff(want.log, w.log); diff != "" {
+		t.Errorf("%s: did (-want +got)\n%s", line, diff)
+	}
+	if diff := cmp.Diff(want.out, w.out.String()); diff != "" {
+		t.Errorf("%s: wrote (-want +got)\n%s", line, diff)
+	}
+	if errs := w.errs.String(); !strings.Contains(errs, want.errs) || (want.errs == "" && errs != "") {
+		t.Errorf("%s: said %q, want %q", line, errs, want.errs)
+	}
+}
+
+// Everything that can be refused is refused before any work: the log is empty.
+func TestRefusedBeforeWork(t *testing.T) {
+	for line, want := range map[string]want{
+		"claude start -n Bad_Name":              {status: 125, errs: `sandbox name "Bad_Name"`},
+		"claude start -n taken":                 {status: 125, errs: `already a sandbox "taken"`},
+		"claude start --memory 9G":              {status: 125, errs: "--memory 9.0 GiB is more than this computer's 8.0 GiB"},
+		"claude start --memory 10M":             {status: 125, errs: "--memory 10.0 MiB is too little"},
+		"claude start --memory 4096":            {status: 125, errs: "has no unit"},
+		"claude start --memory 0G":              {status: 125, errs: `size "0G" is nothing`},
+		"claude start --memory lots":            {status: 125, errs: "is not a whole number"},
+		"claude start --disk 1M":                {status: 125, errs: "--disk 1.0 MiB is too small"},
+		"claude start --cpus 5":                 {status: 125, errs: "--cpus 5 is more than this computer's 4"},
+		"claude start --cpus -1":                {status: 125, errs: "--cpus -1 is negative"},
+		"claude start --cpus two":               {status: 125, errs: "invalid argument"},
+		"claude start --backend vbox":           {status: 125, errs: `no backend "vbox"`},
+		"claude start --timeout 0s":             {status: 125, errs: "leaves no time to boot"},
+		"claude start --attach --no-attach":     {status: 125, errs: "exclude each other"},
+		"claude start --no-attach -- --version": {status: 125, errs: "--no-attach does not run it"},
+		"claude start --rm":                     {status: 125, errs: "nothing is attached here"},
+		"claude start --rm --no-attach":         {status: 125, errs: "nothing is attached here"},
+		"claude start work":                     {status: 125, errs: `unexpected argument "work"`},
+		"claude start work -- x":                {status: 125, errs: `unexpected argument "work"`},
+		"claude start --memry 1G":               {status: 125, errs: "Did you mean --memory?"},
+		"claude start --progress loud":          {status: 125, errs: `--progress "loud" is not a style`},
+		"claude strat":                          {status: 2, errs: "Did you mean start?"},
+		"claude strat --memory 1G":              {status: 2, errs: "Did you mean start?"},
+		"cluade start":                          {status: 125, errs: "smolvm: there is no preset \"cluade\"\n  hint: Did you mean claude?"},
+		"cluade start -n x":                     {status: 125, errs: `there is no preset "cluade"`},
+		"lst":                                   {status: 2, errs: "smolvm: smolvm has no command \"lst\"\n  hint: Did you mean list?"},
+		"zzzzzz":                                {status: 2, errs: "See smolvm --help."},
+		"--quietly list":                        {status: 2, errs: "unknown flag: --quietly"},
+		"list more":                             {status: 2, errs: "unknown command"},
+		"info":                                  {status: 2, errs: "accepts 1 arg"},
+		"info takn":                             {status: 3, errs: "there is no sandbox \"takn\"\n  hint: Did you mean taken?"},
+		"start nowhere":                         {status: 125, errs: "See smolvm list."},
+		"start":                                 {status: 125, errs: "the sandbox's name is missing"},
+		"start a b":                             {status: 125, errs: "unexpected argument"},
+		"start --attach --no-attach taken":      {status: 125, errs: "exclude each other"},
+		"stop taken nowhere":                    {status: 3, errs: `there is no sandbox "nowhere"`},
+		"stop -t -1s taken":                     {status: 2, errs: "is negative"},
+		"attach taken":                          {status: 125, errs: "smolvm: sandbox \"taken\" is stopped\n  hint: Start it: smolvm start taken"},
+		"exec taken ls":                         {status: 125, errs: "is stopped"},
+		"exec taken":                            {status: 125, errs: "needs a sandbox and a command"},
+		"exec taken --":                         {status: 125, errs: "needs a sandbox and a command"},
+		"exec -u daemon taken ls":               {status: 125, errs: `no user "daemon"`},
+		"ssh taken":                             {status: 125, errs: "is stopped"},
+		"ssh --stdio taken ls":                  {status: 125, errs: "exclude each other"},
+		"delete":                                {status: 2, errs: "give names or --all"},
+		"delete --all taken":                    {status: 2, errs: "give names or --all"},
+		"delete --all":                          {status: 2, errs: "no terminal to ask on"},
+		"delete nowhere taken":                  {status: 3, errs: `there is no sandbox "nowhere"`},
+		"logs nowhere":                          {status: 3, errs: "there is no sandbox"},
+		"image pul":                             {status: 2, errs: "Did you mean pull?"},
+		"image pull":                            {status: 2, errs: "give presets or --all"},
+		"image pull cluade":                     {status: 3, errs: "Did you mean claude?"},
+		"image pull --arch riscv64 claude":      {status: 2, errs: "not an architecture"},
+		"completion bsh":                        {status: 2, errs: "Did you mean bash?"},
+	} {
+		w := newWorld(t)
+		w.add("taken", stopped)
+		w.run(t, line, want)
+	}
+}
+
+// A host that cannot run a sandbox, or a cache that cannot be written, is found
+// out before the download.
+func TestUnableHostIsFoundFirst(t *testing.T) {
+	w := newWorld(t)
+	w.able = fault.New(fault.Host, "Install it.", "there is no QEMU")
+	w.run(t, "claude start --no-attach", want{status: 125, errs: "smolvm: there is no QEMU\n  hint: Install it."})
+}
+
+func TestStartDetached(t *testing.T) {
+	w := newWorld(t)
+	w.run(t, "claude start --cpus 3 --memory 1536M --disk 1G --timeout 9s", want{
+		log:  []string{"catalogue", "pull claude-code", "create claude-code", "start claude-code 9s"},
+		out:  "claude-code\n",
+		errs: "claude-code is running. Run its agent with: smolvm attach claude-code\n",
+	})
+	for _, notice := range []string{
+		"Nothing of this computer is mounted: mounts are not available yet.\n",
+		"The kernel is a stand-in: 6.12.1-cloud, Debian's cloud kernel.\n",
+		"The sandbox is emulated and therefore slow: /dev/kvm is not there.\n",
+	} {
+		if !strings.Contains(w.errs.String(), notice) {
+			t.Errorf("never said %q in %q", notice, &w.errs)
+		}
+	}
+	spec := w.created[0]
+	wanted := Spec{
+		Name: "claude-code", Preset: "claude-code", Agent: spec.Agent, Launch: []string{"claude-code", "--yolo"},
+		Image: spec.Image, Arch: "amd64", VMM: "qemu", Accel: vmm.TCG, CPUs: 3, MemoryMiB: 1536, DiskBytes: 1 << 30,
+		Mode: wire.ModeRun, Network: true, Env: spec.Env, CACerts: spec.CACerts, // of the host the test runs on
+	}
+	if diff := cmp.Diff(wanted, spec); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDefaultSizes(t *testing.T) {
+	w := newWorld(t)
+	w.rows[0].Resources.CPUs, w.rows[0].Resources.MemoryMiB = 16, 16384
+	w.app.Main([]string{"claude", "start", "--no-mount"})
+	if got := w.created[0]; got.CPUs != 4 || got.MemoryMiB != 6144 || got.DiskBytes != 20480<<20 {
+		t.Errorf("got %d CPUs, %d MiB, %d bytes of disk; the host has 4 and 8192", got.CPUs, got.MemoryMiB, got.DiskBytes)
+	}
+	if strings.Contains(w.errs.String(), "mounted") {
+		t.Errorf("--no-mount was told about mounts: %q", &w.errs)
+	}
+}
+
+func TestNames(t *testing.T) {
+	w := newWorld(t)
+	w.add("claude-code", running)
+	w.add("claude-code-3", running)
+	// Another process takes claude-code-2 in between.
+	w.createErr = []error{fault.New(fault.Conflict, "", "taken")}
+	w.app.Main([]string{"claude", "start"})
+	wanted := []string{"catalogue", "pull claude-code", "create claude-code-2", "create claude-code-4", "start claude-code-4 2m0s"}
+	if diff := cmp.Diff(wanted, w.log); diff != "" {
+		t.Error(diff)
+	}
+	w = newWorld(t)
+	w.createErr = []error{fault.New(fault.Conflict, "", "taken meanwhile")}
+	w.run(t, "claude start -n mine", want{
+		status: 125, errs: "taken meanwhile", log: []string{"catalogue", "pull claude-code", "create mine"},
+	})
+}
+
+func TestStartAttached(t *testing.T) {
+	w := newWorld(t)
+	w.app.Streams.In = strings.NewReader("input")
+	w.program = func(c Command, s IO) (int, error) {
+		data, err := io.ReadAll(s.In)
+		fmt.Fprintf(s.Out, "got %s", data)
+		return 42, err
+	}
+	w.run(t, "claude start --rm --no-mount -n x -- -p go", want{
+		status: 42,
+		log: []string{
+			"catalogue", "pull claude-code", "create x", "start x 2m0s",
+			"exec x claude-code --yolo -p go user= dir= tty=false", "delete x",
+		},
+		out:  "got input",
+		errs: "stand-in",
+	})
+	if strings.Contains(w.errs.String(), "smolvm:") {
+		t.Errorf("something was said about the program's status: %q", &w.errs)
+	}
+}
+
+func TestStartAttachedJSON(t *testing.T) {
+	w := newWorld(t)
+	w.program = func(_ Command, s IO) (int, error) {
+		fmt.Fprint(s.Out, "out")
+		fmt.Fprint(s.Err, "err")
+		return 3, nil
+	}
+	if got := w.app.Main(strings.Fields("claude start --json -- x")); got != 3 {
+		t.Errorf("exit status %d", got)
+	}
+	var envelope struct {
+		Schema int
+		OK     bool
+		Data   ended
+	}
+	if err := json.Unmarshal(w.out.Bytes(), &envelope); err != nil {
+		t.Fatal(err)
+	}
+	wanted := ended{Sandbox: "claude-code", ExitStatus: 3, Stdout: "out", Stderr: "err"}
+	if diff := cmp.Diff(wanted, envelope.Data); diff != "" || !envelope.OK {
+		t.Error(diff)
+	}
+}
+
+func TestFailuresInJSON(t *testing.T) {
+	for line, code := range map[string]fault.Code{
+		"claude start --json -n Bad":    fault.Usage,
+		"claude start --json --bogus":   fault.Usage,
+		"cluade start --json":           fault.NotFound,
+		"codex start --json":            fault.NotFound,
+		"info --json nowhere":           fault.NotFound,
+		"exec --json taken ls":          fault.NotRunning,
+		"image pull --json codex":       fault.NotFound,
+		"claude start -n taken --json":  fault.Conflict,
+		"lst --json":                    fault.Usage,
+		"delete --all --json":           fault.Usage,
+		"stop --json taken nowhere":     fault.NotFound,
+		"image list --available --json": fault.Trust,
+	} {
+		w := newWorld(t)
+		w.add("taken", stopped)
+		if strings.Contains(line, "--available") {
+			w.catalogue = fault.New(fault.Trust, "", "unsigned")
+		}
+		w.app.Main(strings.Fields(line))
+		var envelope struct {
+			Schema int
+			OK     bool
+			Error  struct{ Code fault.Code }
+		}
+		if err := json.Unmarshal(w.out.Bytes(), &envelope); err != nil {
+			t.Errorf("%s: %v in %q", line, err, &w.out)
+		}
+		if envelope.OK || envelope.Schema != 1 || envelope.Error.Code != code {
+			t.Errorf("%s: got %+v, want %s", line, envelope, code)
+		}
+		if w.errs.Len() > 0 {
+			t.Errorf("%s: also said %q", line, &w.errs)
+		}
+	}
+	// A --json of the command in the sandbox is none of ours.
+	w := newWorld(t)
+	w.add("taken", stopped)
+	w.run(t, "exec taken ls --json", want{status: 125, errs: "is stopped"})
+}
+
+func TestUnpublishedPreset(t *testing.T) {
+	w := newWorld(t)
+	w.run(t, "codex start", want{
+		status: 125, log: []string{"catalogue"},
+		errs: "smolvm: no image of codex for qemu on amd64 is published\n" +
+			"  hint: SmolVM will build it on this computer once it can; that is not available yet. " +
+			"Published for this computer: claude-code.\n",
+	})
+}
+
+func TestFailedStartLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.startErr = fault.New(fault.Boot, "Give it more time.", "not ready in time")
+	w.run(t, "claude start", want{
+		status: 125, errs: "smolvm: not ready in time\n  hint: Give it more time.\n",
+		log: []string{"catalogue", "pull claude-code", "create claude-code", "start claude-code 2m0s", "delete claude-code"},
+	})
+	w = newWorld(t)
+	w.add("box", stopped)
+	w.startErr = fault.New(fault.Boot, "", "not ready in time")
+	w.run(t, "start box", want{status: 125, log: []string{"start box 2m0s"}, errs: "not ready"})
+}
+
+func TestInterruptedStart(t *testing.T) {
+	w := newWorld(t)
+	signals := make(chan os.Signal)
+	w.app.Signals = signals
+	w.startErr = fmt.Errorf("wait for ready: %w", context.Canceled)
+	w.started = func(ctx context.Context) {
+		signals <- syscall.SIGINT
+		<-ctx.Done()
+		signals <- syscall.SIGINT // is not taken as a reason to leave things behind
+	}
+	w.run(t, "claude start", want{
+		status: 130, errs: "smolvm: interrupted\n",
+		log: []string{"catalogue", "pull claude-code", "create claude-code", "start claude-code 2m0s", "delete claude-code"},
+	})
+	if len(w.boxes) > 0 {
+		t.Errorf("left %v", w.boxes)
+	}
+}
+
+// Signals reach a program that has no terminal; the third forces the end.
+func TestSignalsArePassedOn(t *testing.T) {
+	w := newWorld(t)
+	w.add("box", running)
+	signals := make(chan os.Signal)
+	w.app.Signals = signals
+	w.program = func(_ Command, s IO) (int, error) {
+		signals <- syscall.SIGTERM
+		signals <- syscall.SIGINT
+		if got := []string{<-s.Signals, <-s.Signals}; got[0] != "TERM" || got[1] != "INT" {
+			return 0, fmt.Errorf("got the signals %v", got)
+		}
+		return 143, nil
+	}
+	w.run(t, "exec box sleep 9", want{status: 143, log: []string{"exec box sleep 9 user=agent dir= tty=false"}})
+}
+
+func TestThirdSignalForcesTheEnd(t *testing.T) {
+	w := newWorld(t)
+	w.add("box", running)
+	signals := make(chan os.Signal)
+	w.app.Signals = signals
+	w.program = func(Command, IO) (int, error) {
+		for range forceAfter {
+			signals <- syscall.SIGINT
+		}
+		signals <- syscall.SIGHUP // the third was handled when this one is taken
+		return 0, errors.New("connection closed")
+	}
+	w.run(t, "exec box sleep 9", want{
+		status: 130, errs: "interrupted", log: []string{"exec box sleep 9 user=agent dir= tty=false"},
+	})
+}
+
+func TestRunningCommands(t *testing.T) {
+	for line, want := range map[string]want{
+		"exec box -- ls -l --json":             {log: []string{"exec box ls -l --json user=agent dir= tty=false"}},
+		"exec -u root -w /etc box ls":          {log: []string{"exec box ls user=root dir=/etc tty=false"}},
+		"ssh box":                              {log: []string{"exec box  user=agent dir= tty=false"}},
+		"ssh box cd /; ls":                     {log: []string{"exec box bash -lc cd /; ls user=agent dir= tty=false"}},
+		"ssh --stdio box":                      {log: []string{"ssh box"}, out: "SSH-2.0"},
+		"attach box -- -c":                     {log: []string{"exec box claude --yolo -c user= dir= tty=false"}},
+		"attach box":                           {log: []string{"exec box claude --yolo user= dir= tty=false"}},
+		"start box":                            {out: "box\n", errs: "box is running"},
+		"start box --attach":                   {log: []string{"exec box claude --yolo user= dir= tty=false"}},
+		"start off --timeout 3s":               {out: "off\n", errs: "off is running", log: []string{"start off 3s"}},
+		"start off -- -c":                      {log: []string{"start off 2m0s", "exec off claude --yolo -c user= dir= tty=false"}},
+		"stop box off":                         {log: []string{"stop box 10s", "stop off 10s"}, errs: "stopped box\nstopped off\n"},
+		"delete box":                           {log: []string{"delete box"}, errs: "deleted box\n"},
+		"delete --all --yes":                   {log: []string{"delete box", "delete off"}, errs: "deleted box\ndeleted off\n"},
+		"rm off --json":                        {log: []string{"delete off"}, out: envelopeOf(`{"deleted":["off"]}`)},
+		"list -q":                              {out: "box\noff\n"},
+		"image pull claude":                    {log: []string{"catalogue", "pull claude-code"}, errs: "claude-code 2026.1 for qemu on amd64 is in the cache.\n"},
+		"image pull --all --progress json":     {log: []string{"catalogue", "pull claude-code"}, errs: `"kind":"notice"`},
+		"image pull --all --arch arm64 --json": {status: 3, log: []string{"catalogue"}, out: envelopeError("not-found", "no image for qemu on arm64 is published", "See smolvm image list --available.")},
+	} {
+		w := newWorld(t)
+		w.add("box", running)
+		w.add("off", stopped)
+		w.app.Streams.In = strings.NewReader("SSH-2.0")
+		w.run(t, line, want)
+	}
+}
+
+// envelopeOf is the envelope around compact JSON, as it is written.
+func envelopeOf(data string) string {
+	return indent(`{"schema":1,"ok":true,"data":` + data + `,"error":null}`)
+}
+
+func envelopeError(code, message, hint string) string {
+	return indent(fmt.Sprintf(`{"schema":1,"ok":false,"data":null,"error":{"code":%q,"message":%q,"hint":%q}}`, code, message, hint))
+}
+
+func TestDeleteAsksOnATerminal(t *testing.T) {
+	for _, c := range []struct {
+		line, answer string
+		want         want
+	}{
+		{"delete --all", "n\n", want{errs: "Delete box, off (running: box)? [y/N] "}},
+		{"delete --all", "y\n", want{log: []string{"delete box", "delete off"}, errs: "deleted off"}},
+		{"delete off", "", want{log: []string{"delete off"}, errs: "deleted off"}},
+		{"delete box", "n\n", want{errs: "Delete box (running: box)?"}},
+		{"delete box -y", "", want{log: []string{"delete box"}, errs: "deleted box"}},
+	} {
+		w := newWorld(t)
+		w.add("box", running)
+		w.add("off", stopped)
+		w.app.Streams.InTTY, w.app.Streams.OutTTY = true, true
+		w.app.Streams.In = strings.NewReader(c.answer)
+		w.run(t, c.line, c.want)
+	}
+}
+
+// With a terminal at both ends a program gets one, except where it is refused.
+func TestTerminal(t *testing.T) {
+	for line, tty := range map[string]bool{
+		"exec box vi":           true,
+		"exec -T box vi":        false,
+		"exec --json box vi":    false,
+		"attach box":            true,
+		"ssh box":               true,
+		"claude start":          true,
+		"claude start -- x":     true,
+		"start box":             true,
+		"start --attach box":    true,
+		"attach box -- --print": true,
+	} {
+		w := newWorld(t)
+		w.add("box", running)
+		w.app.Streams.InTTY, w.app.Streams.OutTTY = true, true
+		var got Command
+		w.program = func(c Command, _ IO) (int, error) {
+			got = c
+			return 0, nil
+		}
+		if status := w.app.Main(strings.Fields(line)); status != 0 {
+			t.Errorf("%s: exit status %d: %s", line, status, &w.errs)
+		}
+		if got.TTY != tty || (tty && (got.Term != "xterm" || got.Size.Columns != 80)) {
+			t.Errorf("%s: got %+v, want a terminal: %v", line, got, tty)
+		}
+	}
+}
