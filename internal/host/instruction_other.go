@@ -1,0 +1,7 @@
+//go:build !(linux && amd64)
+
+package host
+
+// instruction has nothing to say here: useless KVM devices of this kind are
+// known on x86 only. The probe guest decides.
+func instruction(string) error { return nil }
