@@ -24,6 +24,9 @@ const (
 	// commas. A drive is found by its serial number (equal to its role); where the
 	// VMM gives none, by its place in this list.
 	OptDrives = "smolvm.drives"
+	// OptEpoch is "smolvm.epoch": seconds since 1970. No file of a packed layer is
+	// newer, and sessions of modes that make a layer see it as SOURCE_DATE_EPOCH.
+	OptEpoch = "smolvm.epoch"
 )
 
 // Mode says what the guest agent does with its drives.

@@ -1,0 +1,100 @@
+//go:build linux
+
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/smolvm/smolvm/internal/guest/layer"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// home is a folder that lives on the scratch itself, so that it outlives a
+// change of the layers.
+type home struct {
+	name   string // on the scratch
+	target string // in the root
+	uid    int    // of a folder that the layers do not have
+	mode   fs.FileMode
+}
+
+func homes() []home {
+	return []home{
+		{wire.ScratchHome, wire.AgentHome, wire.AgentUID, 0o755},
+		{wire.ScratchWorkspace, wire.Workspace, wire.AgentUID, 0o755},
+		{wire.ScratchDocker, "/var/lib/docker", 0, 0o710},
+	}
+}
+
+// bindHomes binds the homes into the root, copying at the first boot what the
+// layers have there. The copy is made in a folder ending in .new; the returned
+// function makes it durable and only then gives it its name, so that a machine
+// killed in between seeds again and never sees half a home.
+func bindHomes(root, scratch string) (settle func() error, err error) {
+	var fresh []string
+	for _, h := range homes() {
+		dir := filepath.Join(scratch, h.name)
+		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+			fresh = append(fresh, dir)
+			dir += ".new"
+			if err := h.seed(root, dir); err != nil {
+				return nil, err
+			}
+		}
+		if err := Bind(dir, filepath.Join(root, h.target)); err != nil {
+			return nil, err
+		}
+	}
+	if len(fresh) == 0 {
+		return func() error { return nil }, nil
+	}
+	base, err := os.OpenRoot(scratch) // stays reachable after the switch of the root
+	if err != nil {
+		return nil, fmt.Errorf("open scratch: %w", err)
+	}
+	return func() error { return commit(base, fresh) }, nil
+}
+
+func (h home) seed(root, dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("discard half-seeded %s: %w", h.target, err)
+	}
+	source := filepath.Join(root, h.target)
+	if info, err := os.Lstat(source); err == nil && info.IsDir() {
+		if err := layer.CopyTree(source, dir); err != nil {
+			return fmt.Errorf("seed %s: %w", h.target, err)
+		}
+		return nil
+	}
+	if err := os.Mkdir(dir, h.mode); err != nil {
+		return fmt.Errorf("make %s: %w", h.target, err)
+	}
+	if err := os.Chown(dir, h.uid, h.uid); err != nil {
+		return fmt.Errorf("make %s: %w", h.target, err)
+	}
+	return nil
+}
+
+// commit writes the scratch to the disk and then renames the seeded folders.
+func commit(base *os.Root, fresh []string) error {
+	defer base.Close()
+	dir, err := base.Open(".")
+	if err != nil {
+		return fmt.Errorf("settle homes: %w", err)
+	}
+	defer dir.Close()
+	if err := syncFile(dir); err != nil {
+		return fmt.Errorf("settle homes: %w", err)
+	}
+	for _, name := range fresh {
+		name = filepath.Base(name)
+		if err := base.Rename(name+".new", name); err != nil {
+			return fmt.Errorf("settle homes: %w", err)
+		}
+	}
+	return nil
+}

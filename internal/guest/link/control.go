@@ -1,0 +1,53 @@
+//go:build linux
+
+package link
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// Send writes one control message. A text that would make it too long is cut.
+func (s *Session) Send(message wire.Message) error {
+	const roomForTheRest = 16 << 10
+	if limit := wire.MaxMessage - roomForTheRest; len(message.Text) > limit/2 {
+		message.Text = message.Text[:limit/2] // JSON may double it and more: newlines, quotes
+	}
+	line, err := json.Marshal(message)
+	if err != nil {
+		return fmt.Errorf("encode control message: %w", err)
+	}
+	if len(line) >= wire.MaxMessage {
+		return fmt.Errorf("control message %s is too long: %d bytes", message.Type, len(line))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.control.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("send control message %s: %w", message.Type, err)
+	}
+	return nil
+}
+
+// Receive waits for the host's next control message. Only one goroutine may
+// receive. An error ends the session's control stream for good.
+func (s *Session) Receive() (wire.Message, error) {
+	line, err := s.lines.ReadSlice('\n')
+	if err != nil {
+		return wire.Message{}, fmt.Errorf("receive control message: %w", err)
+	}
+	return decodeMessage(line)
+}
+
+func decodeMessage(line []byte) (wire.Message, error) {
+	var message wire.Message
+	if err := json.Unmarshal(line, &message); err != nil {
+		return message, fmt.Errorf("decode control message: %w", err)
+	}
+	if message.Type == "" {
+		return message, errors.New("decode control message: it has no type")
+	}
+	return message, nil
+}

@@ -1,0 +1,119 @@
+//go:build linux
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// order says how the machine shall end.
+type order int
+
+const (
+	powerOff order = iota + 1
+	reboot
+)
+
+func (o order) String() string {
+	if o == reboot {
+		return "reboot"
+	}
+	return "poweroff"
+}
+
+// signalReboot is SIGRTMIN+5, by which systemd's first process is told to reboot.
+const signalReboot = syscall.Signal(34 + 5)
+
+func orderOf(sig os.Signal) order {
+	if sig == signalReboot {
+		return reboot
+	}
+	return powerOff
+}
+
+// give passes an order on unless one is already waiting.
+func give(orders chan<- order, o order) {
+	select {
+	case orders <- o:
+	default:
+	}
+}
+
+// How long programs may take to end, after SIGTERM and after SIGKILL.
+const (
+	termGrace = 5 * time.Second
+	killGrace = 2 * time.Second
+)
+
+// end stops all programs, makes the disks clean and turns the machine off or
+// starts it again. It returns only if the kernel refuses.
+func (a *agent) end(how order) error {
+	a.uplink.publish(wire.Message{Type: wire.Goodbye, Text: how.String()})
+	a.killAll()
+	if a.root != nil {
+		if err := a.root.Close(); err != nil {
+			a.console.printf("%v", err)
+		}
+	}
+	a.console.printf("%s", how)
+	command := unix.LINUX_REBOOT_CMD_POWER_OFF
+	if how == reboot {
+		command = unix.LINUX_REBOOT_CMD_RESTART
+	}
+	if err := unix.Reboot(command); err != nil {
+		return fmt.Errorf("%s: %w", how, err)
+	}
+	return nil
+}
+
+// killAll ends every other process of the machine. Interactive shells ignore
+// SIGTERM and heed SIGHUP; stopped ones need SIGCONT to heed either.
+func (a *agent) killAll() {
+	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGCONT} {
+		_ = unix.Kill(-1, sig)
+	}
+	if a.wait(termGrace) {
+		return
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+	a.wait(killGrace)
+}
+
+// wait reports whether no process was left in time.
+func (a *agent) wait(grace time.Duration) bool {
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-a.reaper.Idle():
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// PowerCommand is what the agent's binary does under the names of the power
+// commands: it tells the first process.
+func PowerCommand(name string, args []string) error {
+	sig := unix.SIGTERM
+	if name == "reboot" {
+		sig = signalReboot
+	}
+	for _, arg := range args {
+		if name == "shutdown" && arg == "-r" {
+			sig = signalReboot
+		}
+	}
+	err := unix.Kill(1, sig)
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%s: only root may do that: use sudo %s", name, name)
+	}
+	return err
+}
