@@ -3,9 +3,10 @@
 // agent and the kernel's modules.
 //
 // Inputs are a path, a size and bytes; outputs are files that their owner alone
-// can read. Each is made under a temporary name and renamed when whole, so a
-// crash leaves nothing under the final name; the temporary file, whose name
-// starts with ".new-", lies beside it in the sandbox's folder.
+// can read. Each is made beside its final name, with ".new" appended, and renamed
+// when whole. A crash leaves nothing new under the final name; what it leaves
+// under the other one the next attempt removes. Two may not make the same file
+// at once: callers hold the sandbox's lock.
 package disk
 
 import (
@@ -24,16 +25,20 @@ import (
 // create makes a file with the contents that fill gives it. It appears under
 // path, whole, when everything worked, and replaces what is there.
 func create(path string, fill func(f *os.File) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // never an existing file, 0600
+	temp := path + ".new"
+	if err := os.RemoveAll(temp); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) // never a file that is there
 	if err != nil {
 		return err
 	}
 	err = errors.Join(fill(f), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(temp, path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, os.Remove(temp))
 	}
 	return nil
 }

@@ -163,10 +163,13 @@ func TestScratchFailures(t *testing.T) {
 	wantFault(t, CreateScratch(t.Context(), fakeMkfs(t, "exit 0"), missing, MinScratch), fault.Storage, "gone")
 }
 
-func TestScratchReplacesPlantedLink(t *testing.T) {
+// TestScratchReplacesPlantedLinks plants links at the final and at the
+// temporary name; the latter is also where a killed attempt leaves its file.
+func TestScratchReplacesPlantedLinks(t *testing.T) {
 	dir := t.TempDir()
 	victim, path := filepath.Join(dir, "victim"), filepath.Join(dir, "scratch.ext4")
-	if err := errors.Join(os.WriteFile(victim, []byte("mine"), 0o600), os.Symlink(victim, path)); err != nil {
+	err := errors.Join(os.WriteFile(victim, []byte("mine"), 0o600), os.Symlink(victim, path), os.Symlink(victim, path+".new"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := CreateScratch(t.Context(), fakeMkfs(t, "exit 0"), path, MinScratch); err != nil {
@@ -175,6 +178,7 @@ func TestScratchReplacesPlantedLink(t *testing.T) {
 	if got, err := os.ReadFile(victim); err != nil || string(got) != "mine" {
 		t.Errorf("the link's target was changed: %q %v", got, err)
 	}
+	onlyFiles(t, dir, "scratch.ext4", "victim")
 }
 
 func TestNoSpace(t *testing.T) {

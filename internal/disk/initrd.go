@@ -26,6 +26,10 @@ func initrdTree(agent []byte) []cpio.Entry {
 // to disk: it is derived from other files and cheap to make again, so make it
 // at every start.
 func Initrd(dst string, agent []byte, modulesPath string) error {
+	need := initrdSize(agent, modulesPath)
+	if err := requireSpace(filepath.Dir(dst), need); err != nil {
+		return err
+	}
 	err := create(dst, func(f *os.File) error {
 		if err := cpio.Write(f, initrdTree(agent)); err != nil {
 			return err
@@ -35,13 +39,16 @@ func Initrd(dst string, agent []byte, modulesPath string) error {
 		}
 		return appendFile(f, modulesPath)
 	})
-	return explain(err, "initial RAM file system", dst, initrdSize(agent, modulesPath))
+	return explain(err, "initial RAM file system", dst, need)
 }
 
-// initrdSize is how many bytes an initrd takes, for messages.
+// initrdSize is about how many bytes an initrd takes.
 func initrdSize(agent []byte, modulesPath string) int64 {
 	size := int64(len(agent)) + 4096
-	if info, err := os.Stat(filepath.Clean(modulesPath)); modulesPath != "" && err == nil {
+	if modulesPath == "" {
+		return size
+	}
+	if info, err := os.Stat(modulesPath); err == nil { // else opening it says why
 		size += info.Size()
 	}
 	return size

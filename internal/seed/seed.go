@@ -5,8 +5,9 @@
 //
 // Inputs are values (keys, certificates, variables: never a credential); the
 // output is one file, readable by its owner only, replaced by one rename. After
-// a crash the old file or the new one is there, and at most one temporary file
-// beside it whose name starts with ".seed-".
+// a crash the old file or the new one is there; an unfinished one beside it,
+// with ".new" appended to its name, is removed by the next attempt. Two may not
+// write the same seed at once: callers hold the sandbox's lock.
 package seed
 
 import (
@@ -14,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"reflect"
 	"unicode/utf8"
 
@@ -97,7 +97,11 @@ func Write(path string, d Document) error {
 	if err != nil {
 		return fmt.Errorf("write seed %s: %w", path, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".seed-*") // new, and 0600
+	temp := path + ".new"
+	if err := os.RemoveAll(temp); err != nil {
+		return writeFault(path, err)
+	}
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // never a file that is there
 	if err != nil {
 		return writeFault(path, err)
 	}
@@ -107,10 +111,10 @@ func Write(path string, d Document) error {
 	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(temp, path)
 	}
 	if err != nil {
-		return writeFault(path, errors.Join(err, os.Remove(f.Name())))
+		return writeFault(path, errors.Join(err, os.Remove(temp)))
 	}
 	return nil
 }

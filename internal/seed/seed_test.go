@@ -158,7 +158,7 @@ func TestPrivateAndReplaced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			path, victim := filepath.Join(dir, "seed.img"), filepath.Join(dir, "victim")
-			if err := errors.Join(os.WriteFile(victim, []byte("mine"), 0o644), plant(path, victim)); err != nil {
+			if err := errors.Join(os.WriteFile(victim, []byte("mine"), 0o644), plant(path, victim), plant(path+".new", victim)); err != nil {
 				t.Fatal(err)
 			}
 			if err := Write(path, Build(sample())); err != nil {
@@ -166,6 +166,9 @@ func TestPrivateAndReplaced(t *testing.T) {
 			}
 			if info, err := os.Lstat(path); err != nil || info.Mode() != 0o600 {
 				t.Errorf("mode %v, %v", info.Mode(), err)
+			}
+			if _, err := os.Lstat(path + ".new"); err == nil {
+				t.Error("the temporary file is still there")
 			}
 			if got, err := os.ReadFile(victim); err != nil || string(got) != "mine" {
 				t.Errorf("another file was changed: %q %v", got, err)
