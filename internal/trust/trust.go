@@ -173,8 +173,9 @@ func Sign(raw []byte, private string) (signature []byte, keyID string, err error
 func parsePublic(text string) (minisign.PublicKey, error) {
 	var key minisign.PublicKey
 	if err := key.UnmarshalText([]byte(strings.TrimSpace(text))); err != nil {
+		// The text is not shown: it may be the private half, named by mistake.
 		return key, fault.New(fault.Trust, "A key is minisign's public key: one line that starts with RW, or the .pub file that holds it.",
-			"read the trusted key %.60q: %w", text, err)
+			"read a trusted key of %d bytes: %w", len(text), err)
 	}
 	return key, nil
 }
