@@ -102,7 +102,7 @@ func TestTerminalSizeAndResize(t *testing.T) {
 	name := w.common(t)
 	master, slave := openPTY(t)
 	setSize(t, master, 33, 101)
-	cmd := w.command(t.Context(), "ssh", name, "--", "sh", "-c",
+	cmd := w.command(t.Context(), "ssh", name,
 		`stty size; trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.1; done`)
 	cmd.Env = append(cmd.Env, "TERM=xterm-256color")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
