@@ -48,11 +48,11 @@ $(GUEST)/smolvm-guest-%.gz: dist/guest/smolvm-guest-%
 dist/guest/smolvm-guest-%: always
 	@mkdir -p dist/guest
 	@GOOS=linux GOARCH=$* $(GO) build -trimpath -buildvcs=false -ldflags "-s -w" -o $@.new ./cmd/smolvm-guest
-	@if cmp -s $@.new $@; then touch -r $@ $@.new; fi
-	@mv $@.new $@
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 .PHONY: always
 always:
+.PRECIOUS: dist/guest/smolvm-guest-%
 
 tools: build
 	@$(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(LINK)" -o bin/ ./cmd/smolvm-quickstart
@@ -74,7 +74,7 @@ test-script: build
 
 test-vm: tools
 	bin/smolvm-quickstart --images-only
-	$(GO) test -count=1 -timeout 20m ./test/vm/...
+	$(GO) test -tags vm -count=1 -timeout 20m ./test/vm/...
 
 test-full: test
 	scripts/test-full
