@@ -35,6 +35,9 @@ const (
 	// pendingStreams bounds streams that were opened and not yet answered, both
 	// ways. A stream the guest opens can hold one window (256 KiB) of memory.
 	pendingStreams = 16
+	// window is how much a stream of the host may have under way. Every refill
+	// costs an emulated guest two wake-ups, so it is larger than yamux's 256 KiB.
+	window = 1 << 20
 	// sendTimeout is how long a control message may wait for the guest.
 	sendTimeout = 10 * time.Second
 )
@@ -104,6 +107,7 @@ func sessionConfig() *yamux.Config {
 	c.ConnectionWriteTimeout = writeTimeout
 	c.StreamOpenTimeout = writeTimeout
 	c.StreamCloseTimeout = closeTimeout
+	c.MaxStreamWindowSize = window
 	c.LogOutput = io.Discard // its lines quote what the guest sends
 	return c
 }

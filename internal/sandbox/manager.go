@@ -1,0 +1,263 @@
+// Package sandbox makes, starts, stops, lists and deletes sandboxes, each of
+// which is a folder with a record and, while it runs, a supervisor process.
+//
+// Inputs are a Spec (verified files of the store, sizes, preset) and names;
+// outputs are records, states and connections to supervisors. All state is in
+// the folders: a Manager holds none but the locks of sandboxes it is about to
+// start. After a crash a sandbox that was never started to the end is removed by
+// Recover; any other is as its supervisor left it and can be started again.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/supervise"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// Options are what a Manager needs.
+type Options struct {
+	Home   string // absolute
+	Book   *record.Book
+	Runner *process.Runner // finds mkfs.ext4, and this program again
+	Sink   event.Sink
+	Now    func() time.Time
+	Rand   io.Reader // keys and instance ids
+}
+
+// Manager manages the sandboxes of one home.
+type Manager struct {
+	Options
+
+	mu    sync.Mutex
+	fresh map[string]*record.Lock // created here and not started yet
+	ended map[string]<-chan struct{}
+}
+
+// New makes a Manager. It does no work.
+func New(o Options) *Manager {
+	return &Manager{Options: o, fresh: map[string]*record.Lock{}, ended: map[string]<-chan struct{}{}}
+}
+
+// Spec says what sandbox to make. All files of Image are verified and stay in place.
+type Spec struct {
+	Name, Preset         string
+	Agent                record.Agent
+	Launch               []string
+	Image                record.Image
+	Arch, VMM            string
+	Accel                vmm.Accel
+	CPUs                 int
+	MemoryMiB, DiskBytes int64
+	Mode                 wire.Mode
+	Extra                string // path of drive extra0; empty: none
+	ExtraReadOnly        bool
+	Network              bool
+	Env                  map[string]string // of every session; goes to the seed, so never a credential
+	CACerts              []string          // PEM, one certificate each
+}
+
+// The values of Status.State.
+const (
+	Running  = "running"
+	Starting = "starting" // or being made, or being removed
+	Stopped  = "stopped"
+	Broken   = "broken" // its record cannot be used, or its creation was interrupted; it can only be deleted
+)
+
+// Status is a sandbox's record with what is known beyond it.
+type Status struct {
+	record.Record
+	State string
+}
+
+// Names lists all sandboxes, broken ones included, in order.
+func (m *Manager) Names() ([]string, error) { return m.Book.Names() }
+
+// List gives the status of every sandbox, in the order of their names.
+func (m *Manager) List() ([]Status, error) {
+	names, err := m.Book.Names()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Status, 0, len(names))
+	for _, name := range names {
+		s, err := m.Get(name)
+		if fault.CodeOf(err) == fault.NotFound {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// Get gives the status of one sandbox. A record that cannot be read makes the
+// sandbox Broken, with the reason as LastError.
+func (m *Manager) Get(name string) (Status, error) {
+	// The lock first: a supervisor that ends writes its record before it lets go.
+	held := m.Book.Held(name)
+	r, err := m.Book.Read(name)
+	switch code := fault.CodeOf(err); {
+	case code == fault.NotFound || code == fault.Usage:
+		return Status{}, err
+	case errors.Is(err, record.ErrIncomplete) && held:
+		return Status{Record: record.Record{Name: name}, State: Starting}, nil
+	case err != nil:
+		return Status{Record: record.Record{Name: name, LastError: err.Error()}, State: Broken}, nil
+	}
+	return statusOf(r, held), nil
+}
+
+// statusOf judges a record. Its process ids are those of a supervisor that said
+// "ready", and are cleared when that ends in order.
+func statusOf(r record.Record, held bool) Status {
+	live := r.VMMPid != 0
+	switch {
+	case held && live:
+		return Status{Record: r, State: Running}
+	case held:
+		return Status{Record: r, State: Starting}
+	case r.State == record.Creating:
+		r.LastError = "its first start was interrupted"
+		return Status{Record: r, State: Broken}
+	case live:
+		r.LastError = "its supervisor ended unexpectedly"
+		r.Pid, r.VMMPid = 0, 0
+	}
+	return Status{Record: r, State: Stopped}
+}
+
+// Connect gives a connection to the supervisor of a running sandbox. It fails
+// with NotFound and with NotRunning.
+func (m *Manager) Connect(ctx context.Context, name string) (*supervise.Client, error) {
+	if _, err := m.Get(name); err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(m.Book.Folder(name).RunDir(), supervise.SocketName)
+	c, err := supervise.Dial(ctx, socket)
+	if fault.CodeOf(err) == fault.NotRunning {
+		return nil, fault.New(fault.NotRunning, fmt.Sprintf("Start it with smolvm start %s.", name),
+			"sandbox %q is not running", name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to sandbox %q: %w", name, err)
+	}
+	return c, nil
+}
+
+// Stop powers a sandbox off, switches it off when grace is over, and returns
+// when it can be started again. One that does not run is left as it is.
+func (m *Manager) Stop(ctx context.Context, name string, grace time.Duration) error {
+	c, err := m.Connect(ctx, name)
+	if fault.CodeOf(err) == fault.NotRunning {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Stop(ctx, grace); err != nil && fault.CodeOf(err) != fault.NotRunning {
+		return fmt.Errorf("stop sandbox %q: %w", name, err)
+	}
+	m.reap(ctx, name)
+	return nil
+}
+
+// reap waits for the end of a supervisor that this process started itself.
+func (m *Manager) reap(ctx context.Context, name string) {
+	m.mu.Lock()
+	ended := m.ended[name]
+	delete(m.ended, name)
+	m.mu.Unlock()
+	if ended == nil {
+		return
+	}
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+}
+
+// DeleteOptions say how to delete.
+type DeleteOptions struct {
+	Force bool          // stop it first if it runs; else that is a Conflict
+	Grace time.Duration // for the stop; 0: switched off at once
+}
+
+// Delete removes a sandbox with its disks, broken or not.
+func (m *Manager) Delete(ctx context.Context, name string, o DeleteOptions) error {
+	if o.Force {
+		if err := m.Stop(ctx, name, o.Grace); err != nil && fault.CodeOf(err) == fault.NotFound {
+			return err
+		}
+	}
+	if lock := m.claim(name); lock != nil {
+		return lock.Remove()
+	}
+	err := m.Book.Remove(name)
+	if fault.CodeOf(err) == fault.Conflict {
+		return fault.New(fault.Conflict, fmt.Sprintf("Stop it first: smolvm stop %s", name),
+			"delete sandbox %q: it is running or being started", name)
+	}
+	return err
+}
+
+// claim gives the lock of a sandbox that was created here and not started, if any.
+func (m *Manager) claim(name string) *record.Lock {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	lock := m.fresh[name]
+	delete(m.fresh, name)
+	return lock
+}
+
+// Recover removes what interrupted creations and removals left. Sandboxes that
+// are being made, started or removed right now are left alone: they are locked.
+func (m *Manager) Recover() error {
+	names, err := m.Book.Names()
+	if err != nil {
+		return err
+	}
+	errs := []error{m.Book.Sweep()}
+	for _, name := range names {
+		if m.abandoned(name) {
+			errs = append(errs, m.recover(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// abandoned says whether a creation was interrupted, going by the record.
+func (m *Manager) abandoned(name string) bool {
+	r, err := m.Book.Read(name)
+	return errors.Is(err, record.ErrIncomplete) || err == nil && r.State == record.Creating
+}
+
+// recover removes an abandoned sandbox if nobody holds it, looking again under the lock.
+func (m *Manager) recover(name string) error {
+	lock, err := m.Book.Lock(name)
+	switch code := fault.CodeOf(err); {
+	case err != nil && (code == fault.Conflict || code == fault.NotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	if !m.abandoned(name) {
+		return lock.Release()
+	}
+	return lock.Remove()
+}

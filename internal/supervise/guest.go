@@ -1,0 +1,234 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/guestlink"
+	"github.com/smolvm/smolvm/internal/sshx"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+const (
+	// handshakeTimeout bounds one SSH handshake: 15-50 ms in an idle emulated
+	// guest, seconds on a host that is out of breath.
+	handshakeTimeout = 60 * time.Second
+	// sessionTimeout is how long an exec waits for a guest that boots or reboots.
+	sessionTimeout = 2 * time.Minute
+)
+
+// guest keeps the link to the guest: it opens a session whenever the guest
+// boots, hands its messages on, and holds one SSH connection open on it.
+type guest struct {
+	machine vmm.Machine
+	config  sshx.Config
+	now     func() time.Time
+	log     *slog.Logger
+	notices chan notice // what the guest says, to the main loop
+
+	mu       sync.Mutex
+	state    state
+	change   chan struct{} // closed and replaced when state changes
+	stopping bool          // power the guest off as soon as it listens
+
+	wanted chan struct{} // somebody waits for a lost SSH connection
+}
+
+// state is what can be used now. A nil link means that the guest boots.
+type state struct {
+	link   *guestlink.Link
+	client *sshx.Client
+	err    error // why the last attempt to connect failed
+	tries  int   // attempts to connect so far
+}
+
+// notice is a message of the guest, or the end of an attempt to connect.
+type notice struct {
+	wire.Message
+	connected bool  // the SSH connection stands
+	err       error // it could not be made
+}
+
+func newGuest(machine vmm.Machine, config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
+	return &guest{
+		machine: machine, config: config, now: now, log: log, notices: make(chan notice),
+		change: make(chan struct{}), wanted: make(chan struct{}, 1),
+	}
+}
+
+// run serves one boot of the guest after another until ctx ends, which it does
+// with the machine.
+func (g *guest) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		conn, err := g.machine.Link(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				g.log.Warn("wait for the guest link", "error", err)
+				<-ctx.Done() // the machine is ending
+			}
+			return
+		}
+		link, err := guestlink.Open(ctx, conn)
+		if err != nil {
+			g.log.Warn("open the guest link", "error", err)
+			continue
+		}
+		g.boot(ctx, link)
+	}
+}
+
+// boot serves one session of the link to its end.
+func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
+	ctx, cancel := context.WithCancel(ctx)
+	var holding sync.WaitGroup
+	ready := false
+	defer func() {
+		cancel()
+		_ = link.Close()
+		holding.Wait()
+		g.set(func(s *state) { *s = state{tries: s.tries} })
+		g.log.Info("guest link ended", "reason", link.Err())
+	}()
+	g.set(func(s *state) { s.link = link })
+	stop := context.AfterFunc(ctx, func() { _ = link.Close() }) // ends Messages
+	defer stop()
+	for m := range link.Messages() {
+		if m.Type == wire.Ready && !ready {
+			ready = true
+			holding.Go(func() { g.hold(ctx, link, m) })
+			continue
+		}
+		g.tell(ctx, notice{Message: m})
+	}
+}
+
+// hold sets the clock, then keeps the SSH connection for the rest of the boot.
+func (g *guest) hold(ctx context.Context, link *guestlink.Link, ready wire.Message) {
+	if err := link.Send(wire.Message{Type: wire.Clock, UnixNano: g.now().UnixNano()}); err != nil {
+		g.log.Warn("set the guest's clock", "error", err)
+	}
+	g.mu.Lock()
+	stopping := g.stopping
+	g.mu.Unlock()
+	if stopping {
+		_ = link.Send(wire.Message{Type: wire.PowerOff}) // the end of grace is the other way
+	}
+	for {
+		client, err := g.connect(ctx, link)
+		g.set(func(s *state) { s.client, s.err, s.tries = client, err, s.tries+1 })
+		g.tell(ctx, notice{Message: ready, connected: err == nil, err: err})
+		if client != nil {
+			select {
+			case <-client.Done():
+				g.log.Warn("SSH connection lost", "error", client.Err())
+			case <-ctx.Done():
+			}
+			g.set(func(s *state) { s.client = nil })
+			_ = client.Close()
+		}
+		select { // a guest that drops connections is asked again only for somebody
+		case <-g.wanted:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (g *guest) connect(ctx context.Context, link *guestlink.Link) (*sshx.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn, err := link.Dial(ctx, wire.StreamSSH)
+	if err != nil {
+		return nil, err
+	}
+	return sshx.Connect(ctx, conn, g.config)
+}
+
+// set changes the state and wakes those who wait for a change.
+func (g *guest) set(f func(*state)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f(&g.state)
+	close(g.change)
+	g.change = make(chan struct{})
+}
+
+// tell hands a notice to the main loop, which takes them until ctx ends.
+func (g *guest) tell(ctx context.Context, n notice) {
+	select {
+	case g.notices <- n:
+	case <-ctx.Done():
+	}
+}
+
+// look gives the state and the channel that its next change closes.
+func (g *guest) look() (state, <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state, g.change
+}
+
+// session gives the SSH connection. It waits while the guest boots and while a
+// lost connection is made again, for sessionTimeout at most.
+func (g *guest) session(ctx context.Context) (*sshx.Client, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, sessionTimeout, errNotReady())
+	defer cancel()
+	first, _ := g.look()
+	for {
+		s, change := g.look()
+		switch {
+		case s.client != nil:
+			return s.client, nil
+		case s.link != nil && s.err != nil && s.tries > first.tries:
+			return nil, s.err
+		}
+		select {
+		case g.wanted <- struct{}{}:
+		default: // somebody asked already
+		}
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// stream opens a bare stream to the SSH server of a guest that is ready.
+func (g *guest) stream(ctx context.Context) (net.Conn, error) {
+	for {
+		if _, err := g.session(ctx); err != nil {
+			return nil, err
+		}
+		if s, _ := g.look(); s.link != nil {
+			return s.link.Dial(ctx, wire.StreamSSH)
+		}
+	}
+}
+
+func errNotReady() error {
+	return fault.New(fault.Boot, "See what it prints with smolvm logs; restart it with smolvm stop and start.",
+		"the sandbox did not become ready within %v; it may be rebooting", sessionTimeout)
+}
+
+// powerOff asks the guest to end; one that boots is asked when it listens.
+func (g *guest) powerOff() error {
+	g.mu.Lock()
+	g.stopping = true
+	link := g.state.link
+	g.mu.Unlock()
+	if link == nil {
+		return errors.New("the guest does not listen yet")
+	}
+	if err := link.Send(wire.Message{Type: wire.PowerOff}); err != nil {
+		return fmt.Errorf("power the guest off: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,98 @@
+package supervise
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/sshx"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// spec says what to start: the record's machine, with what the order changes.
+// It makes the run folder and begins the console log.
+func (s *supervisor) spec() (vmm.Spec, error) {
+	mode, extra, readOnly := s.rec.Mode, s.rec.Extra, s.rec.ExtraReadOnly
+	if s.order.Mode != "" {
+		mode, extra, readOnly = s.order.Mode, s.order.Extra, false
+	}
+	drives := drivesOf(s.rec.Image.Layers, s.folder)
+	if extra != "" {
+		drives = append(drives, vmm.Drive{ID: wire.ExtraRole, Path: extra, ReadOnly: readOnly})
+	}
+	if err := present(s.rec.Image); err != nil {
+		return vmm.Spec{}, err
+	}
+	runDir, err := s.folder.MakeRunDir()
+	if err != nil {
+		return vmm.Spec{}, err
+	}
+	if s.console, err = openConsole(s.folder.Console()); err != nil {
+		return vmm.Spec{}, fault.New(fault.Storage, "", "%w", err)
+	}
+	return vmm.Spec{
+		Name: s.Name, Arch: s.rec.Arch, Accel: vmm.Accel(s.rec.Accel), CPUs: s.rec.CPUs, MemoryMiB: s.rec.MemoryMiB,
+		Kernel: s.rec.Image.Kernel, Initrd: s.folder.Initrd(),
+		CommandLine: commandLine(s.rec.Image.CommandLine, mode, drives),
+		Drives:      drives, Network: s.rec.Network && !s.order.NoNet, RunDir: runDir, Console: s.console,
+	}, nil
+}
+
+// drivesOf are the drives of every sandbox, in the order the guest counts them.
+func drivesOf(layers []record.Layer, folder record.Folder) []vmm.Drive {
+	var drives []vmm.Drive
+	for i, l := range layers {
+		drives = append(drives, vmm.Drive{ID: wire.LayerRole + strconv.Itoa(i), Path: l.Path, ReadOnly: true})
+	}
+	return append(drives,
+		vmm.Drive{ID: wire.ScratchRole, Path: folder.Scratch()},
+		vmm.Drive{ID: wire.SeedRole, Path: folder.Seed(), ReadOnly: true})
+}
+
+// commandLine appends to the image's own what the guest agent reads.
+func commandLine(image string, mode wire.Mode, drives []vmm.Drive) string {
+	roles := make([]string, len(drives))
+	for i, d := range drives {
+		roles[i] = d.ID
+	}
+	line := fmt.Sprintf("%s %s=%s %s=%s", image, wire.OptMode, mode, wire.OptDrives, strings.Join(roles, ","))
+	return strings.TrimSpace(line)
+}
+
+// present checks that the files of the image are still in the cache.
+func present(image record.Image) error {
+	paths := []string{image.Kernel}
+	if image.Modules != "" {
+		paths = append(paths, image.Modules)
+	}
+	for _, l := range image.Layers {
+		paths = append(paths, l.Path)
+	}
+	for _, path := range paths {
+		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+			if err == nil {
+				err = errors.New("not a regular file")
+			}
+			return fault.New(fault.NotFound, "Pull the image again with smolvm image pull.",
+				"a file of its image is missing: %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// sshConfig reads the sandbox's keys.
+func sshConfig(folder record.Folder) (sshx.Config, error) {
+	client, err := os.ReadFile(folder.ClientKey())
+	if err == nil {
+		var host []byte
+		if host, err = os.ReadFile(folder.HostKeyPublic()); err == nil {
+			return sshx.Config{User: wire.AgentUser, ClientKey: string(client), HostKey: string(host)}, nil
+		}
+	}
+	return sshx.Config{}, fault.New(fault.Storage, "Delete the sandbox and start a new one.", "read its SSH keys: %w", err)
+}

@@ -1,0 +1,116 @@
+package supervise
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// protocolVersion is that of the control socket. A client of another version is
+// refused; the frames' form and the request's field version never change.
+const protocolVersion = 1
+
+// SocketName is the control socket's file in the sandbox's run folder.
+const SocketName = "control"
+
+// operation is what a client asks of a supervisor.
+type operation string
+
+const (
+	opStatus operation = "status"
+	opStop   operation = "stop"
+	opExec   operation = "exec"
+	opSSH    operation = "ssh"
+	opWatch  operation = "watch" // nothing but the end of the connection
+)
+
+// request is a client's first frame.
+type request struct {
+	Version int           `json:"version"`
+	Op      operation     `json:"op"`
+	Grace   time.Duration `json:"grace_ns,omitempty"` // stop
+	Command *Command      `json:"command,omitempty"`  // exec
+}
+
+// Command is a program to run in the sandbox.
+type Command struct {
+	wire.Start
+	TTY  bool      `json:"tty,omitempty"`
+	Term string    `json:"term,omitempty"` // TERM, with a TTY
+	Size wire.Size `json:"size,omitzero"`  // of the TTY
+}
+
+// Status is what a supervisor says of its sandbox.
+type Status struct {
+	Name   string `json:"name"`
+	Ready  bool   `json:"ready"` // sessions are accepted
+	Pid    int    `json:"pid"`
+	VMMPid int    `json:"vmm_pid"`
+}
+
+// exitReport is how a program ended.
+type exitReport struct {
+	Status int    `json:"status"`
+	Signal string `json:"signal,omitempty"`
+}
+
+// failure is a fault on its way to another process.
+type failure struct {
+	Code fault.Code `json:"code"`
+	Hint string     `json:"hint,omitempty"`
+	Text string     `json:"text"`
+}
+
+// maxFailureText keeps a report of a failure within a frame, and within a pipe.
+const maxFailureText = 32 << 10
+
+func failureOf(err error) failure {
+	text := err.Error()
+	if len(text) > maxFailureText {
+		text = text[:maxFailureText] + "..."
+	}
+	return failure{Code: fault.CodeOf(err), Hint: fault.HintOf(err), Text: text}
+}
+
+func (f failure) err() error {
+	return &fault.Fault{Code: f.Code, Hint: f.Hint, Err: errors.New(f.Text)}
+}
+
+// decodeRequest reads a client's first frame.
+func decodeRequest(k kind, payload []byte) (request, error) {
+	if k != requested {
+		return request{}, fmt.Errorf("the first frame is %q, not a request", byte(k))
+	}
+	var r request
+	if err := json.Unmarshal(payload, &r); err != nil {
+		return request{}, fmt.Errorf("decode a request: %w", err)
+	}
+	switch {
+	case r.Version != protocolVersion:
+		return request{}, fault.New(fault.Conflict,
+			"The sandbox was started by another version of smolvm: stop it with that one, or restart it.",
+			"its supervisor speaks version %d of the control protocol, this smolvm %d", protocolVersion, r.Version)
+	case r.Op == opExec && r.Command == nil:
+		return request{}, errors.New("decode a request: exec without a command")
+	case r.Grace < 0:
+		return request{}, errors.New("decode a request: a negative grace period")
+	}
+	return r, nil
+}
+
+// decodeCredit reads the payload of a credit frame.
+func decodeCredit(payload []byte) (int, error) {
+	if len(payload) != 4 {
+		return 0, fmt.Errorf("decode a credit: %d bytes", len(payload))
+	}
+	n := binary.BigEndian.Uint32(payload)
+	if n > stdinCredit {
+		return 0, fmt.Errorf("decode a credit: %d exceeds %d", n, stdinCredit)
+	}
+	return int(n), nil
+}

@@ -1,0 +1,182 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/sshx"
+)
+
+const (
+	// requestTimeout is how long a client may take for its first frame.
+	requestTimeout = 10 * time.Second
+	// answerTimeout is how long a client may take to read a short answer.
+	answerTimeout = 5 * time.Second
+	// acceptPause is the pause after a failed accept.
+	acceptPause = 200 * time.Millisecond
+)
+
+// sessions is what the server needs of the guest.
+type sessions interface {
+	// session gives the SSH connection, waiting while the guest boots.
+	session(ctx context.Context) (*sshx.Client, error)
+	// stream opens a bare stream to the guest's SSH server.
+	stream(ctx context.Context) (net.Conn, error)
+}
+
+// stopRequest asks the supervisor's main loop to end the guest.
+type stopRequest struct{ grace time.Duration }
+
+// server answers the control socket.
+type server struct {
+	guest  sessions
+	status func() Status
+	stops  chan<- stopRequest
+	over   <-chan struct{} // closed when the main loop takes no more stops
+	done   <-chan struct{} // closed when the sandbox is released
+	log    *slog.Logger
+
+	listener *net.UnixListener
+	running  sync.WaitGroup
+}
+
+// listen makes the control socket in a private folder and answers until shut
+// down. Operations in progress end with ctx.
+func (s *server) listen(ctx context.Context, folder string) error {
+	path := filepath.Join(folder, SocketName)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("open the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil { // the folder is 0700 already
+		return errors.Join(fmt.Errorf("open the control socket: %w", err), listener.Close())
+	}
+	s.listener = listener
+	s.running.Go(func() { s.accept(ctx) })
+	return nil
+}
+
+// shut stops listening; wait waits for what is in progress.
+func (s *server) shut() {
+	if s.listener != nil {
+		_ = s.listener.Close()
+	}
+}
+
+func (s *server) wait() { s.running.Wait() }
+
+func (s *server) accept(ctx context.Context) {
+	for {
+		conn, err := s.listener.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors: it would fail again at once
+			s.log.Warn("accept a client", "error", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(acceptPause):
+				continue
+			}
+		}
+		s.running.Go(func() {
+			defer conn.Close()
+			if err := s.serve(ctx, conn); err != nil && !gone(err) {
+				s.log.Warn("serve a client", "error", err)
+			}
+		})
+	}
+}
+
+// gone says whether err only means that the client or the sandbox went away.
+func gone(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, context.Canceled)
+}
+
+// serve does one operation.
+func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
+	in, out := &frameReader{in: conn}, &frameWriter{out: conn}
+	_ = conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	k, payload, err := in.next()
+	if err != nil {
+		return err
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	r, err := decodeRequest(k, payload)
+	if err != nil {
+		return s.refuse(conn, out, err)
+	}
+	switch r.Op {
+	case opStatus:
+		return out.sendJSON(accepted, s.status())
+	case opStop:
+		return s.stop(conn, out, r.Grace)
+	case opExec:
+		return (&relay{conn: conn, in: in, out: out, guest: s.guest}).run(ctx, *r.Command)
+	case opSSH:
+		return s.ssh(ctx, conn, out)
+	case opWatch:
+		return s.watch(ctx, conn, out)
+	}
+	return s.refuse(conn, out, fmt.Errorf("unknown operation %.40q", r.Op))
+}
+
+func (s *server) refuse(conn *net.UnixConn, out *frameWriter, err error) error {
+	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
+	return out.sendJSON(failed, failureOf(err))
+}
+
+// stop asks for the end and answers when the sandbox is released. A client that
+// goes away does not take its request back.
+func (s *server) stop(conn *net.UnixConn, out *frameWriter, grace time.Duration) error {
+	select {
+	case s.stops <- stopRequest{grace}:
+	case <-s.over:
+	}
+	<-s.done
+	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
+	return out.send(accepted, nil)
+}
+
+// watch holds the connection until the sandbox ends or the client goes away.
+func (s *server) watch(ctx context.Context, conn *net.UnixConn, out *frameWriter) error {
+	if err := out.send(accepted, nil); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	_, err := conn.Read(make([]byte, 1))
+	return err
+}
+
+// ssh joins the client to a new stream of the guest's SSH server.
+func (s *server) ssh(ctx context.Context, conn *net.UnixConn, out *frameWriter) error {
+	stream, err := s.guest.stream(ctx)
+	if err != nil {
+		return s.refuse(conn, out, err)
+	}
+	defer stream.Close()
+	if err := out.send(accepted, nil); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	var up sync.WaitGroup
+	up.Go(func() {
+		_, _ = io.Copy(stream, conn)
+		_ = stream.Close() // a yamux stream half-closes
+	})
+	_, err = io.Copy(conn, stream)
+	_ = conn.Close()
+	up.Wait()
+	return err
+}

@@ -1,0 +1,187 @@
+package supervise
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/process"
+)
+
+// abortTimeout is how long an interrupted start waits for the supervisor to
+// clean up. It cleans up without us as well.
+const abortTimeout = 15 * time.Second
+
+// Launch says which supervisor to start.
+type Launch struct {
+	Runner *process.Runner
+	Home   string // absolute
+	Name   string
+	Log    string // path of the supervisor's own messages
+	// Release gives up the sandbox's lock once the supervisor lives and is about
+	// to take it; nil when nothing is held.
+	Release func() error
+	Order   Order
+	Sink    event.Sink
+}
+
+// Spawned is a supervisor that did what it was ordered to.
+type Spawned struct {
+	Bytes int64           // size of what was packed
+	Ended <-chan struct{} // closed when its process has ended
+}
+
+// Spawn starts a supervisor in a session of its own and waits until the sandbox
+// is ready, or packed. On an error, and when ctx ends first, the supervisor has
+// ended or is ending, and nothing is left of the start.
+func Spawn(ctx context.Context, l Launch) (Spawned, error) {
+	s, err := l.start(ctx)
+	if err != nil {
+		return Spawned{}, fmt.Errorf("start the supervisor of sandbox %q: %w", l.Name, err)
+	}
+	defer s.close()
+	stop := context.AfterFunc(ctx, s.abort)
+	defer stop()
+	bytes, err := s.follow(l)
+	if err != nil {
+		s.abort()
+		s.settle()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("start sandbox %q: %w", l.Name, context.Cause(ctx))
+		}
+		return Spawned{}, err
+	}
+	return Spawned{Bytes: bytes, Ended: s.ended}, nil
+}
+
+// spawn is the starter's end of a start.
+type spawn struct {
+	reports *os.File
+	orders  *os.File
+	lines   *bufio.Reader
+	ended   chan struct{}
+}
+
+// start runs the supervisor. Its working folder is /, so that no file system is
+// kept busy; its only open files are its log and the pipes.
+func (l Launch) start(ctx context.Context) (*spawn, error) {
+	log, err := os.OpenFile(l.Log, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fault.New(fault.Storage, "", "open the supervisor's log: %w", err)
+	}
+	defer log.Close()
+	reports, theirReports, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer theirReports.Close()
+	theirOrders, orders, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, reports.Close())
+	}
+	defer theirOrders.Close()
+	cmd := l.Runner.Command(context.WithoutCancel(ctx), process.Self, "supervise", "--home", l.Home, "--name", l.Name)
+	process.Detach(cmd)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.ExtraFiles = []*os.File{theirReports, theirOrders} // reportsFD, ordersFD
+	if err := cmd.Start(); err != nil {
+		return nil, errors.Join(err, reports.Close(), orders.Close())
+	}
+	s := &spawn{reports: reports, orders: orders, lines: bufio.NewReaderSize(reports, maxLineBytes), ended: make(chan struct{})}
+	go func() { // owned by the process: it only reaps a supervisor that ends before us
+		defer close(s.ended)
+		_ = cmd.Wait()
+	}()
+	return s, nil
+}
+
+// follow gives the order and takes the reports up to the last one.
+func (s *spawn) follow(l Launch) (int64, error) {
+	for {
+		r, err := s.next()
+		if err != nil {
+			return 0, fault.New(fault.Internal, "Its messages are in "+l.Log+".",
+				"start sandbox %q: its supervisor ended without a word: %s", l.Name, lastWords(l.Log))
+		}
+		switch r.Type {
+		case reportAlive:
+			err = s.order(l)
+		case reportEvent:
+			if r.Event != nil {
+				l.Sink.Emit(*r.Event)
+			}
+		case reportReady:
+			_, err = io.WriteString(s.orders, commitLine)
+		case reportDone:
+			return r.Bytes, nil
+		case reportFailed:
+			if r.Failure != nil {
+				return 0, r.Failure.err()
+			}
+		}
+		if err != nil {
+			return 0, fmt.Errorf("start sandbox %q: talk to its supervisor: %w", l.Name, err)
+		}
+	}
+}
+
+func (s *spawn) next() (report, error) {
+	line, err := s.lines.ReadSlice('\n')
+	if err != nil {
+		return report{}, err
+	}
+	var r report
+	return r, json.Unmarshal(line, &r)
+}
+
+// order hands the lock over and says what is wanted.
+func (s *spawn) order(l Launch) error {
+	if l.Release != nil {
+		if err := l.Release(); err != nil {
+			return err
+		}
+	}
+	line, err := json.Marshal(l.Order)
+	if err != nil {
+		return err
+	}
+	_, err = s.orders.Write(append(line, '\n'))
+	return err
+}
+
+// abort tells the supervisor that nobody wants the sandbox any more.
+func (s *spawn) abort() { _ = s.orders.Close() }
+
+// settle waits until the supervisor has cleaned up.
+func (s *spawn) settle() {
+	late := time.NewTimer(abortTimeout)
+	defer late.Stop()
+	select {
+	case <-s.ended:
+	case <-late.C:
+	}
+}
+
+func (s *spawn) close() {
+	_ = s.orders.Close()
+	_ = s.reports.Close()
+}
+
+// lastWords quotes the end of the supervisor's log.
+func lastWords(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil || len(data) == 0 {
+		return "it wrote nothing"
+	}
+	const most = 1 << 10
+	return strings.TrimSpace(plain(string(data[max(0, len(data)-most):])))
+}

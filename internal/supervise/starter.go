@@ -1,0 +1,142 @@
+package supervise
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// The two pipes between a starter and the supervisor it starts. Both carry JSON
+// lines. The supervisor writes reports: alive; events; ready, or packed; then
+// done or failed. The starter writes its order after alive and commits after
+// ready; an end of its pipe before that means that it is gone, and with it the
+// start.
+const (
+	reportsFD = 3
+	ordersFD  = 4
+	// maxLineBytes bounds one line on a pipe: a failure's text, JSON quoting it.
+	maxLineBytes = 256 << 10
+)
+
+// Order is what a starter wants.
+type Order struct {
+	Timeout time.Duration `json:"timeout_ns"`           // until ready, or packed
+	Mode    wire.Mode     `json:"mode,omitempty"`       // instead of the record's
+	Extra   string        `json:"extra,omitempty"`      // path of drive extra0, writable, instead of the record's
+	NoNet   bool          `json:"no_network,omitempty"` // whatever the record says
+}
+
+// packs says whether the guest packs a layer and ends, instead of running on.
+func (o Order) packs() bool { return o.Mode == wire.ModePack }
+
+type reportType string
+
+const (
+	reportAlive  reportType = "alive"  // the supervisor runs and waits for its order
+	reportEvent  reportType = "event"  // for the starter's sink
+	reportReady  reportType = "ready"  // the sandbox is ready; the starter has to commit
+	reportDone   reportType = "done"   // committed and recorded, or packed; nothing follows
+	reportFailed reportType = "failed" // nothing is left of the start; nothing follows
+)
+
+// report is one line of the supervisor.
+type report struct {
+	Type    reportType   `json:"type"`
+	Event   *event.Event `json:"event,omitempty"`
+	Failure *failure     `json:"failure,omitempty"`
+	Bytes   int64        `json:"bytes,omitempty"` // size of what was packed
+}
+
+// commitLine is what the starter writes to keep a sandbox that is ready.
+const commitLine = "commit\n"
+
+// errStarterGone says that the starter ended before it committed.
+var errStarterGone = fault.New(fault.Interrupted, "", "the program that started the sandbox went away")
+
+// starter is the supervisor's end of the two pipes.
+type starter struct {
+	reports io.WriteCloser
+	orders  io.ReadCloser
+	lines   *bufio.Reader
+	log     func(msg string, args ...any)
+
+	reading   sync.WaitGroup
+	committed chan struct{} // closed by the commit
+	gone      chan struct{} // closed when the pipe ends before that
+}
+
+// inherited are the pipes of a supervisor process.
+func inherited() (reports io.WriteCloser, orders io.ReadCloser) {
+	syscall.CloseOnExec(reportsFD) // the VMM must not hold them open
+	syscall.CloseOnExec(ordersFD)
+	return os.NewFile(reportsFD, "reports"), os.NewFile(ordersFD, "orders")
+}
+
+func newStarter(reports io.WriteCloser, orders io.ReadCloser, log func(string, ...any)) *starter {
+	return &starter{
+		reports: reports, orders: orders, lines: bufio.NewReaderSize(orders, maxLineBytes), log: log,
+		committed: make(chan struct{}), gone: make(chan struct{}),
+	}
+}
+
+// order says that the supervisor is alive and waits for its order. From then on
+// the pipe is watched.
+func (s *starter) order() (Order, error) {
+	s.report(report{Type: reportAlive})
+	line, err := s.lines.ReadSlice('\n')
+	if err != nil {
+		return Order{}, errStarterGone
+	}
+	var o Order
+	if err := json.Unmarshal(line, &o); err != nil {
+		return Order{}, fmt.Errorf("decode the order: %w", err)
+	}
+	if o.Timeout <= 0 {
+		return Order{}, errors.New("decode the order: no time to become ready")
+	}
+	s.reading.Go(s.watch)
+	return o, nil
+}
+
+// watch waits for the commit.
+func (s *starter) watch() {
+	if line, err := s.lines.ReadString('\n'); err == nil && line == commitLine {
+		close(s.committed)
+		return
+	}
+	close(s.gone)
+}
+
+// report writes one line. A starter that is gone shows in watch.
+func (s *starter) report(r report) {
+	line, err := json.Marshal(r)
+	if err == nil {
+		_, err = s.reports.Write(append(line, '\n'))
+	}
+	if err != nil {
+		s.log("report to the starter", "error", err)
+	}
+}
+
+func (s *starter) event(e event.Event) { s.report(report{Type: reportEvent, Event: &e}) }
+
+func (s *starter) fail(err error) {
+	f := failureOf(err)
+	s.report(report{Type: reportFailed, Failure: &f})
+}
+
+// close closes the pipes. What reads orders ends with it, or with the process.
+func (s *starter) close() {
+	_ = s.reports.Close()
+	_ = s.orders.Close()
+}

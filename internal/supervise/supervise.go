@@ -1,0 +1,378 @@
+// Package supervise is the process that owns one running sandbox: it starts the
+// virtual machine, keeps the guest link and one SSH connection open, answers a
+// control socket, caps the console log, writes the record, and cleans up.
+//
+// Inputs are the sandbox's folder and record and an order from the program that
+// starts it; outputs are a running sandbox, its control socket, console.log and
+// supervisor.log. The sandbox's lock is held for the supervisor's whole life: it
+// is the sandbox's liveness. The machine never outlives the supervisor. After a
+// crash the folder with its disks, a stale run folder and an initrd are left;
+// the next start replaces the last two. A crash before the first start was
+// committed leaves a record in state creating, which Recover of the sandbox room
+// removes.
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/disk"
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+const (
+	// termGrace is the grace period when the supervisor itself is asked to end.
+	termGrace = 10 * time.Second
+	// powerOffTime is how long the VMM may take to end after the guest said that it
+	// powers off: its file systems are clean by then.
+	powerOffTime = 10 * time.Second
+	// tailLines is how many lines of the console an error quotes.
+	tailLines = 15
+)
+
+// Options are what a supervisor needs besides its sandbox's folder.
+type Options struct {
+	Home string // absolute
+	Name string
+	// Driver gives the driver of a VMM by its name in the record.
+	Driver func(vmm string) (vmm.Driver, error)
+	// Agent gives the guest agent for an architecture.
+	Agent func(arch string) ([]byte, error)
+	Now   func() time.Time
+	Log   io.Writer // the supervisor's own messages, standard error
+	// Reports and Orders are the pipes to the starter; nil: the inherited ones.
+	Reports io.WriteCloser
+	Orders  io.ReadCloser
+}
+
+// Run is the whole life of a supervisor. It returns when the sandbox has ended,
+// with the reason when that was not in order. Cancelling ctx stops the sandbox.
+func Run(ctx context.Context, o Options) error {
+	if o.Reports == nil || o.Orders == nil {
+		o.Reports, o.Orders = inherited()
+	}
+	log := slog.New(slog.NewTextHandler(&limited{out: o.Log, left: maxLog}, nil))
+	s := &supervisor{
+		Options: o, log: log, starter: newStarter(o.Reports, o.Orders, log.Warn),
+		stops: make(chan stopRequest), over: make(chan struct{}), released: make(chan struct{}),
+		died: make(chan struct{}),
+	}
+	defer s.starter.close()
+	err := s.run(ctx)
+	if err != nil {
+		log.Error("sandbox ended", "error", err)
+		s.starter.fail(err)
+	}
+	return err
+}
+
+// supervisor is the state of one Run.
+type supervisor struct {
+	Options
+	log     *slog.Logger
+	starter *starter
+	order   Order
+
+	folder record.Folder
+	book   *record.Book
+	lock   *record.Lock
+	rec    record.Record
+
+	console *console
+	machine vmm.Machine
+	died    chan struct{} // closed when the machine has ended
+	death   error         // why; set before died is closed
+	guest   *guest
+	server  *server
+
+	stops    chan stopRequest
+	over     chan struct{} // closed when the main loop takes no more stops
+	released chan struct{} // closed when the sandbox is released
+	running  sync.WaitGroup
+}
+
+func (s *supervisor) run(ctx context.Context) (err error) {
+	if s.order, err = s.starter.order(); err != nil {
+		return err
+	}
+	if err := s.take(); err != nil {
+		return err
+	}
+	life, end := context.WithCancelCause(context.Background())
+	committed, err := s.live(ctx, life)
+	end(errStopped)
+	err = s.finish(committed, err)
+	if s.server != nil {
+		s.server.wait()
+	}
+	return err
+}
+
+var errStopped = fault.New(fault.NotRunning, "Start it again with smolvm start.", "the sandbox stopped")
+
+// take takes the lock and reads the record; from here on the sandbox is ours.
+func (s *supervisor) take() (err error) {
+	if s.book, err = record.Open(s.Home); err != nil {
+		return err
+	}
+	s.folder = s.book.Folder(s.Name)
+	if s.lock, err = s.book.Lock(s.Name); err != nil {
+		return err
+	}
+	if s.rec, err = s.book.Read(s.Name); err == nil && (s.rec.Pid != 0 || s.rec.VMMPid != 0) {
+		s.rec.Pid, s.rec.VMMPid = 0, 0 // the last supervisor was killed
+		err = s.book.Write(s.rec)
+	}
+	if err != nil {
+		return errors.Join(err, s.lock.Release())
+	}
+	return nil
+}
+
+// live brings the sandbox up, keeps it, and returns when it has ended or must
+// end. committed says that it had become ready and was wanted.
+func (s *supervisor) live(ctx, life context.Context) (committed bool, err error) {
+	start, cancel := context.WithTimeoutCause(ctx, s.order.Timeout, errTimeout)
+	defer cancel()
+	start, abort := context.WithCancelCause(start)
+	defer abort(nil)
+	s.running.Go(func() {
+		select {
+		case <-s.starter.gone:
+			abort(errStarterGone)
+		case <-start.Done():
+		}
+	})
+	if err := s.boot(start, life); err != nil {
+		return false, s.explain(start, err)
+	}
+	ready, err := s.awaitReady(start)
+	if err != nil {
+		return false, s.explain(start, err)
+	}
+	if s.order.packs() {
+		return false, nil
+	}
+	if err := s.commit(start, ready); err != nil {
+		return false, s.explain(start, err)
+	}
+	return true, s.serve(ctx)
+}
+
+// errTimeout is the cause of a start context whose time is over.
+var errTimeout = errors.New("time is over")
+
+// boot makes what the machine needs and starts it.
+func (s *supervisor) boot(start, life context.Context) error {
+	spec, err := s.spec()
+	if err != nil {
+		return err
+	}
+	agent, err := s.Agent(s.rec.Arch)
+	if err != nil {
+		return err
+	}
+	if err := disk.Initrd(spec.Initrd, agent, s.rec.Image.Modules); err != nil {
+		return err
+	}
+	config, err := sshConfig(s.folder)
+	if err != nil {
+		return err
+	}
+	driver, err := s.Driver(s.rec.VMM)
+	if err != nil {
+		return err
+	}
+	if s.machine, err = driver.Start(start, spec); err != nil {
+		return err
+	}
+	s.log.Info("machine started", "pid", s.machine.Pid())
+	s.running.Go(func() {
+		s.death = s.machine.Wait()
+		close(s.died)
+	})
+	s.guest = newGuest(s.machine, config, s.Now, s.log)
+	s.running.Go(func() { s.guest.run(life) })
+	s.server = &server{
+		guest: s.guest, status: s.status, stops: s.stops, over: s.over, done: s.released, log: s.log,
+	}
+	return s.server.listen(life, spec.RunDir)
+}
+
+func (s *supervisor) status() Status {
+	state, _ := s.guest.look()
+	return Status{Name: s.Name, Ready: state.client != nil, Pid: os.Getpid(), VMMPid: s.machine.Pid()}
+}
+
+// awaitReady takes the guest's messages until it is ready, or has packed and ended.
+func (s *supervisor) awaitReady(start context.Context) (*wire.BootReport, error) {
+	for {
+		select {
+		case n := <-s.guest.notices:
+			switch {
+			case n.err != nil:
+				return nil, n.err
+			case n.connected:
+				return n.Boot, nil
+			case n.Type == wire.Packed:
+				return nil, s.packed(start, n.Bytes)
+			}
+			if err := s.heard(n.Message); err != nil {
+				return nil, err
+			}
+		case <-s.died:
+			return nil, s.diedEarly()
+		case <-s.stops:
+			return nil, fault.New(fault.Interrupted, "", "it was stopped before it was ready")
+		case <-start.Done():
+			return nil, context.Cause(start)
+		}
+	}
+}
+
+// heard handles the messages of a guest that is coming up.
+func (s *supervisor) heard(m wire.Message) error {
+	switch m.Type {
+	case wire.Working:
+		stage := event.Boot
+		if s.order.packs() {
+			stage = event.Pack
+		}
+		s.starter.event(event.Event{
+			Time: s.Now(), Kind: event.Progress, Stage: stage, Object: s.Name, Text: clipLine(plain(m.Text)),
+		})
+	case wire.Failed:
+		return fault.New(fault.Boot, "", "the guest could not come up: %s", clipLine(plain(m.Text)))
+	case wire.Goodbye:
+		s.log.Info("guest ends", "how", clipLine(plain(m.Text)))
+	}
+	return nil
+}
+
+// diedEarly says what ended the machine before it was ready.
+func (s *supervisor) diedEarly() error {
+	if s.death != nil {
+		return s.death
+	}
+	return fault.New(fault.Boot, "", "the virtual machine switched itself off before it was ready")
+}
+
+// packed waits for the guest's orderly end, after which all it wrote is on the
+// drive, and reports the size.
+func (s *supervisor) packed(start context.Context, bytes int64) error {
+	for {
+		select {
+		case <-s.guest.notices: // goodbye
+		case <-s.died:
+			if s.death != nil {
+				return s.death
+			}
+			s.starter.report(report{Type: reportDone, Bytes: bytes})
+			return nil
+		case <-start.Done():
+			return context.Cause(start)
+		}
+	}
+}
+
+// commit says that the sandbox is ready and waits until the starter wants it.
+func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error {
+	s.starter.report(report{Type: reportReady})
+	for waiting := true; waiting; {
+		select {
+		case <-s.starter.committed:
+			waiting = false
+		case <-s.guest.notices:
+		case <-s.died:
+			return s.diedEarly()
+		case <-start.Done():
+			return context.Cause(start)
+		}
+	}
+	s.rec.State, s.rec.LastError = record.Created, ""
+	s.rec.Started, s.rec.Boot = s.Now().UTC(), boot
+	s.rec.Pid, s.rec.VMMPid = os.Getpid(), s.machine.Pid()
+	if err := s.book.Write(s.rec); err != nil {
+		return err
+	}
+	s.starter.report(report{Type: reportDone})
+	s.starter.close()
+	return nil
+}
+
+// serve keeps a committed sandbox until its machine has ended.
+func (s *supervisor) serve(ctx context.Context) error {
+	var end deadline
+	defer end.stop()
+	for {
+		select {
+		case <-s.died:
+			return s.death
+		case n := <-s.guest.notices:
+			if n.Type == wire.Goodbye {
+				s.log.Info("guest ends", "how", clipLine(plain(n.Text)))
+			}
+			if n.Type == wire.Goodbye && n.Text != goodbyeReboot {
+				end.within(s.Now(), powerOffTime)
+			}
+		case r := <-s.stops:
+			s.powerOff(&end, r.grace)
+		case <-ctx.Done():
+			ctx = context.WithoutCancel(ctx) // once
+			s.powerOff(&end, termGrace)
+		case <-end.over():
+			s.log.Warn("the guest did not end in time: switched off")
+			_ = s.machine.Kill() // its end is seen above
+		}
+	}
+}
+
+// goodbyeReboot is the text of a Goodbye after which the guest comes back.
+const goodbyeReboot = "reboot"
+
+// powerOff asks the guest to end within grace.
+func (s *supervisor) powerOff(end *deadline, grace time.Duration) {
+	end.within(s.Now(), grace)
+	if grace == 0 {
+		return
+	}
+	if err := s.guest.powerOff(); err != nil {
+		s.log.Warn("stop", "error", err)
+	}
+}
+
+// explain adds to the error of a failed start what the user needs to see.
+func (s *supervisor) explain(start context.Context, err error) error {
+	switch cause := context.Cause(start); {
+	case errors.Is(err, errStarterGone), errors.Is(cause, errStarterGone):
+		return errStarterGone
+	case errors.Is(cause, errTimeout):
+		err = fault.New(fault.Boot, "Give it more time with --timeout, or look at its console.",
+			"it was not ready within %v", s.order.Timeout)
+	}
+	code := fault.CodeOf(err)
+	err = fmt.Errorf("start sandbox %q: %w", s.Name, err)
+	if code != fault.Boot || s.console == nil {
+		return err
+	}
+	lines := s.console.tail(tailLines)
+	if len(lines) == 0 {
+		return fmt.Errorf("%w; its console stayed empty", err)
+	}
+	where := ""
+	if s.rec.State != record.Creating {
+		where = " (" + s.folder.Console() + ")"
+	}
+	return fmt.Errorf("%w; its console ended with%s:\n  %s", err, where, strings.Join(lines, "\n  "))
+}
