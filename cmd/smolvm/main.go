@@ -30,6 +30,7 @@ func run() int {
 			signal.Notify(signals, sig)
 		}
 	}
+	signal.Ignore(syscall.SIGXFSZ) // a limit on file sizes is an error of the write, like a full disk
 	release := embedded.Release()
 	app := cli.New(cli.Outside{
 		Streams:  ui.NewStreams(os.Stdin, os.Stdout, os.Stderr, os.Getenv),

@@ -18,7 +18,7 @@ type attachOptions struct {
 func newAttach(app *App, run func(context.Context, *App, attachOptions) error) *cobra.Command {
 	o := attachOptions{}
 	cmd := &cobra.Command{
-		Use:   "attach NAME [-- AGENT ARGS...]",
+		Use:   "attach [FLAGS] NAME [-- AGENT ARGS...]",
 		Short: "Run the agent of a running sandbox in front of you",
 		Long: `Run the agent of a running sandbox in front of you and hand back its exit
 status. Every attach is a session of its own; the sandbox keeps running when it

@@ -141,7 +141,11 @@ func (a *App) cached() ([]store.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return images.Images()
+	list, err := images.Images()
+	if list == nil {
+		list = []store.Image{} // JSON has an empty array for it, not null
+	}
+	return list, err
 }
 
 func (a *App) openStore() (*store.Store, error) {

@@ -21,7 +21,7 @@ type execOptions struct {
 func newExec(app *App, run func(context.Context, *App, execOptions) error) *cobra.Command {
 	o := execOptions{}
 	cmd := &cobra.Command{
-		Use:   "exec NAME [--] COMMAND [ARG...]",
+		Use:   "exec [FLAGS] NAME [--] COMMAND [ARG...]",
 		Short: "Run a command in a running sandbox",
 		Long: `Run a command in a running sandbox and hand back its exit status.
 

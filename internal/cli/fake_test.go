@@ -98,7 +98,7 @@ func (w *fakeWorld) rooms(home string) *rooms {
 			return machine{arch: "amd64", vmm: "qemu", cpus: 4, memoryMiB: 8192}, nil
 		},
 		Able: func(machine) error { return w.able },
-		Accel: func(context.Context, machine, string) (vmm.Accel, string, error) {
+		Accel: func(context.Context, machine, manifest.Row, record.Image) (vmm.Accel, string, error) {
 			return vmm.TCG, "/dev/kvm is not there", nil
 		},
 	}

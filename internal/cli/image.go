@@ -198,7 +198,8 @@ func (a *App) pullRows(ctx context.Context, found resolve.Catalogue, rows []mani
 		}
 		done = append(done, pulled{
 			row.Preset, row.Arch, row.VMM, image.Release,
-			kernelView{image.KernelVersion, image.StandIn}, image.Layers,
+			kernelView{image.KernelVersion, image.StandIn},
+			image.Layers,
 		})
 		a.notice("%s %s for %s on %s is in the cache.", row.Preset, image.Release, row.VMM, row.Arch)
 	}

@@ -120,7 +120,7 @@ func (l *launch) checkSizes() error {
 	case o.CPUs > host.cpus:
 		return fault.New(fault.Host, fmt.Sprintf("Give at most %d.", host.cpus),
 			"--cpus %d is more than this computer's %d", o.CPUs, host.cpus)
-	case o.Memory > host.memoryMiB<<20:
+	case host.memoryMiB > 0 && o.Memory > host.memoryMiB<<20:
 		return fault.New(fault.Host, "Give less, such as "+ui.Bytes(host.memoryMiB<<20/2)+".",
 			"--memory %s is more than this computer's %s", ui.Bytes(o.Memory), ui.Bytes(host.memoryMiB<<20))
 	case o.Memory > 0 && o.Memory < minMemory:
@@ -181,7 +181,7 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 	if err != nil {
 		return Spec{}, err
 	}
-	accel, reason, err := l.app.Accel(ctx, l.machine, image.Kernel)
+	accel, reason, err := l.app.Accel(ctx, l.machine, row, image)
 	if err != nil {
 		return Spec{}, err
 	}
@@ -225,6 +225,9 @@ func (l *launch) memoryMiB(row manifest.Row) int64 {
 		return l.options.Memory >> 20
 	}
 	wanted := firstSet(row.Resources.MemoryMiB, l.preset.Resources.MemoryMiB, fallbackMB)
+	if l.machine.memoryMiB == 0 { // unknown
+		return wanted
+	}
 	return min(wanted, l.machine.memoryMiB/4*3)
 }
 

@@ -63,7 +63,7 @@ func word(p preset.Preset) string {
 func newPresetStart(app *App, p preset.Preset, run func(context.Context, *App, preset.Preset, startOptions) error) *cobra.Command {
 	o := startOptions{}
 	cmd := &cobra.Command{
-		Use:   "start [-- AGENT ARGS...]",
+		Use:   "start [FLAGS] [-- AGENT ARGS...]",
 		Short: "Start a new sandbox with " + p.Name,
 		Long: `Start a new sandbox with ` + p.Name + `: download and verify its image where it is
 not in the cache yet, boot it, and run the agent.

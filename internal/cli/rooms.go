@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
@@ -83,7 +84,8 @@ type rooms struct {
 	// Able refuses a host on which the machine cannot run, or where no sandbox can be written.
 	Able func(m machine) error
 	// Accel is how the host runs a guest with that kernel, and why not faster.
-	Accel func(ctx context.Context, m machine, kernel string) (accel vmm.Accel, reason string, err error)
+	Accel func(ctx context.Context, m machine, row manifest.Row, image record.Image) (accel vmm.Accel, reason string, err error)
+	Host  func() host.Info
 }
 
 // folder is where a sandbox is kept.

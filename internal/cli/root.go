@@ -60,7 +60,17 @@ puts you in front of the agent.`,
 	for _, p := range presets {
 		addTo(root, presetGroup, newPreset(app, p, runPresetStart))
 	}
+	plainUsage(root)
 	return root, nil
+}
+
+// plainUsage keeps "[flags]" out of usage lines: each has its own flags in the
+// help, and some must come before a name.
+func plainUsage(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, sub := range cmd.Commands() {
+		plainUsage(sub)
+	}
 }
 
 func addTo(root *cobra.Command, group string, commands ...*cobra.Command) {

@@ -12,7 +12,7 @@ import (
 func newStart(app *App, run func(context.Context, *App, startOptions) error) *cobra.Command {
 	o := startOptions{}
 	cmd := &cobra.Command{
-		Use:   "start NAME [-- AGENT ARGS...]",
+		Use:   "start [FLAGS] NAME [-- AGENT ARGS...]",
 		Short: "Start a sandbox that is stopped",
 		Long: `Start a sandbox that is stopped, with the files it had. One that runs already is
 left as it is. Attaching and exit status are those of 'smolvm claude start'.`,

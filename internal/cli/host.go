@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/disk"
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/host"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/vmm/qemu"
+)
+
+// probeMiB is the memory of the guest that shows whether KVM works.
+const probeMiB = 256
+
+// chooseMachine decides the VMM and looks at the host.
+func (a *App) chooseMachine(backend string) (machine, error) {
+	c, err := a.Config()
+	if err != nil {
+		return machine{}, err
+	}
+	if backend == "" {
+		backend = c.Backend
+	}
+	if backend, err = config.ParseBackend(backend); err != nil {
+		return machine{}, err
+	}
+	if backend == "" {
+		backend = config.QEMU
+	}
+	info := a.Host()
+	return machine{arch: info.Arch, vmm: backend, cpus: info.CPUs, memoryMiB: info.MemoryMiB}, nil
+}
+
+// driver drives the VMM of this host.
+func (a *App) driver() *qemu.Driver {
+	info := a.Host()
+	runner := process.New(process.Options{Environ: a.Environ, Self: a.Self})
+	return qemu.New(runner, qemu.Host{OS: info.OS, Arch: info.Arch, TSCKHz: info.TSCKHz})
+}
+
+// ableToRun refuses a host without the VMM, and a state folder in which no
+// sandbox can be made.
+func (a *App) ableToRun(m machine) error {
+	if _, err := a.driver().Binary(m.arch); err != nil {
+		return err
+	}
+	c, err := a.Config()
+	if err != nil {
+		return err
+	}
+	return writable(filepath.Join(c.Home, "sandboxes"))
+}
+
+// writable refuses a folder that cannot be written, or cannot be made.
+func writable(folder string) error {
+	at := folder
+	for {
+		err := unix.Access(at, unix.W_OK|unix.X_OK)
+		if errors.Is(err, fs.ErrNotExist) && filepath.Dir(at) != at {
+			at = filepath.Dir(at)
+			continue
+		}
+		if err != nil {
+			return fault.New(fault.Storage,
+				"Check the folder's owner and permissions, or put the state elsewhere with SMOLVM_HOME.",
+				"make a sandbox in %s: %s cannot be written: %w", folder, at, err)
+		}
+		return nil
+	}
+}
+
+// chooseAccel decides how the host runs a guest with the image's kernel, and
+// gives the reason when that is by emulation.
+func (a *App) chooseAccel(ctx context.Context, m machine, row manifest.Row, image record.Image) (vmm.Accel, string, error) {
+	info := a.Host()
+	switch {
+	case m.arch != info.Arch:
+		return vmm.TCG, fmt.Sprintf("this computer is %s, the sandbox %s", info.Arch, m.arch), nil
+	case info.OS == "darwin":
+		return vmm.HVF, "", nil
+	}
+	c, err := a.Config()
+	if err != nil {
+		return "", "", err
+	}
+	binary, err := a.driver().Binary(m.arch)
+	if err != nil {
+		return "", "", err
+	}
+	verdict, err := info.KVM(ctx, host.KVMOptions{
+		Cache: filepath.Join(c.Home, "kvm.json"), VMM: binary, Kernel: row.Kernel.Image.Content.SHA256,
+		Guest: func(ctx context.Context) error { return a.probeGuest(ctx, m, image) },
+	})
+	if err != nil || verdict.Usable {
+		return vmm.KVM, "", err
+	}
+	return vmm.TCG, verdict.Reason, nil
+}
+
+// probeGuest boots the kernel under KVM with nothing but the guest agent, and
+// returns when the agent has spoken.
+func (a *App) probeGuest(ctx context.Context, m machine, image record.Image) error {
+	done := event.Span(a.Progress(), a.Now, event.Boot, "a probe of KVM")
+	defer done(0)
+	dir, err := os.MkdirTemp("", "smolvm-probe-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	agent, err := a.Build.Agent(m.arch)
+	if err != nil {
+		return err
+	}
+	initrd := filepath.Join(dir, "initrd")
+	if err := disk.Initrd(initrd, agent, image.Modules); err != nil {
+		return err
+	}
+	guest, err := a.driver().Start(ctx, vmm.Spec{
+		Name: "probe", Arch: m.arch, Accel: vmm.KVM, CPUs: 1, MemoryMiB: probeMiB,
+		Kernel: image.Kernel, Initrd: initrd, CommandLine: image.CommandLine, RunDir: dir, Console: io.Discard,
+	})
+	if err != nil {
+		return err
+	}
+	link, err := guest.Link(ctx)
+	if err == nil {
+		err = link.Close()
+	}
+	return errors.Join(err, guest.Kill())
+}
