@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -26,7 +27,7 @@ ends.`,
 		Example: `  smolvm attach claude-code
   smolvm attach claude-code -- -p "what changed today?"`,
 		Args:              nameThenArgs,
-		ValidArgsFunction: app.completeFirst(running),
+		ValidArgsFunction: app.completeFirst(sandbox.Running),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Args = args[0], args[1:]
 			return run(cmd.Context(), app, o)
@@ -50,6 +51,6 @@ func runAttach(ctx context.Context, app *App, o attachOptions) error {
 }
 
 // agent is the program that a sandbox was made for, with the user's arguments.
-func agent(s Status, args []string) program {
+func agent(s sandbox.Status, args []string) program {
 	return program{start: wire.Start{Argv: append(append([]string{}, s.Launch...), args...)}}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/sandbox"
 )
 
 // deleteOptions are what `delete` was asked for.
@@ -73,7 +75,7 @@ func runDelete(ctx context.Context, app *App, o deleteOptions) error {
 }
 
 // mayDelete asks where that is needed and possible.
-func (a *App) mayDelete(o deleteOptions, all []Status) (bool, error) {
+func (a *App) mayDelete(o deleteOptions, all []sandbox.Status) (bool, error) {
 	live := liveAmong(all, o.Names)
 	switch {
 	case o.Yes || len(o.Names) == 0 || (!o.All && len(live) == 0):
@@ -81,7 +83,7 @@ func (a *App) mayDelete(o deleteOptions, all []Status) (bool, error) {
 	case a.Streams.Interactive():
 		question := fmt.Sprintf("Delete %s?", strings.Join(o.Names, ", "))
 		if len(live) > 0 {
-			question = fmt.Sprintf("Delete %s (running: %s)?", strings.Join(o.Names, ", "), strings.Join(live, ", "))
+			question = fmt.Sprintf("Delete %s (sandbox.Running: %s)?", strings.Join(o.Names, ", "), strings.Join(live, ", "))
 		}
 		return a.Streams.Confirm(question), nil
 	case o.All:
@@ -91,11 +93,11 @@ func (a *App) mayDelete(o deleteOptions, all []Status) (bool, error) {
 }
 
 // liveAmong are the named sandboxes that are not stopped.
-func liveAmong(all []Status, names []string) []string {
+func liveAmong(all []sandbox.Status, names []string) []string {
 	var live []string
 	for _, s := range all {
 		for _, name := range names {
-			if s.Name == name && (s.State == running || s.State == starting) {
+			if s.Name == name && (s.State == sandbox.Running || s.State == sandbox.Starting) {
 				live = append(live, name)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -38,7 +39,7 @@ cannot be run, 125 that SmolVM failed.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: app.completeFirst(running),
+		ValidArgsFunction: app.completeFirst(sandbox.Running),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Argv = args[0], withoutDash(args[1:])
 			return run(cmd.Context(), app, o)

@@ -19,7 +19,9 @@ import (
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -34,22 +36,22 @@ type fakeWorld struct {
 	app       *App
 	out, errs bytes.Buffer
 	log       []string
-	created   []Spec
-	boxes     map[string]Status
+	created   []sandbox.Spec
+	boxes     map[string]sandbox.Status
 	rows      []manifest.Row
 
 	able      error
 	createErr []error // of the next creations
 	startErr  error
 	catalogue error
-	program   func(Command, IO) (int, error)
+	program   func(supervise.Command, supervise.Streams) (int, error)
 	started   func(ctx context.Context)
 }
 
 func newWorld(t *testing.T) *fakeWorld {
 	t.Helper()
-	w := &fakeWorld{boxes: map[string]Status{}, rows: []manifest.Row{fakeRow("claude-code")}}
-	w.program = func(Command, IO) (int, error) { return 0, nil }
+	w := &fakeWorld{boxes: map[string]sandbox.Status{}, rows: []manifest.Row{fakeRow("claude-code")}}
+	w.program = func(supervise.Command, supervise.Streams) (int, error) { return 0, nil }
 	w.app = &App{
 		Outside: Outside{
 			Streams: &ui.Streams{In: strings.NewReader(""), Out: &w.out, Err: &w.errs, Term: "xterm"},
@@ -140,7 +142,7 @@ func (w *fakeWorld) note(format string, args ...any) {
 
 // add puts a sandbox into the world.
 func (w *fakeWorld) add(name, state string) {
-	w.boxes[name] = Status{State: state, Record: record.Record{
+	w.boxes[name] = sandbox.Status{State: state, Record: record.Record{
 		Name: name, ID: "id-" + name, Preset: "claude-code", Arch: "amd64", VMM: "qemu", Accel: "tcg",
 		Agent: record.Agent{Name: "claude-code", Version: "9.8.7"}, Launch: []string{"claude", "--yolo"},
 		Image: record.Image{
@@ -161,36 +163,36 @@ func (w *fakeWorld) Names() ([]string, error) {
 	return names, nil
 }
 
-func (w *fakeWorld) List() ([]Status, error) {
+func (w *fakeWorld) List() ([]sandbox.Status, error) {
 	names, _ := w.Names()
-	var all []Status
+	var all []sandbox.Status
 	for _, name := range names {
 		all = append(all, w.boxes[name])
 	}
 	return all, nil
 }
 
-func (w *fakeWorld) Get(name string) (Status, error) { return w.boxes[name], nil }
+func (w *fakeWorld) Get(name string) (sandbox.Status, error) { return w.boxes[name], nil }
 
-func (w *fakeWorld) Create(_ context.Context, spec Spec) (record.Record, error) {
+func (w *fakeWorld) Create(_ context.Context, spec sandbox.Spec) (record.Record, error) {
 	w.note("create %s", spec.Name)
 	if len(w.createErr) > 0 {
 		err := w.createErr[0]
 		w.createErr = w.createErr[1:]
 		if fault.CodeOf(err) == fault.Conflict {
-			w.add(spec.Name, stopped)
+			w.add(spec.Name, sandbox.Stopped)
 		}
 		return record.Record{}, err
 	}
 	w.created = append(w.created, spec)
-	w.add(spec.Name, stopped)
+	w.add(spec.Name, sandbox.Stopped)
 	s := w.boxes[spec.Name]
 	s.Launch = spec.Launch
 	w.boxes[spec.Name] = s
 	return s.Record, nil
 }
 
-func (w *fakeWorld) Start(ctx context.Context, name string, o StartOptions) (record.Record, error) {
+func (w *fakeWorld) Start(ctx context.Context, name string, o sandbox.StartOptions) (record.Record, error) {
 	w.note("start %s %v", name, o.Timeout)
 	if w.started != nil {
 		w.started(ctx)
@@ -198,7 +200,7 @@ func (w *fakeWorld) Start(ctx context.Context, name string, o StartOptions) (rec
 	if w.startErr != nil {
 		return record.Record{}, w.startErr
 	}
-	w.set(name, running)
+	w.set(name, sandbox.Running)
 	return w.boxes[name].Record, nil
 }
 
@@ -210,7 +212,7 @@ func (w *fakeWorld) set(name, state string) {
 
 func (w *fakeWorld) Stop(_ context.Context, name string, grace time.Duration) error {
 	w.note("stop %s %v", name, grace)
-	w.set(name, stopped)
+	w.set(name, sandbox.Stopped)
 	return nil
 }
 
@@ -230,7 +232,7 @@ type fakeSession struct {
 	name  string
 }
 
-func (s fakeSession) Exec(_ context.Context, c Command, streams IO) (int, error) {
+func (s fakeSession) Exec(_ context.Context, c supervise.Command, streams supervise.Streams) (int, error) {
 	s.world.note("exec %s %s user=%s dir=%s tty=%v", s.name, strings.Join(c.Argv, " "), c.User, c.Dir, c.TTY)
 	return s.world.program(c, streams)
 }

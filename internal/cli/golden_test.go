@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/smolvm/smolvm/internal/sandbox"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -54,8 +56,8 @@ func TestGoldenOutputs(t *testing.T) {
 		"start-detached.json": "claude start --json",
 	} {
 		w := newWorld(t)
-		w.add("box", running)
-		w.add("off", stopped)
+		w.add("box", sandbox.Running)
+		w.add("off", sandbox.Stopped)
 		if status := w.app.Main(strings.Fields(line)); status != 0 {
 			t.Errorf("%s: exit status %d: %s", line, status, &w.errs)
 		}
@@ -66,7 +68,7 @@ func TestGoldenOutputs(t *testing.T) {
 
 func TestHostileNamesInTables(t *testing.T) {
 	w := newWorld(t)
-	w.add("box", running)
+	w.add("box", sandbox.Running)
 	s := w.boxes["box"]
 	s.Agent.Version, s.LastError = "1\x1b[2J", "bad\r\n\x1b]0;x\a"
 	w.boxes["box"] = s

@@ -17,7 +17,6 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
-	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/vmm/qemu"
@@ -48,8 +47,7 @@ func (a *App) chooseMachine(backend string) (machine, error) {
 // driver drives the VMM of this host.
 func (a *App) driver() *qemu.Driver {
 	info := a.Host()
-	runner := process.New(process.Options{Environ: a.Environ, Self: a.Self})
-	return qemu.New(runner, qemu.Host{OS: info.OS, Arch: info.Arch, TSCKHz: info.TSCKHz})
+	return qemu.New(a.runner(), qemu.Host{OS: info.OS, Arch: info.Arch, TSCKHz: info.TSCKHz})
 }
 
 // ableToRun refuses a host without the VMM, and a state folder in which no

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -63,7 +64,7 @@ func newInfo(app *App, run func(context.Context, *App, infoOptions) error) *cobr
 }
 
 func runInfo(_ context.Context, app *App, o infoOptions) error {
-	_, s, err := app.sandbox(o.Name)
+	_, s, err := app.one(o.Name)
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func runInfo(_ context.Context, app *App, o infoOptions) error {
 	return err
 }
 
-func (a *App) infoOf(s Status, folder record.Folder) sandboxInfo {
+func (a *App) infoOf(s sandbox.Status, folder record.Folder) sandboxInfo {
 	info := sandboxInfo{
 		sandboxView: viewOf(s), Folder: folder.Dir(), Console: folder.Console(), Layers: []layer{},
 		SSH: sshInfo{

@@ -12,6 +12,7 @@ import (
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -172,21 +173,21 @@ func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, error)
 }
 
 // spec decides everything about the sandbox but its name.
-func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image) (Spec, error) {
+func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image) (sandbox.Spec, error) {
 	surroundings, err := l.app.Config()
 	if err != nil {
-		return Spec{}, err
+		return sandbox.Spec{}, err
 	}
 	certificates, err := surroundings.HostCA()
 	if err != nil {
-		return Spec{}, err
+		return sandbox.Spec{}, err
 	}
 	accel, reason, err := l.app.Accel(ctx, l.machine, row, image)
 	if err != nil {
-		return Spec{}, err
+		return sandbox.Spec{}, err
 	}
 	l.notices(surroundings, image, accel, reason)
-	return Spec{
+	return sandbox.Spec{
 		Preset: l.preset.Name, Agent: record.Agent(row.Agent), Launch: l.preset.Launch, Image: image,
 		Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
@@ -247,7 +248,7 @@ func firstSet[N int | int64](values ...N) N {
 
 // create makes the sandbox under a free name. Where the name is our choice and
 // another process was faster, the next one is taken.
-func (l *launch) create(ctx context.Context, spec Spec) (string, error) {
+func (l *launch) create(ctx context.Context, spec sandbox.Spec) (string, error) {
 	for {
 		name, err := l.freeName()
 		if err != nil {
@@ -264,7 +265,7 @@ func (l *launch) create(ctx context.Context, spec Spec) (string, error) {
 // run starts the new sandbox and ends as the options say. A start that fails or
 // is interrupted leaves no sandbox: it never held anything.
 func (l *launch) run(ctx context.Context, name string) error {
-	_, err := l.boxes.Start(ctx, name, StartOptions{Timeout: l.options.Timeout})
+	_, err := l.boxes.Start(ctx, name, sandbox.StartOptions{Timeout: l.options.Timeout})
 	if err != nil {
 		return errors.Join(err, l.remove(ctx, name))
 	}
@@ -281,5 +282,9 @@ func (l *launch) run(ctx context.Context, name string) error {
 func (l *launch) remove(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 	defer cancel()
-	return l.boxes.Delete(ctx, name)
+	err := l.boxes.Delete(ctx, name)
+	if fault.CodeOf(err) == fault.NotFound { // a failed start removed it
+		return nil
+	}
+	return err
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
@@ -54,7 +55,7 @@ func runList(_ context.Context, app *App, o listOptions) error {
 	return app.sandboxTable(all).Write(app.Streams.Out)
 }
 
-func (a *App) sandboxTable(all []Status) *ui.Table {
+func (a *App) sandboxTable(all []sandbox.Status) *ui.Table {
 	table := ui.NewTable("NAME", "PRESET", "STATE", "AGENT", "CPUS", "MEMORY", "AGE")
 	for _, s := range all {
 		table.Add(s.Name, s.Preset, s.State, s.Agent.Version, strconv.Itoa(s.CPUs),

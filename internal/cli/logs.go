@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
@@ -45,7 +46,7 @@ grows too long. On a terminal, control sequences of the guest are taken out.`,
 }
 
 func runLogs(ctx context.Context, app *App, o logsOptions) error {
-	boxes, s, err := app.sandbox(o.Name)
+	boxes, s, err := app.one(o.Name)
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func runLogs(ctx context.Context, app *App, o logsOptions) error {
 		path = folder.Log()
 	}
 	out := app.logWriter()
-	if !o.Follow || s.State != running {
+	if !o.Follow || s.State != sandbox.Running {
 		return copyLog(out, path)
 	}
 	conn, err := boxes.Connect(ctx, o.Name)

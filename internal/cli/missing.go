@@ -7,21 +7,17 @@ import (
 
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/resolve"
+	"github.com/smolvm/smolvm/internal/sandbox"
 )
 
-// States of a sandbox, and the word for any of them.
-const (
-	running    = "running"
-	starting   = "starting"
-	stopped    = "stopped"
-	anySandbox = ""
-)
+// anySandbox is the state of no sandbox: where states are chosen, it means all.
+const anySandbox = ""
 
-// sandbox gives one sandbox, or the fault that there is none of that name.
-func (a *App) sandbox(name string) (sandboxes, Status, error) {
+// one gives one sandbox, or the fault that there is none of that name.
+func (a *App) one(name string) (sandboxes, sandbox.Status, error) {
 	boxes, err := a.allThere([]string{name})
 	if err != nil {
-		return nil, Status{}, err
+		return nil, sandbox.Status{}, err
 	}
 	s, err := boxes.Get(name)
 	return boxes, s, err
@@ -47,11 +43,14 @@ func (a *App) allThere(names []string) (sandboxes, error) {
 
 // runningSandbox refuses a sandbox that is not running.
 func (a *App) runningSandbox(name string) (sandboxes, error) {
-	boxes, s, err := a.sandbox(name)
-	if err == nil && s.State != running {
-		err = fault.New(fault.NotRunning, "Start it: smolvm start "+name, "sandbox %q is %s", name, s.State)
+	boxes, s, err := a.one(name)
+	switch {
+	case err != nil || s.State == sandbox.Running:
+		return boxes, err
+	case s.State == sandbox.Broken:
+		return boxes, fault.New(fault.NotRunning, "Delete it: smolvm delete "+name, "sandbox %q is broken: %s", name, s.LastError)
 	}
-	return boxes, err
+	return boxes, fault.New(fault.NotRunning, "Start it: smolvm start "+name, "sandbox %q is %s", name, s.State)
 }
 
 // notPublished says what can be done about a preset that the manifest has no image for.

@@ -1,12 +1,15 @@
 package cli
 
 import (
-	"errors"
+	"context"
 	"sync"
 
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/sandbox"
 )
 
 // openRooms gives the real rooms. Each is opened when it is first asked for.
@@ -25,4 +28,44 @@ func (a *App) openRooms() *rooms {
 	}
 }
 
-func (a *App) openSandboxes() (sandboxes, error) { return nil, errors.New("not yet") }
+// openSandboxes opens the sandboxes of the state folder, and removes what
+// interrupted starts left there.
+func (a *App) openSandboxes() (sandboxes, error) {
+	c, err := a.Config()
+	if err != nil {
+		return nil, err
+	}
+	book, err := record.Open(c.Home)
+	if err != nil {
+		return nil, err
+	}
+	m := sandbox.New(sandbox.Options{
+		Home: c.Home, Book: book, Runner: a.runner(), Sink: a.Progress(), Now: a.Now, Rand: a.Rand,
+	})
+	if err := m.Recover(); err != nil {
+		a.Streams.Say("smolvm: what an interrupted start left stays for now: %v", err)
+	}
+	return manager{m}, nil
+}
+
+// runner prepares the programs that SmolVM runs.
+func (a *App) runner() *process.Runner {
+	return process.New(process.Options{Environ: a.Environ, Self: a.Self})
+}
+
+// manager is the sandbox room as the commands see it.
+type manager struct{ *sandbox.Manager }
+
+// Connect connects to the supervisor of a running sandbox.
+func (m manager) Connect(ctx context.Context, name string) (session, error) {
+	client, err := m.Manager.Connect(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return client, nil
+}
+
+// Delete removes a sandbox. One that runs is switched off: its disk goes anyway.
+func (m manager) Delete(ctx context.Context, name string) error {
+	return m.Manager.Delete(ctx, name, sandbox.DeleteOptions{Force: true})
+}

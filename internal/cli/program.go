@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -41,7 +42,7 @@ type ended struct {
 // both ends it gets a terminal, which follows the size of the user's; otherwise
 // its three streams are three pipes, and signals are passed on to it.
 func (a *App) attach(ctx context.Context, conn session, p program) (int, error) {
-	streams := IO{In: a.Streams.In, Out: a.Streams.Out, Err: a.Streams.Err}
+	streams := supervise.Streams{In: a.Streams.In, Out: a.Streams.Out, Err: a.Streams.Err}
 	if p.terminal == never || !a.Streams.Interactive() {
 		return a.attachPipes(ctx, conn, p, streams)
 	}
@@ -53,10 +54,10 @@ func (a *App) attach(ctx context.Context, conn session, p program) (int, error) 
 	sizes, stop := a.Streams.Resizes()
 	defer stop()
 	streams.Resize = sizes
-	return conn.Exec(ctx, Command{Start: p.start, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
+	return conn.Exec(ctx, supervise.Command{Start: p.start, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
 }
 
-func (a *App) attachPipes(ctx context.Context, conn session, p program, streams IO) (int, error) {
+func (a *App) attachPipes(ctx context.Context, conn session, p program, streams supervise.Streams) (int, error) {
 	names := make(chan string, forceAfter) // more than the watcher ever sends before it cancels
 	streams.Signals = names
 	detach := a.signals.attach(func(sig os.Signal) {
@@ -66,7 +67,7 @@ func (a *App) attachPipes(ctx context.Context, conn session, p program, streams 
 		}
 	})
 	defer detach()
-	return conn.Exec(ctx, Command{Start: p.start}, streams)
+	return conn.Exec(ctx, supervise.Command{Start: p.start}, streams)
 }
 
 // signalName is the name SSH has for a signal (RFC 4254, 6.10).
@@ -85,7 +86,7 @@ func signalName(sig os.Signal) string {
 // attachJSON runs p with its outputs captured, for --json.
 func (a *App) attachJSON(ctx context.Context, conn session, name string, p program) (ended, error) {
 	out, errs := &capture{limit: capturedMax}, &capture{limit: capturedMax}
-	status, err := a.attachPipes(ctx, conn, p, IO{In: a.Streams.In, Out: out, Err: errs})
+	status, err := a.attachPipes(ctx, conn, p, supervise.Streams{In: a.Streams.In, Out: out, Err: errs})
 	return ended{
 		Sandbox: name, ExitStatus: status, Stdout: out.String(), Stderr: errs.String(),
 		Truncated: out.full || errs.full,

@@ -11,61 +11,27 @@ import (
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/vmm"
-	"github.com/smolvm/smolvm/internal/wire"
-)
-
-// provisional
-type (
-	Status struct {
-		record.Record
-		State string
-	}
-	StartOptions struct{ Timeout time.Duration }
-	Spec         struct {
-		Name, Preset         string
-		Agent                record.Agent
-		Launch               []string
-		Image                record.Image
-		Arch, VMM            string
-		Accel                vmm.Accel
-		CPUs                 int
-		MemoryMiB, DiskBytes int64
-		Mode                 wire.Mode
-		Network              bool
-		Env                  map[string]string
-		CACerts              []string
-	}
-	Command struct {
-		wire.Start
-		TTY  bool
-		Term string
-		Size wire.Size
-	}
-	IO struct {
-		In       io.Reader
-		Out, Err io.Writer
-		Resize   <-chan wire.Size
-		Signals  <-chan string
-	}
 )
 
 // sandboxes is what the commands ask of the sandbox room.
 type sandboxes interface {
 	Names() ([]string, error)
-	Create(ctx context.Context, spec Spec) (record.Record, error)
-	Start(ctx context.Context, name string, options StartOptions) (record.Record, error)
+	Create(ctx context.Context, spec sandbox.Spec) (record.Record, error)
+	Start(ctx context.Context, name string, options sandbox.StartOptions) (record.Record, error)
 	Stop(ctx context.Context, name string, grace time.Duration) error
 	Delete(ctx context.Context, name string) error
-	List() ([]Status, error)
-	Get(name string) (Status, error)
+	List() ([]sandbox.Status, error)
+	Get(name string) (sandbox.Status, error)
 	Connect(ctx context.Context, name string) (session, error)
 }
 
 // session is a connection to the supervisor of a running sandbox.
 type session interface {
-	Exec(ctx context.Context, command Command, streams IO) (status int, err error)
+	Exec(ctx context.Context, command supervise.Command, streams supervise.Streams) (status int, err error)
 	SSH(ctx context.Context, stream io.ReadWriter) error
 	Done() <-chan struct{}
 	Close() error

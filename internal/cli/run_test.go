@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -101,7 +103,7 @@ func TestRefusedBeforeWork(t *testing.T) {
 		"completion bsh":                        {status: 2, errs: "Did you mean bash?"},
 	} {
 		w := newWorld(t)
-		w.add("taken", stopped)
+		w.add("taken", sandbox.Stopped)
 		w.run(t, line, want)
 	}
 }
@@ -131,7 +133,7 @@ func TestStartDetached(t *testing.T) {
 		}
 	}
 	spec := w.created[0]
-	wanted := Spec{
+	wanted := sandbox.Spec{
 		Name: "claude-code", Preset: "claude-code", Agent: spec.Agent, Launch: []string{"claude-code", "--yolo"},
 		Image: spec.Image, Arch: "amd64", VMM: "qemu", Accel: vmm.TCG, CPUs: 3, MemoryMiB: 1536, DiskBytes: 1 << 30,
 		Mode: wire.ModeRun, Network: true, Env: spec.Env, CACerts: spec.CACerts, // of the host the test runs on
@@ -155,8 +157,8 @@ func TestDefaultSizes(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	w := newWorld(t)
-	w.add("claude-code", running)
-	w.add("claude-code-3", running)
+	w.add("claude-code", sandbox.Running)
+	w.add("claude-code-3", sandbox.Running)
 	// Another process takes claude-code-2 in between.
 	w.createErr = []error{fault.New(fault.Conflict, "", "taken")}
 	w.app.Main([]string{"claude", "start"})
@@ -174,7 +176,7 @@ func TestNames(t *testing.T) {
 func TestStartAttached(t *testing.T) {
 	w := newWorld(t)
 	w.app.Streams.In = strings.NewReader("input")
-	w.program = func(c Command, s IO) (int, error) {
+	w.program = func(c supervise.Command, s supervise.Streams) (int, error) {
 		data, err := io.ReadAll(s.In)
 		fmt.Fprintf(s.Out, "got %s", data)
 		return 42, err
@@ -195,7 +197,7 @@ func TestStartAttached(t *testing.T) {
 
 func TestStartAttachedJSON(t *testing.T) {
 	w := newWorld(t)
-	w.program = func(_ Command, s IO) (int, error) {
+	w.program = func(_ supervise.Command, s supervise.Streams) (int, error) {
 		fmt.Fprint(s.Out, "out")
 		fmt.Fprint(s.Err, "err")
 		return 3, nil
@@ -233,7 +235,7 @@ func TestFailuresInJSON(t *testing.T) {
 		"image list --available --json": fault.Trust,
 	} {
 		w := newWorld(t)
-		w.add("taken", stopped)
+		w.add("taken", sandbox.Stopped)
 		if strings.Contains(line, "--available") {
 			w.catalogue = fault.New(fault.Trust, "", "unsigned")
 		}
@@ -255,7 +257,7 @@ func TestFailuresInJSON(t *testing.T) {
 	}
 	// A --json of the command in the sandbox is none of ours.
 	w := newWorld(t)
-	w.add("taken", stopped)
+	w.add("taken", sandbox.Stopped)
 	w.run(t, "exec taken ls --json", want{status: 125, errs: "is stopped"})
 }
 
@@ -277,7 +279,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		log: []string{"catalogue", "pull claude-code", "create claude-code", "start claude-code 2m0s", "delete claude-code"},
 	})
 	w = newWorld(t)
-	w.add("box", stopped)
+	w.add("box", sandbox.Stopped)
 	w.startErr = fault.New(fault.Boot, "", "not ready in time")
 	w.run(t, "start box", want{status: 125, log: []string{"start box 2m0s"}, errs: "not ready"})
 }
@@ -304,10 +306,10 @@ func TestInterruptedStart(t *testing.T) {
 // Signals reach a program that has no terminal; the third forces the end.
 func TestSignalsArePassedOn(t *testing.T) {
 	w := newWorld(t)
-	w.add("box", running)
+	w.add("box", sandbox.Running)
 	signals := make(chan os.Signal)
 	w.app.Signals = signals
-	w.program = func(_ Command, s IO) (int, error) {
+	w.program = func(_ supervise.Command, s supervise.Streams) (int, error) {
 		signals <- syscall.SIGTERM
 		signals <- syscall.SIGINT
 		if got := []string{<-s.Signals, <-s.Signals}; got[0] != "TERM" || got[1] != "INT" {
@@ -320,10 +322,10 @@ func TestSignalsArePassedOn(t *testing.T) {
 
 func TestThirdSignalForcesTheEnd(t *testing.T) {
 	w := newWorld(t)
-	w.add("box", running)
+	w.add("box", sandbox.Running)
 	signals := make(chan os.Signal)
 	w.app.Signals = signals
-	w.program = func(Command, IO) (int, error) {
+	w.program = func(supervise.Command, supervise.Streams) (int, error) {
 		for range forceAfter {
 			signals <- syscall.SIGINT
 		}
@@ -358,8 +360,8 @@ func TestRunningCommands(t *testing.T) {
 		"image pull --all --arch arm64 --json": {status: 3, log: []string{"catalogue"}, out: envelopeError("not-found", "no image for qemu on arm64 is published", "See smolvm image list --available.")},
 	} {
 		w := newWorld(t)
-		w.add("box", running)
-		w.add("off", stopped)
+		w.add("box", sandbox.Running)
+		w.add("off", sandbox.Stopped)
 		w.app.Streams.In = strings.NewReader("SSH-2.0")
 		w.run(t, line, want)
 	}
@@ -379,15 +381,15 @@ func TestDeleteAsksOnATerminal(t *testing.T) {
 		line, answer string
 		want         want
 	}{
-		{"delete --all", "n\n", want{errs: "Delete box, off (running: box)? [y/N] "}},
+		{"delete --all", "n\n", want{errs: "Delete box, off (sandbox.Running: box)? [y/N] "}},
 		{"delete --all", "y\n", want{log: []string{"delete box", "delete off"}, errs: "deleted off"}},
 		{"delete off", "", want{log: []string{"delete off"}, errs: "deleted off"}},
-		{"delete box", "n\n", want{errs: "Delete box (running: box)?"}},
+		{"delete box", "n\n", want{errs: "Delete box (sandbox.Running: box)?"}},
 		{"delete box -y", "", want{log: []string{"delete box"}, errs: "deleted box"}},
 	} {
 		w := newWorld(t)
-		w.add("box", running)
-		w.add("off", stopped)
+		w.add("box", sandbox.Running)
+		w.add("off", sandbox.Stopped)
 		w.app.Streams.InTTY, w.app.Streams.OutTTY = true, true
 		w.app.Streams.In = strings.NewReader(c.answer)
 		w.run(t, c.line, c.want)
@@ -409,10 +411,10 @@ func TestTerminal(t *testing.T) {
 		"attach box -- --print": true,
 	} {
 		w := newWorld(t)
-		w.add("box", running)
+		w.add("box", sandbox.Running)
 		w.app.Streams.InTTY, w.app.Streams.OutTTY = true, true
-		var got Command
-		w.program = func(c Command, _ IO) (int, error) {
+		var got supervise.Command
+		w.program = func(c supervise.Command, _ supervise.Streams) (int, error) {
 			got = c
 			return 0, nil
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -41,7 +42,7 @@ paths filled in.`,
   smolvm ssh --user root claude-code
   smolvm ssh --stdio claude-code`,
 		Args:              usage(cobra.MinimumNArgs(1)),
-		ValidArgsFunction: app.completeFirst(running),
+		ValidArgsFunction: app.completeFirst(sandbox.Running),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Command = args[0], withoutDash(args[1:])
 			return run(cmd.Context(), app, o)

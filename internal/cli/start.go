@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
@@ -20,7 +21,7 @@ left as it is. Attaching and exit status are those of 'smolvm claude start'.`,
   smolvm start --no-attach claude-code
   smolvm start claude-code -- --continue`,
 		Args:              nameThenArgs,
-		ValidArgsFunction: app.completeFirst(stopped),
+		ValidArgsFunction: app.completeFirst(sandbox.Stopped),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Args = args[0], afterDash(cmd, args)
 			return run(cmd.Context(), app, o)
@@ -35,15 +36,15 @@ func runStart(ctx context.Context, app *App, o startOptions) error {
 	if err != nil {
 		return err
 	}
-	boxes, s, err := app.sandbox(o.Name)
+	boxes, s, err := app.one(o.Name)
 	if err != nil {
 		return err
 	}
-	if s.State != running {
+	if s.State != sandbox.Running {
 		if err := app.Able(machine{arch: s.Arch, vmm: s.VMM}); err != nil {
 			return err
 		}
-		if _, err := boxes.Start(ctx, o.Name, StartOptions{Timeout: o.Timeout}); err != nil {
+		if _, err := boxes.Start(ctx, o.Name, sandbox.StartOptions{Timeout: o.Timeout}); err != nil {
 			return err
 		}
 	}

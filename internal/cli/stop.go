@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
@@ -31,7 +32,7 @@ is not running does nothing. Its files stay for the next start.`,
 		Example: `  smolvm stop claude-code
   smolvm stop --timeout 30s claude-code codex`,
 		Args:              usage(cobra.MinimumNArgs(1)),
-		ValidArgsFunction: app.completeAll(running),
+		ValidArgsFunction: app.completeAll(sandbox.Running),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Names = args
 			return run(cmd.Context(), app, o)

@@ -1,17 +1,46 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/supervise"
+	"github.com/smolvm/smolvm/internal/vmm"
 )
 
+// superviseOptions are what `supervise` was asked for.
+type superviseOptions struct{ Home, Name string }
+
 // newSupervise is the command that SmolVM runs itself with: one process for each
-// running sandbox.
+// running sandbox. Its surroundings were made by the process that starts it.
 func newSupervise(app *App) *cobra.Command {
+	o := superviseOptions{}
 	cmd := &cobra.Command{
 		Use:    "supervise --home DIR --name NAME",
 		Short:  "Run the machine of one sandbox (used by smolvm itself)",
 		Hidden: true,
 		Args:   usage(cobra.NoArgs),
+		RunE:   func(cmd *cobra.Command, _ []string) error { return runSupervise(cmd.Context(), app, o) },
 	}
+	cmd.Flags().StringVar(&o.Home, "home", "", "state folder")
+	cmd.Flags().StringVar(&o.Name, "name", "", "sandbox")
 	return cmd
+}
+
+func runSupervise(ctx context.Context, app *App, o superviseOptions) error {
+	if o.Home == "" || o.Name == "" {
+		return refuse("smolvm start runs it.", "supervise needs --home and --name")
+	}
+	return supervise.Run(ctx, supervise.Options{
+		Home: o.Home, Name: o.Name, Agent: app.Build.Agent, Now: app.Now, Log: app.Streams.Err,
+		Driver: func(name string) (vmm.Driver, error) {
+			if name != config.QEMU {
+				return nil, fault.New(fault.Host, "Use the smolvm that made the sandbox.", "there is no driver for %q", name)
+			}
+			return app.driver(), nil
+		},
+	})
 }

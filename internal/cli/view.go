@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -41,7 +42,7 @@ type kernelView struct {
 	StandIn string `json:"stand_in"` // whose kernel stands in for SmolVM's own; empty: ours
 }
 
-func viewOf(s Status) sandboxView {
+func viewOf(s sandbox.Status) sandboxView {
 	return sandboxView{
 		Name: s.Name, ID: s.ID, State: s.State, Preset: s.Preset,
 		Agent: agentView{s.Agent.Name, s.Agent.Version},
@@ -62,7 +63,7 @@ func when(t time.Time) *time.Time {
 }
 
 // writeNames writes one name a line.
-func writeNames(w io.Writer, all []Status) error {
+func writeNames(w io.Writer, all []sandbox.Status) error {
 	for _, s := range all {
 		if _, err := fmt.Fprintln(w, s.Name); err != nil {
 			return err
