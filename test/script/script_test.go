@@ -90,6 +90,8 @@ func TestScripts(t *testing.T) {
 			"emulator": emulator,
 			"sandbox":  sandbox,
 			"cached":   cached,
+			"await":    await,
+			"empty":    empty,
 			"shell":    shell,
 		},
 	})
@@ -271,16 +273,53 @@ func requests(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// emulator puts programs in QEMU's place that note in the file "booted" that
-// they were started, and fail.
-func emulator(ts *testscript.TestScript, _ bool, _ []string) {
+// emulator [hang] puts programs in QEMU's place that note in the file "booted"
+// that they were started, and fail, or never do anything.
+func emulator(ts *testscript.TestScript, _ bool, args []string) {
 	dir := filepath.Join(ts.Getenv("WORK"), "emulator")
 	ts.Check(os.MkdirAll(dir, 0o755))
-	script := "#!/bin/sh\necho \"$0 $*\" >>'" + filepath.Join(ts.Getenv("WORK"), "booted") + "'\necho stub: no machine here >&2\nexit 1\n"
+	then := "echo stub: no machine here >&2\nexit 1\n"
+	if len(args) > 0 && args[0] == "hang" {
+		then = "exec /bin/sleep 600\n"
+	}
+	script := "#!/bin/sh\necho \"$$ $0\" >>'" + filepath.Join(ts.Getenv("WORK"), "booted") + "'\n" + then
 	for _, name := range []string{"qemu-system-x86_64", "qemu-system-aarch64"} {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755))
 	}
 	ts.Setenv("PATH", dir+string(filepath.ListSeparator)+ts.Getenv("PATH"))
+}
+
+// patience bounds what scripts wait for.
+const patience = 30 * time.Second
+
+// await waits until a file is there, or with gone until every process that is
+// noted in it has ended.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: await FILE [gone]")
+	}
+	path := ts.MkAbs(args[0])
+	there := func() bool { _, err := os.Stat(path); return err == nil }
+	if len(args) > 1 && args[1] == "gone" {
+		there = func() bool { return ended(ts.ReadFile(path)) }
+	}
+	for deadline := time.Now().Add(patience); !there(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("waited in vain: await %v", args)
+		}
+	}
+}
+
+// ended reports whether the processes that lines begin with have all ended.
+func ended(lines string) bool {
+	for line := range strings.Lines(lines) {
+		number, _, _ := strings.Cut(line, " ")
+		pid, err := strconv.Atoi(number)
+		if err != nil || syscall.Kill(pid, 0) == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // sandbox NAME makes a sandbox that is stopped and whose disks are missing.
@@ -323,6 +362,20 @@ func cached(ts *testscript.TestScript, neg bool, _ []string) {
 	}
 	if neg != (len(contents) == 0) {
 		ts.Fatalf("the cache holds %v", contents)
+	}
+}
+
+// empty DIR... fails when a folder of the state has anything in it but its own lock.
+func empty(ts *testscript.TestScript, neg bool, args []string) {
+	for _, dir := range args {
+		entries, err := os.ReadDir(filepath.Join(ts.Getenv("SMOLVM_HOME"), dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			ts.Fatalf("%v", err)
+		}
+		entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ".gate" })
+		if (len(entries) == 0) == neg {
+			ts.Fatalf("%s holds %v", dir, entries)
+		}
 	}
 }
 
