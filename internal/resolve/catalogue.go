@@ -99,7 +99,7 @@ func recall(address string, rules Rules, reason error) (Catalogue, error) {
 	}
 	c, err := check(doc, rules)
 	if err != nil {
-		return Catalogue{}, fmt.Errorf("use the last manifest seen, because %w: %w", reason, err)
+		return Catalogue{}, fmt.Errorf("%w (it is the manifest seen last; the newest could not be had: %v)", err, reason)
 	}
 	c.Remembered = true
 	warn(rules, "%v; going on with the manifest seen last (serial %d)", reason, c.Manifest.Serial)
