@@ -194,9 +194,16 @@ func TestSupports(t *testing.T) {
 		least, have string
 		want        bool
 	}{
-		{"", "0.0.1", true}, {"0.2.0", "0.1.9", false}, {"0.2.0", "0.2.0", true}, {"0.2.0", "v0.10.0", true},
-		{"1.0.0", "0.99.99", false}, {"1.0.0", "1.0.0-rc1", true}, {"1.0.0", "dev", true}, {"1.0.0", "", true},
-		{"1.2.3", "1.2.2", false}, {"1.2.3", "2.0.0", true},
+		{"", "0.0.1", true},
+		{"0.2.0", "0.1.9", false},
+		{"0.2.0", "0.2.0", true},
+		{"0.2.0", "v0.10.0", true},
+		{"1.0.0", "0.99.99", false},
+		{"1.0.0", "1.0.0-rc1", true},
+		{"1.0.0", "dev", true},
+		{"1.0.0", "", true},
+		{"1.2.3", "1.2.2", false},
+		{"1.2.3", "2.0.0", true},
 	}
 	for _, test := range tests {
 		if got := (Manifest{MinVersion: test.least}).Supports(test.have); got != test.want {
