@@ -20,23 +20,23 @@ const maxCache = 16 << 10
 type key struct {
 	BootID    string `json:"boot_id"`
 	Microcode string `json:"microcode"`
-	VMM       file   `json:"vmm"`
+	VMM       string `json:"vmm"`    // SHA-256
 	Kernel    string `json:"kernel"` // SHA-256
 }
 
-// file identifies a program. Its digest is only computed again when anything
-// else changed: hashing QEMU at every launch would cost more than the probe saves.
+// file identifies the VMM's program. Its digest is only computed again when one
+// of these changed: hashing QEMU at every launch would cost as much as a probe.
 type file struct {
-	Path   string `json:"path"`
-	Size   int64  `json:"size"`
-	MTime  int64  `json:"mtime_ns"`
-	Inode  uint64 `json:"inode"`
-	SHA256 string `json:"sha256"`
+	Path  string `json:"path"`
+	Size  int64  `json:"size"`
+	MTime int64  `json:"mtime_ns"`
+	Inode uint64 `json:"inode"`
 }
 
 // record is the cache file.
 type record struct {
 	Key     key     `json:"key"`
+	VMM     file    `json:"vmm"` // what Key.VMM is the digest of
 	Verdict Verdict `json:"verdict"`
 }
 
@@ -85,28 +85,29 @@ func remember(path string, r record) error {
 	return nil
 }
 
-// identify makes the key of a probe, taking the VMM's digest from the cache
-// when the file is the one that was hashed.
-func (i Info) identify(o KVMOptions, seen record) (key, error) {
-	k := key{BootID: i.BootID, Microcode: i.Microcode, Kernel: o.Kernel}
+// identify makes the key of a probe and says which file its VMM is; the digest
+// is taken from the cache when the file is the one that was hashed.
+func (i Info) identify(o KVMOptions, seen record) (key, file, error) {
+	refuse := func(err error) (key, file, error) {
+		return key{}, file{}, fault.New(fault.Host, "", "identify the virtual machine monitor: %w", err)
+	}
 	f, err := os.Open(o.VMM)
 	if err != nil {
-		return k, fault.New(fault.Host, "", "identify the virtual machine monitor: %w", err)
+		return refuse(err)
 	}
 	defer func() { _ = f.Close() }()
 	st, err := f.Stat()
 	if err != nil {
-		return k, fault.New(fault.Host, "", "identify the virtual machine monitor: %w", err)
+		return refuse(err)
 	}
-	k.VMM = file{Path: o.VMM, Size: st.Size(), MTime: st.ModTime().UnixNano(), Inode: inode(st)}
-	same := seen.Key.VMM
-	if k.VMM.SHA256 = same.SHA256; k.VMM == same {
-		return k, nil
+	id := key{BootID: i.BootID, Microcode: i.Microcode, Kernel: o.Kernel, VMM: seen.Key.VMM}
+	vmm := file{Path: o.VMM, Size: st.Size(), MTime: st.ModTime().UnixNano(), Inode: inode(st)}
+	if vmm != seen.VMM {
+		h := sha256.New()
+		if _, err := io.Copy(h, f); err != nil {
+			return refuse(err)
+		}
+		id.VMM = hex.EncodeToString(h.Sum(nil))
 	}
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return k, fault.New(fault.Host, "", "identify the virtual machine monitor %s: %w", o.VMM, err)
-	}
-	k.VMM.SHA256 = hex.EncodeToString(h.Sum(nil))
-	return k, nil
+	return id, vmm, nil
 }

@@ -70,7 +70,8 @@ func tscKHz(cpu map[string]string) int64 {
 		has[flag] = true
 	}
 	mips, err := strconv.ParseFloat(cpu["bogomips"], 64)
-	if err != nil || !has["constant_tsc"] || !has["nonstop_tsc"] || mips < 200 || mips > 100_000 {
+	plausible := mips >= 200 && mips <= 100_000 // false for NaN too
+	if err != nil || !has["constant_tsc"] || !has["nonstop_tsc"] || !plausible {
 		return 0
 	}
 	return int64(mips*500 + 0.5)

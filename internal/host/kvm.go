@@ -37,31 +37,45 @@ const device = "/dev/kvm"
 // first instructions. So one instruction is run first (2 ms), then a guest
 // (bounded by 5 s). A verdict of those holds until the computer, its microcode,
 // the VMM or the kernel changes; missing files and permissions are looked up
-// anew each time. A cancelled ctx gives no verdict but its error.
+// anew each time. A cancelled ctx gives no verdict but its error. A verdict that
+// cannot be kept is returned with a Storage fault.
 func (i Info) KVM(ctx context.Context, o KVMOptions) (Verdict, error) {
 	if i.OS != "linux" {
 		return Verdict{Reason: "KVM is a part of Linux"}, nil
 	}
-	if err := openable(device); err != nil {
+	return i.decide(ctx, kvm{path: device, try: instruction}, o)
+}
+
+// kvm is the device and the way to run one instruction on it.
+type kvm struct {
+	path string
+	try  func(path string) error
+}
+
+// decide is KVM for any device.
+func (i Info) decide(ctx context.Context, k kvm, o KVMOptions) (Verdict, error) {
+	if err := openable(k.path); err != nil {
 		return Verdict{Reason: whyClosed(err)}, nil
 	}
 	seen, known := recall(o.Cache)
-	key, err := i.identify(o, seen)
+	id, vmm, err := i.identify(o, seen)
 	if err != nil {
 		return Verdict{}, err
 	}
-	if known && i.BootID != "" && seen.Key == key {
+	known = known && i.BootID != "" && seen.Key == id
+	if known && seen.VMM == vmm {
 		seen.Verdict.Cached = true
 		return seen.Verdict, nil
 	}
-	v := probe(ctx, device, o.Guest)
+	v := seen.Verdict // of the same bytes in a file that was only touched
+	if !known {
+		v = probe(ctx, k, o.Guest)
+	}
 	if err := ctx.Err(); err != nil {
 		return Verdict{}, fmt.Errorf("probe KVM: %w", err)
 	}
-	if err := remember(o.Cache, record{Key: key, Verdict: v}); err != nil {
-		return Verdict{}, err
-	}
-	return v, nil
+	v.Cached = known
+	return v, remember(o.Cache, record{Key: id, VMM: vmm, Verdict: v})
 }
 
 func whyClosed(err error) string {
@@ -75,9 +89,9 @@ func whyClosed(err error) string {
 }
 
 // probe runs one instruction, then the guest.
-func probe(ctx context.Context, device string, guest func(context.Context) error) Verdict {
-	if err := instruction(device); err != nil {
-		return Verdict{Reason: fmt.Sprintf("%s opens but runs no guest: %v", device, err)}
+func probe(ctx context.Context, k kvm, guest func(context.Context) error) Verdict {
+	if err := k.try(k.path); err != nil {
+		return Verdict{Reason: fmt.Sprintf("%s opens but runs no guest: %v", k.path, err)}
 	}
 	if guest == nil {
 		return Verdict{Usable: true}
