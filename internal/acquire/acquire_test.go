@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -143,6 +144,8 @@ func (w *world) temps(t *testing.T) []string {
 }
 
 type recorder struct {
+	also io.Writer // gets every event on a line, if not nil
+
 	mu  sync.Mutex
 	all []event.Event
 }
@@ -151,6 +154,9 @@ func (r *recorder) Emit(e event.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.all = append(r.all, e)
+	if r.also != nil {
+		fmt.Fprintln(r.also, e.Kind, e.Object, e.Bytes, e.Text)
+	}
 }
 
 func (r *recorder) text() string {
@@ -408,13 +414,18 @@ func TestExpiredRunsWhatIsHere(t *testing.T) {
 // await blocks until an event with that text was emitted.
 func (r *recorder) await(t *testing.T, text string) {
 	t.Helper()
+	await(t, text, func() bool { return strings.Contains(r.text(), text) })
+}
+
+func await(t *testing.T, what string, happened func() bool) {
+	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for !strings.Contains(r.text(), text) {
+	for !happened() {
 		select {
 		case <-tick.C:
 		case <-t.Context().Done():
-			t.Fatal("never emitted: " + text)
+			t.Fatal("never came: " + what)
 		}
 	}
 }

@@ -113,10 +113,10 @@ func (e *expander) read(ctx context.Context, archive io.Reader, work chan<- pack
 
 // truncated keeps the reader's own reason where it gave one.
 func truncated(err error, got, want int64) error {
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+	if err == io.EOF || err == io.ErrUnexpectedEOF { // of ReadFull: the reader itself ended cleanly
+		return fmt.Errorf("the archive ends after %d of %d bytes: %w", got, want, io.ErrUnexpectedEOF)
 	}
-	return fmt.Errorf("the archive ends after %d of %d bytes: %w", got, want, err)
+	return err
 }
 
 func atEnd(archive io.Reader) error {
