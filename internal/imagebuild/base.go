@@ -21,6 +21,7 @@ type Base struct {
 	Packages  []string         `toml:"packages" json:"packages"`
 	Exclude   []string         `toml:"exclude" json:"exclude,omitempty"` // dpkg path patterns
 	Include   []string         `toml:"include" json:"include,omitempty"` // exceptions to Exclude
+	Epoch     int64            `toml:"epoch" json:"epoch"`               // seconds since 1970: no file of a layer is newer
 	Resources preset.Resources `toml:"resources" json:"resources"`       // of build sandboxes
 	Wheels    []Wheel          `toml:"wheels" json:"wheels,omitempty"`
 	Kernel    KernelSource     `toml:"kernel" json:"kernel"`
@@ -93,6 +94,9 @@ func (b Base) Validate() error {
 func (b Base) validate() error {
 	if !word(b.Name) || !word(b.Suite) {
 		return fmt.Errorf("name %q and suite %q must be plain words", b.Name, b.Suite)
+	}
+	if b.Epoch <= 0 {
+		return fmt.Errorf("epoch %d is not a time", b.Epoch)
 	}
 	if len(b.Packages) == 0 {
 		return fmt.Errorf("no packages")

@@ -38,6 +38,7 @@ type MachineSpec struct {
 	Image     record.Image // without layers in bootstrap mode
 	Mode      wire.Mode    // build or bootstrap
 	Extra     string       // bootstrap: path of the root archive
+	Epoch     int64        // seconds since 1970: no file of the layer is newer
 	Resources preset.Resources
 }
 

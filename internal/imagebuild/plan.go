@@ -77,7 +77,7 @@ type (
 		Configure, Clean string
 	}
 	layerInputs struct {
-		Base   string // key
+		Base   string // key, which holds the epoch too
 		Check  preset.Agent
 		Recipe preset.Recipe
 		Clean  string

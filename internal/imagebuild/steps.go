@@ -188,7 +188,7 @@ func (b *Builder) buildBase(ctx context.Context, plan Plan, work string, machine
 	}
 	spec := MachineSpec{
 		Name: "build-base", Arch: plan.Arch, Image: image, Mode: wire.ModeBootstrap,
-		Extra: filepath.Join(work, rootFile), Resources: b.base.Resources,
+		Extra: filepath.Join(work, rootFile), Epoch: b.base.Epoch, Resources: b.base.Resources,
 	}
 	err = b.inMachine(ctx, machines, spec, work, func(ctx context.Context, r runner) error {
 		if err := r.shell(ctx, "configure packages", "root", configureScript, nil); err != nil {
@@ -224,7 +224,7 @@ func (b *Builder) ensureLayer(ctx context.Context, plan Plan, step Step, p prese
 	if rec.Agent, err = b.agentDigest(plan.Arch); err != nil {
 		return err
 	}
-	spec := MachineSpec{Name: "build-" + p.Name, Arch: plan.Arch, Image: image, Mode: wire.ModeBuild, Resources: b.base.Resources}
+	spec := MachineSpec{Name: "build-" + p.Name, Arch: plan.Arch, Image: image, Mode: wire.ModeBuild, Epoch: b.base.Epoch, Resources: b.base.Resources}
 	err = b.inMachine(ctx, machines, spec, work, func(ctx context.Context, r runner) error {
 		if err := r.run(ctx, p.Recipe); err != nil {
 			return err

@@ -23,6 +23,8 @@ preinst() {
 arch=$(dpkg --print-architecture)
 version=$(dpkg-query --showformat '${Version}' --show dpkg)
 info=/var/lib/dpkg/info
+# The guest agent has made do with a user of its own until now.
+rm -rf /etc/passwd /etc/group /etc/shadow /etc/gshadow /home/agent
 preinst $info/base-passwd.preinst # makes the users that others need
 for script in "$info"/*.preinst; do
 	test "$script" = $info/base-passwd.preinst || preinst "$script"

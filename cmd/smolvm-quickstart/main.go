@@ -1,0 +1,138 @@
+// Command smolvm-quickstart takes a checkout that is compiled from there to a first
+// launch: it builds the base and one preset's layer, publishes them with the
+// kernel and a signed manifest into dist/images, serves that folder over HTTP on
+// this computer's loopback, and launches from it with an empty state folder. It
+// ends with a table of what each stage took. With --images-only it builds and
+// publishes, and stops there.
+//
+// Whatever interrupts it leaves no sandbox and no state folder behind; the build
+// cache and the published folder only ever hold complete results.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/ui"
+)
+
+// options are what the command line says.
+type options struct {
+	ImagesOnly bool
+	Presets    []string
+	Arch       string
+	Dist       string // absolute
+	Program    string // absolute path of smolvm
+	Progress   ui.Style
+	Steps      []stage // taken before this program ran
+}
+
+// tools are what the stages work with.
+type tools struct {
+	options
+	streams *ui.Streams
+	sink    event.Sink
+	config  config.Config
+	run     *process.Runner
+	now     func() time.Time
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	streams := ui.NewStreams(os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	err := run(ctx, streams, os.Args[1:])
+	stop()
+	if err != nil {
+		streams.Fail(err)
+		os.Exit(fault.CodeOf(err).Exit())
+	}
+}
+
+func run(ctx context.Context, streams *ui.Streams, args []string) error {
+	o, err := parse(args, streams.Err)
+	if err != nil {
+		return err
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return fmt.Errorf("find the user's home: %w", err)
+	}
+	cfg, err := config.Load(os.Environ(), home)
+	if err != nil {
+		return err
+	}
+	if cfg.BuildCache == "" {
+		cfg.BuildCache = filepath.Join(home, ".cache", "smolvm-build")
+	}
+	progress := ui.NewProgress(streams, o.Progress, time.Now)
+	defer progress.Close()
+	report := &report{sink: progress}
+	t := tools{
+		options: o, streams: streams, sink: report, config: cfg, now: time.Now,
+		run: process.New(process.Options{Environ: os.Environ(), Self: o.Program}),
+	}
+	published, err := t.publish(ctx)
+	if err != nil || o.ImagesOnly {
+		return err
+	}
+	launched, err := t.launch(ctx)
+	progress.Close()
+	if err != nil {
+		return err
+	}
+	return t.summary(report, published, launched)
+}
+
+// parse reads the command line.
+func parse(args []string, errs io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("smolvm-quickstart", flag.ContinueOnError)
+	flags.SetOutput(errs)
+	flags.BoolVar(&o.ImagesOnly, "images-only", false, "build and publish, do not launch")
+	presets := flags.String("presets", "claude-code", "presets to build, separated by commas; the first is launched")
+	flags.StringVar(&o.Arch, "arch", runtime.GOARCH, "architecture of the images")
+	dist := flags.String("dist", "dist", "folder that holds the development key and the published images")
+	program := flags.String("program", "bin/smolvm", "the program to launch with")
+	progress := flags.String("progress", string(ui.Auto), "auto, plain or json")
+	flags.Func("step", "NAME=DURATION of something done before", func(text string) error {
+		s, err := parseStage(text)
+		o.Steps = append(o.Steps, s)
+		return err
+	})
+	if err := flags.Parse(args); err != nil {
+		return o, fault.New(fault.Usage, "", "read the command line: %w", err)
+	}
+	if flags.NArg() > 0 {
+		return o, fault.New(fault.Usage, "", "read the command line: nothing is known about %q", flags.Arg(0))
+	}
+	o.Presets, o.Progress = strings.Split(*presets, ","), ui.Style(*progress)
+	var err error
+	if o.Dist, err = filepath.Abs(*dist); err != nil {
+		return o, err
+	}
+	o.Program, err = filepath.Abs(*program)
+	return o, err
+}
+
+// parseStage reads NAME=DURATION.
+func parseStage(text string) (stage, error) {
+	name, took, ok := strings.Cut(text, "=")
+	d, err := time.ParseDuration(took)
+	if !ok || err != nil {
+		return stage{}, fmt.Errorf("%q is not NAME=DURATION", text)
+	}
+	return stage{name: name, took: d}, nil
+}

@@ -1,0 +1,117 @@
+package imagebuild
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/supervise"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+const (
+	// readyTimeout bounds the boot of a build sandbox, which in bootstrap mode
+	// extracts the whole base under emulation first: about half a minute on two cores.
+	readyTimeout = 10 * time.Minute
+	// stopGrace is how long a build sandbox may take to write everything to its disk.
+	stopGrace = 2 * time.Minute
+)
+
+// Sandboxes are build sandboxes of the same kind as a user's.
+type Sandboxes struct {
+	Runner  *process.Runner // its own program is smolvm, the supervisor
+	Accel   vmm.Accel
+	CPUs    int // of a sandbox whose recipe names no number
+	Sink    event.Sink
+	Now     func() time.Time
+	Rand    io.Reader
+	Env     map[string]string // of every session: proxies
+	CACerts []string          // PEM, one each; the guest keeps them out of the layer
+}
+
+// Open gives the sandboxes below a state folder of their own.
+func (s Sandboxes) Open(home string) (Machines, error) {
+	book, err := record.Open(home)
+	if err != nil {
+		return nil, err
+	}
+	manager := sandbox.New(sandbox.Options{
+		Home: home, Book: book, Runner: s.Runner, Sink: s.Sink, Now: s.Now, Rand: s.Rand,
+	})
+	return machines{s, manager}, nil
+}
+
+type machines struct {
+	Sandboxes
+	manager *sandbox.Manager
+}
+
+// Clean removes every sandbox of the state folder, running or not.
+func (m machines) Clean(ctx context.Context) error {
+	names, err := m.manager.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := m.manager.Delete(ctx, name, sandbox.DeleteOptions{Force: true}); err != nil {
+			return err
+		}
+	}
+	return m.manager.Recover()
+}
+
+// Run boots a build sandbox, works in it and packs it.
+func (m machines) Run(ctx context.Context, spec MachineSpec, work func(context.Context, Session) error, blank string) (err error) {
+	if _, err := m.manager.Create(ctx, m.spec(spec)); err != nil {
+		return err
+	}
+	defer func() {
+		// Also after ctx has ended: nothing of the sandbox stays.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer cancel()
+		err = errors.Join(err, m.Clean(ctx))
+	}()
+	if _, err := m.manager.Start(ctx, spec.Name, sandbox.StartOptions{Timeout: readyTimeout}); err != nil {
+		return err
+	}
+	client, err := m.manager.Connect(ctx, spec.Name)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if err := work(ctx, session{client}); err != nil {
+		return err
+	}
+	if err := m.manager.Stop(ctx, spec.Name, stopGrace); err != nil {
+		return fmt.Errorf("stop the build sandbox: %w", err)
+	}
+	_, err = m.manager.Pack(ctx, spec.Name, blank)
+	return err
+}
+
+func (m machines) spec(s MachineSpec) sandbox.Spec {
+	image := s.Image
+	image.CommandLine += fmt.Sprintf(" %s=%d", wire.OptEpoch, s.Epoch)
+	return sandbox.Spec{
+		Name: s.Name, Preset: "build", Agent: record.Agent{Name: "build", Version: "0"}, Launch: []string{"/bin/sh"},
+		Image: image, Arch: s.Arch, VMM: "qemu", Accel: m.Accel, CPUs: cmp.Or(s.Resources.CPUs, m.CPUs),
+		MemoryMiB: s.Resources.MemoryMiB, DiskBytes: s.Resources.DiskMiB << 20, Mode: s.Mode,
+		Extra: s.Extra, ExtraReadOnly: s.Extra != "", Network: true, Env: m.Env, CACerts: m.CACerts,
+	}
+}
+
+// session runs programs through a sandbox's supervisor.
+type session struct{ client *supervise.Client }
+
+// Exec runs a program to its end.
+func (s session) Exec(ctx context.Context, start wire.Start, in io.Reader, out, errs io.Writer) (int, error) {
+	return s.client.Exec(ctx, supervise.Command{Start: start}, supervise.Streams{In: in, Out: out, Err: errs})
+}
