@@ -58,6 +58,7 @@ const (
 func (a *agent) end(how order) error {
 	a.uplink.publish(wire.Message{Type: wire.Goodbye, Text: how.String()})
 	a.killAll()
+	unix.Sync()
 	if a.root != nil {
 		if err := a.root.Close(); err != nil {
 			a.console.printf("%v", err)

@@ -179,9 +179,8 @@ func (r *Root) ShowScratch() error {
 }
 
 // Close makes the file systems clean: root and scratch become read-only, which
-// writes their journals out. No program may run any more.
+// writes their journals out. No program may run any more and all must be synced.
 func (r *Root) Close() error {
-	unix.Sync()
 	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("make root read-only: %w", err)
 	}

@@ -110,7 +110,9 @@ func listXattrs(path string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list attributes of %s: %w", path, err)
 	}
-	return strings.Split(strings.TrimSuffix(string(buf[:size]), "\x00"), "\x00"), nil
+	// An overlay counts its own attributes when asked for the size and leaves
+	// them out of the list, which may so be empty.
+	return strings.FieldsFunc(string(buf[:size]), func(r rune) bool { return r == 0 }), nil
 }
 
 func getXattr(path, name string) (string, error) {
