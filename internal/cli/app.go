@@ -77,7 +77,6 @@ func New(outside Outside, build Build) *App {
 // Main runs the command line and returns the exit status of the process.
 func (a *App) Main(args []string) int {
 	ctx, signals, stop := watch(context.Background(), a.Signals, a.Streams)
-	defer stop()
 	a.signals = signals
 	root, err := newRoot(a)
 	cmd := root
@@ -89,6 +88,7 @@ func (a *App) Main(args []string) int {
 	if a.progress != nil {
 		a.progress.Close()
 	}
+	stop() // nothing else writes from here on
 	report(a.Streams, cmd, args, err)
 	return status(cmd, err)
 }

@@ -16,10 +16,11 @@ import (
 func newImage(app *App) *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:     "image",
-		Short:   "List and pull sandbox images",
+		Short:   "List, pull, build and publish sandbox images",
 		Example: "  smolvm image list\n  smolvm image pull claude",
 	})
-	cmd.AddCommand(newImageList(app, runImageList), newImagePull(app, runImagePull))
+	cmd.AddCommand(newImageList(app, runImageList), newImagePull(app, runImagePull),
+		newImageBuild(app, runImageBuild), newImagePublish(app, runImageBuild))
 	return cmd
 }
 

@@ -1,13 +1,11 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -75,7 +73,7 @@ func (a *App) logWriter() io.Writer {
 	if !a.Streams.OutTTY {
 		return a.Streams.Out
 	}
-	return &cleanWriter{out: a.Streams.Out}
+	return ui.NewCleanWriter(a.Streams.Out)
 }
 
 // copyLog writes a log that may not be there yet.
@@ -161,38 +159,4 @@ func (t *tail) close() {
 		_ = t.file.Close()
 		t.file = nil
 	}
-}
-
-// cleanWriter takes control sequences out of what a guest wrote. It holds back
-// what may be the beginning of a sequence or of a character: a sequence does not
-// reach over the end of its line.
-type cleanWriter struct {
-	out  io.Writer
-	held []byte
-}
-
-// maxHeld bounds what is held back for a line that has no end.
-const maxHeld = 4096
-
-func (w *cleanWriter) Write(b []byte) (int, error) {
-	w.held = append(w.held, b...)
-	end := bytes.LastIndexByte(w.held, '\n') + 1
-	if rest := w.held[end:]; len(rest) > maxHeld || (bytes.IndexByte(rest, '\x1b') < 0 && wholeRunes(rest)) {
-		end = len(w.held)
-	}
-	if _, err := io.WriteString(w.out, ui.CleanLines(string(w.held[:end]))); err != nil {
-		return 0, err
-	}
-	w.held = append(w.held[:0], w.held[end:]...)
-	return len(b), nil
-}
-
-// wholeRunes reports whether b does not end inside a character.
-func wholeRunes(b []byte) bool {
-	for i := 1; i <= min(len(b), utf8.UTFMax); i++ {
-		if utf8.RuneStart(b[len(b)-i]) {
-			return utf8.FullRune(b[len(b)-i:])
-		}
-	}
-	return true
 }

@@ -1,6 +1,8 @@
 package ui
 
 import (
+	"bytes"
+	"io"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -85,4 +87,62 @@ func sequence(text string) int {
 		return 2
 	}
 	return 1
+}
+
+// open reports whether text, which begins with escape, may go on being one
+// control sequence.
+func open(text string) bool {
+	if len(text) < 2 {
+		return true
+	}
+	switch text[1] {
+	case '[':
+		return !strings.ContainsFunc(text[2:], func(r rune) bool { return r < 0x20 || r >= 0x40 })
+	case ']', 'P', 'X', '^', '_':
+		return !strings.ContainsAny(text[2:], "\a\x1b\n")
+	}
+	return false
+}
+
+// maxHeld bounds what a CleanWriter holds back.
+const maxHeld = 4096
+
+// CleanWriter is CleanLines for a stream. It holds back what may be the
+// beginning of a control sequence or of a character.
+type CleanWriter struct {
+	out  io.Writer
+	held []byte
+}
+
+// NewCleanWriter makes a CleanWriter that writes to out.
+func NewCleanWriter(out io.Writer) *CleanWriter { return &CleanWriter{out: out} }
+
+// Write passes b on without what a terminal would obey.
+func (w *CleanWriter) Write(b []byte) (int, error) {
+	w.held = append(w.held, b...)
+	end := w.complete()
+	if len(w.held)-end > maxHeld {
+		end = len(w.held)
+	}
+	if _, err := io.WriteString(w.out, CleanLines(string(w.held[:end]))); err != nil {
+		return 0, err
+	}
+	w.held = append(w.held[:0], w.held[end:]...)
+	return len(b), nil
+}
+
+// complete is how much of what is held cannot be changed by what follows.
+func (w *CleanWriter) complete() int {
+	if at := bytes.LastIndexByte(w.held, escape); at >= 0 && open(string(w.held[at:])) {
+		return at
+	}
+	for i := 1; i <= min(len(w.held), utf8.UTFMax); i++ {
+		if at := len(w.held) - i; utf8.RuneStart(w.held[at]) {
+			if !utf8.FullRune(w.held[at:]) {
+				return at
+			}
+			break
+		}
+	}
+	return len(w.held)
 }

@@ -186,3 +186,31 @@ func TestConfirm(t *testing.T) {
 		}
 	}
 }
+
+// However the bytes arrive, what reaches the terminal is the same and clean.
+func TestCleanWriter(t *testing.T) {
+	text := "boot \x1b[1;31mred\x1b[0m\nprompt> \xc3\xa9t\xc3\xa9 \x1b]0;title\a$ " + strings.Repeat("x", maxHeld) + "\n"
+	want := "boot red\nprompt> été $ " + strings.Repeat("x", maxHeld) + "\n"
+	for size := 1; size <= 16; size++ {
+		var out bytes.Buffer
+		w := NewCleanWriter(&out)
+		for rest := text; rest != ""; rest = rest[min(size, len(rest)):] {
+			if n, err := w.Write([]byte(rest[:min(size, len(rest))])); err != nil || n != min(size, len(rest)) {
+				t.Fatalf("wrote %d: %v", n, err)
+			}
+		}
+		if out.String() != want {
+			t.Errorf("in pieces of %d bytes: %.60q", size, &out)
+		}
+	}
+	// A prompt without a line's end is seen at once.
+	var out bytes.Buffer
+	w := NewCleanWriter(&out)
+	if _, err := w.Write([]byte("\x1b[1mlogin: ")); err != nil || out.String() != "login: " {
+		t.Errorf("got %q, %v", &out, err)
+	}
+	// What never ends is not held for ever.
+	if _, err := w.Write([]byte("\x1b]0;" + strings.Repeat("y", 2*maxHeld))); err != nil || len(w.held) > maxHeld {
+		t.Errorf("holds %d bytes, %v", len(w.held), err)
+	}
+}

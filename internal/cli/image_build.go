@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/imagebuild"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// imageBuildOptions are what `image build` and `image publish` were asked for.
+type imageBuildOptions struct {
+	Presets []string
+	Arch    string // empty: this computer's
+	Output  string // folder to publish to; empty: the build cache only
+	Key     string // path of the private key that signs
+	DryRun  bool
+	JSON    bool
+}
+
+func newImageBuild(app *App, run func(context.Context, *App, imageBuildOptions) error) *cobra.Command {
+	o := imageBuildOptions{}
+	cmd := &cobra.Command{
+		Use:   "build [FLAGS] PRESET...",
+		Short: "Build images from their recipes",
+		Long: `Build images from their recipes, inside sandboxes, into the build cache
+(SMOLVM_BUILD_CACHE, else build in the state folder). What the cache holds is not
+built again. With --output the images are published as 'smolvm image publish'
+does.`,
+		Example: `  smolvm image build --dry-run claude
+  smolvm image build claude codex
+  smolvm image build --output dist/images --key dist/dev/minisign.key claude`,
+		Args:              usage(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: app.completePresets,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Presets = args
+			return run(cmd.Context(), app, o)
+		},
+	}
+	cmd.Flags().StringVar(&o.Output, "output", "", "`DIR` to publish to")
+	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what would be built")
+	buildFlags(cmd, &o)
+	return cmd
+}
+
+func newImagePublish(app *App, run func(context.Context, *App, imageBuildOptions) error) *cobra.Command {
+	o := imageBuildOptions{}
+	cmd := &cobra.Command{
+		Use:   "publish [FLAGS] DIR PRESET...",
+		Short: "Publish images with a signed manifest into a folder",
+		Long: `Publish images into a folder that a web server or a path can serve: assets named
+by their digests, and a signed manifest. Images that the build cache does not
+hold are built first. What the folder has already stays; nothing is replaced but
+the manifest.`,
+		Example: `  smolvm image publish --key dist/dev/minisign.key dist/images claude`,
+		Args:    usage(cobra.MinimumNArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Output, o.Presets = args[0], args[1:]
+			return run(cmd.Context(), app, o)
+		},
+	}
+	buildFlags(cmd, &o)
+	return cmd
+}
+
+func buildFlags(cmd *cobra.Command, o *imageBuildOptions) {
+	cmd.Flags().StringVar(&o.Arch, "arch", "", "amd64 or arm64 (default this computer's)")
+	cmd.Flags().StringVar(&o.Key, "key", "", "`FILE` with the private minisign key that signs; its public half lies beside it as .pub")
+	jsonFlag(cmd, &o.JSON, "what was built, or the plan")
+}
+
+func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
+	if o.Arch == "" {
+		o.Arch = runtime.GOARCH
+	}
+	if !slices.Contains(arches, o.Arch) {
+		return refuse("Use amd64 or arm64.", "--arch %q is not an architecture of images", o.Arch)
+	}
+	if (o.Output == "") != (o.Key == "") {
+		return refuse("Give both, or neither.", "publishing needs a folder and --key")
+	}
+	request, err := app.buildRequest(o)
+	if err != nil {
+		return err
+	}
+	publication, err := app.publication(o)
+	if err != nil {
+		return err
+	}
+	builder, err := app.builder(publication.Base)
+	if err != nil {
+		return err
+	}
+	plan, err := builder.Plan(request)
+	if err != nil {
+		return err
+	}
+	if o.DryRun {
+		return app.writePlan(plan, o.JSON)
+	}
+	images, err := builder.Build(ctx, request)
+	if err != nil {
+		return err
+	}
+	return app.built(ctx, publication, images, o)
+}
+
+func (a *App) writePlan(plan imagebuild.Plan, json bool) error {
+	if json {
+		return ui.WriteData(a.Streams.Out, plan)
+	}
+	return plan.Write(a.Streams.Out)
+}
+
+// builtView is an image that was built, in JSON.
+type builtView struct {
+	Preset   string `json:"preset"`
+	Arch     string `json:"arch"`
+	Version  string `json:"version"` // of the agent
+	Kernel   string `json:"kernel"`
+	Manifest string `json:"manifest"` // where it was published; empty: nowhere
+}
+
+// built publishes where that was asked for, and reports.
+func (a *App) built(ctx context.Context, publication imagebuild.Publication, images []imagebuild.Image, o imageBuildOptions) error {
+	address := ""
+	if o.Output != "" {
+		if _, err := publication.Publish(ctx, images); err != nil {
+			return err
+		}
+		address = filepath.Join(publication.Dir, imagebuild.ManifestFile)
+	}
+	views := []builtView{}
+	for _, image := range images {
+		views = append(views, builtView{
+			image.Preset.Name, image.Arch, image.Layer.Record.Version, image.Kernel.Record.Version, address,
+		})
+		a.notice("%s %s for %s is built.", image.Preset.Name, image.Layer.Record.Version, image.Arch)
+	}
+	if address != "" {
+		a.notice("Published: %s", address)
+	}
+	if o.JSON {
+		return ui.WriteData(a.Streams.Out, views)
+	}
+	return nil
+}
+
+func (a *App) buildRequest(o imageBuildOptions) (imagebuild.Request, error) {
+	names, err := a.presetNames(o.Presets)
+	if err != nil {
+		return imagebuild.Request{}, err
+	}
+	all, err := a.AllPresets()
+	if err != nil {
+		return imagebuild.Request{}, err
+	}
+	request := imagebuild.Request{Arch: o.Arch}
+	for _, name := range names {
+		p, _ := preset.Find(all, name)
+		request.Presets = append(request.Presets, p)
+	}
+	return request, nil
+}
+
+// publication is where the images go and who signs for them.
+func (a *App) publication(o imageBuildOptions) (imagebuild.Publication, error) {
+	base, err := imagebuild.ReadBase(a.Presets)
+	p := imagebuild.Publication{Base: base, VMMs: []string{config.QEMU}, Now: a.Now, Sink: a.Progress()}
+	if err != nil || o.Output == "" {
+		return p, err
+	}
+	if p.Dir, err = filepath.Abs(o.Output); err != nil {
+		return p, fault.New(fault.Usage, "", "find the folder %s: %w", o.Output, err)
+	}
+	private, err := os.ReadFile(o.Key)
+	if err != nil {
+		return p, fault.New(fault.Usage, "make build makes a development key.", "read --key: %w", err)
+	}
+	p.Private = string(private)
+	p.Public, err = readKey(strings.TrimSuffix(o.Key, filepath.Ext(o.Key)) + ".pub")
+	return p, err
+}
+
+// builder builds in emulated sandboxes, which run on every host and for every
+// architecture.
+func (a *App) builder(base imagebuild.Base) (*imagebuild.Builder, error) {
+	c, err := a.Config()
+	if err != nil {
+		return nil, err
+	}
+	certificates, err := c.HostCA()
+	if err != nil {
+		return nil, err
+	}
+	cache := c.BuildCache
+	if cache == "" {
+		cache = filepath.Join(c.Home, "build")
+	}
+	return imagebuild.New(imagebuild.Options{
+		Cache: cache, Base: base, Runner: a.runner(), Agent: a.Build.Agent, Sink: a.Progress(), Now: a.Now,
+		Machines: imagebuild.Sandboxes{
+			Runner: a.runner(), Accel: vmm.TCG, CPUs: min(a.Host().CPUs, maxOwnCPUs), Sink: a.Progress(), Now: a.Now,
+			Rand: a.Rand, Env: c.SessionEnv(), CACerts: certificates,
+		}.Open,
+	}), nil
+}

@@ -1,0 +1,131 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/preset"
+)
+
+// parsed runs the command that make gives with args and returns the options its
+// run function was called with. A line in quotes is one argument.
+func parsed[Options any](t *testing.T, make func(*App, func(context.Context, *App, Options) error) *cobra.Command, args ...string) (Options, error) {
+	t.Helper()
+	var got Options
+	cmd := make(newWorld(t).app, func(_ context.Context, _ *App, o Options) error {
+		got = o
+		return nil
+	})
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetOut(io.Discard)
+	cmd.SetErr(io.Discard)
+	cmd.SetArgs(args)
+	return got, cmd.Execute()
+}
+
+// check compares the options of one command line.
+func check[Options any](t *testing.T, make func(*App, func(context.Context, *App, Options) error) *cobra.Command, line string, want Options) {
+	t.Helper()
+	got, err := parsed(t, make, strings.Fields(line)...)
+	if err != nil {
+		t.Errorf("%q: %v", line, err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%q: (-want +got)\n%s", line, diff)
+	}
+}
+
+func TestParsePresetStart(t *testing.T) {
+	claude := preset.Preset{Name: "claude-code"}
+	start := func(app *App, run func(context.Context, *App, startOptions) error) *cobra.Command {
+		return newPresetStart(app, claude, func(ctx context.Context, app *App, p preset.Preset, o startOptions) error {
+			if p.Name != claude.Name {
+				t.Errorf("started %q", p.Name)
+			}
+			return run(ctx, app, o)
+		})
+	}
+	check(t, start, "", startOptions{Timeout: defaultTimeout})
+	check(t, start, "-n work --cpus 2 --memory 1536M --disk 20g --backend qemu --timeout 90s", startOptions{
+		Name: "work", CPUs: 2, Memory: 1536 << 20, Disk: 20 << 30, Backend: "qemu", Timeout: 90 * time.Second,
+	})
+	check(t, start, "--attach --rm --no-mount --json", startOptions{
+		Attach: true, Remove: true, NoMount: true, JSON: true, Timeout: defaultTimeout,
+	})
+	check(t, start, "--no-attach --name=x", startOptions{NoAttach: true, Name: "x", Timeout: defaultTimeout})
+	// All after -- is the agent's, whatever it looks like; a -- of its own stays.
+	check(t, start, "--rm -- --rm -n y -- z", startOptions{
+		Remove: true, Args: []string{"--rm", "-n", "y", "--", "z"}, Timeout: defaultTimeout,
+	})
+	check(t, start, "--", startOptions{Timeout: defaultTimeout})
+}
+
+func TestParseStart(t *testing.T) {
+	check(t, newStart, "box", startOptions{Name: "box", Timeout: defaultTimeout})
+	check(t, newStart, "--no-attach box --json", startOptions{Name: "box", NoAttach: true, JSON: true, Timeout: defaultTimeout})
+	check(t, newStart, "box --attach -- -c --json", startOptions{
+		Name: "box", Attach: true, Args: []string{"-c", "--json"}, Timeout: defaultTimeout,
+	})
+	for _, line := range []string{"", "a b", "a b -- c", "-- a", "--rm box", "--memory 1G box", "--timeout soon box"} {
+		if o, err := parsed(t, newStart, strings.Fields(line)...); err == nil {
+			t.Errorf("start %q was taken as %+v", line, o)
+		}
+	}
+}
+
+func TestParseAttach(t *testing.T) {
+	check(t, newAttach, "box", attachOptions{Name: "box", Args: []string{}})
+	check(t, newAttach, "--json box -- -p hello", attachOptions{Name: "box", Args: []string{"-p", "hello"}, JSON: true})
+	for _, line := range []string{"", "a b", "-- a", "a b -- c"} {
+		if o, err := parsed(t, newAttach, strings.Fields(line)...); err == nil {
+			t.Errorf("attach %q was taken as %+v", line, o)
+		}
+	}
+}
+
+func TestParseExec(t *testing.T) {
+	check(t, newExec, "box ls -l --json", execOptions{Name: "box", Argv: []string{"ls", "-l", "--json"}, User: "agent"})
+	check(t, newExec, "box -- ls --", execOptions{Name: "box", Argv: []string{"ls", "--"}, User: "agent"})
+	check(t, newExec, "-T -u root -w /etc --json box -- -x", execOptions{
+		Name: "box", Argv: []string{"-x"}, User: "root", Dir: "/etc", NoTTY: true, JSON: true,
+	})
+	for _, line := range []string{"", "box", "box --", "--user", "-x box ls"} {
+		if o, err := parsed(t, newExec, strings.Fields(line)...); err == nil {
+			t.Errorf("exec %q was taken as %+v", line, o)
+		}
+	}
+}
+
+func TestParseSSH(t *testing.T) {
+	check(t, newSSH, "box", sshOptions{Name: "box", User: "agent", Command: []string{}})
+	check(t, newSSH, "--stdio box", sshOptions{Name: "box", User: "agent", Command: []string{}, Stdio: true})
+	check(t, newSSH, "-u root box ls --stdio", sshOptions{Name: "box", User: "root", Command: []string{"ls", "--stdio"}})
+	if _, err := parsed(t, newSSH, "--stdio"); err == nil {
+		t.Error("ssh without a name was taken")
+	}
+}
+
+func TestParseTheRest(t *testing.T) {
+	check(t, newList, "-q --json", listOptions{Quiet: true, JSON: true})
+	check(t, newInfo, "box --json", infoOptions{Name: "box", JSON: true})
+	check(t, newStop, "a b -t 3s", stopOptions{Names: []string{"a", "b"}, Grace: 3 * time.Second})
+	check(t, newStop, "a", stopOptions{Names: []string{"a"}, Grace: defaultGrace})
+	check(t, newDelete, "a b -y", deleteOptions{Names: []string{"a", "b"}, Yes: true})
+	check(t, newDelete, "--all --yes --json", deleteOptions{Names: []string{}, All: true, Yes: true, JSON: true})
+	check(t, newLogs, "-f box", logsOptions{Name: "box", Follow: true})
+	check(t, newLogs, "box --supervisor", logsOptions{Name: "box", Supervisor: true})
+	check(t, newVersion, "--json", versionOptions{JSON: true})
+	check(t, newImageList, "--available", imageListOptions{Available: true})
+	check(t, newImagePull, "claude codex --arch arm64 --backend qemu", imagePullOptions{
+		Presets: []string{"claude", "codex"}, Arch: "arm64", Backend: "qemu",
+	})
+	check(t, newImagePull, "--all", imagePullOptions{Presets: []string{}, All: true})
+	check(t, newImageBuild, "claude --dry-run --arch arm64", imageBuildOptions{Presets: []string{"claude"}, DryRun: true, Arch: "arm64"})
+	check(t, newImagePublish, "--key k out claude pi", imageBuildOptions{Presets: []string{"claude", "pi"}, Output: "out", Key: "k"})
+}
