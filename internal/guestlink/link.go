@@ -55,9 +55,10 @@ type Link struct {
 	sending sync.Mutex     // one control message at a time
 	running sync.WaitGroup // every goroutine of the link
 
-	mu     sync.Mutex
-	closed bool  // Close was called: nothing more is started
-	cause  error // the first reason for the end
+	closing chan struct{} // closed by Close: nobody takes messages any more
+	mu      sync.Mutex
+	closed  bool  // Close was called: nothing more is started
+	cause   error // the first reason for the end
 }
 
 // Open waits for the guest's opening line, answers it, and takes the control
@@ -94,7 +95,7 @@ func open(ctx context.Context, conn net.Conn, now func() time.Time) (*Link, erro
 		_ = session.Close()
 		return nil, ctx.Err()
 	}
-	l := &Link{session: session, control: control, messages: make(chan wire.Message)}
+	l := &Link{session: session, control: control, messages: make(chan wire.Message), closing: make(chan struct{})}
 	l.running.Go(func() { l.receive(lines) })
 	l.running.Go(l.refuse)
 	return l, nil
@@ -131,7 +132,8 @@ func takeControl(ctx context.Context, session *yamux.Session) (*yamux.Stream, *b
 	return stream, lines, nil
 }
 
-// Messages delivers what the guest says, in order, and is closed with the link.
+// Messages delivers what the guest says, in order and to its last word, and is
+// closed when the link has ended.
 // A guest that talks faster than the receiver listens is held back.
 func (l *Link) Messages() <-chan wire.Message { return l.messages }
 
@@ -217,7 +219,10 @@ func (l *Link) dial(kind wire.StreamKind) (net.Conn, error) {
 // Close ends the link with all its streams and waits until nothing of it runs.
 func (l *Link) Close() error {
 	l.mu.Lock()
-	l.closed = true
+	if !l.closed {
+		l.closed = true
+		close(l.closing)
+	}
 	l.mu.Unlock()
 	_ = l.session.Close()
 	l.running.Wait()
@@ -248,7 +253,7 @@ func (l *Link) receive(lines *bufio.Reader) {
 		}
 		select {
 		case l.messages <- m:
-		case <-l.session.CloseChan():
+		case <-l.closing:
 			return
 		}
 	}

@@ -125,8 +125,8 @@ func (c *Client) Exec(ctx context.Context, command Command, streams Streams) (st
 	if streams.In != nil {
 		go call.sendStdin(streams.In, input) // may be stuck in Read for ever, see above
 		defer interrupt(streams.In)
-	} else if err := call.out.send(stdinEnd, nil); err != nil {
-		return 0, call.explain("run a program", err)
+	} else {
+		_ = call.out.send(stdinEnd, nil) // receive learns why it failed
 	}
 	var sides sync.WaitGroup
 	finished, finish := context.WithCancel(ctx)

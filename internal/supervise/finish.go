@@ -19,15 +19,13 @@ func (s *supervisor) finish(committed bool, reason error) error {
 	if s.machine != nil {
 		_ = s.machine.Kill()
 	}
-	if s.server != nil {
-		s.server.shut()
-	}
 	s.running.Wait()
 	if s.console != nil {
 		s.console.close()
 	}
 	defer close(s.released)
 	if s.rec.State == record.Creating && !committed {
+		s.shut()
 		return errors.Join(reason, s.lock.Remove())
 	}
 	s.rec.Pid, s.rec.VMMPid = 0, 0
@@ -37,8 +35,16 @@ func (s *supervisor) finish(committed bool, reason error) error {
 	if reason != nil && fault.CodeOf(reason) != fault.Interrupted {
 		s.rec.LastError = clipText(plain(reason.Error()))
 	}
-	return errors.Join(reason, s.folder.RemoveRunDir(), remove(s.folder.Initrd()),
-		s.book.Write(s.rec), s.lock.Release())
+	err := errors.Join(reason, remove(s.folder.Initrd()), s.book.Write(s.rec))
+	s.shut() // not earlier: until here a stop is answered when it is true
+	return errors.Join(err, s.folder.RemoveRunDir(), s.lock.Release())
+}
+
+// shut closes the control socket.
+func (s *supervisor) shut() {
+	if s.server != nil {
+		s.server.shut()
+	}
 }
 
 // maxLastError bounds the error kept in the record in bytes.

@@ -22,6 +22,9 @@ const (
 	handshakeTimeout = 60 * time.Second
 	// sessionTimeout is how long an exec waits for a guest that boots or reboots.
 	sessionTimeout = 2 * time.Minute
+	// retryPause is between two attempts to connect to a guest that refuses: it is
+	// about to reboot, or out of memory.
+	retryPause = time.Second
 )
 
 // guest keeps the link to the guest: it opens a session whenever the guest
@@ -46,7 +49,6 @@ type state struct {
 	link   *guestlink.Link
 	client *sshx.Client
 	err    error // why the last attempt to connect failed
-	tries  int   // attempts to connect so far
 }
 
 // notice is a message of the guest, or the end of an attempt to connect.
@@ -63,16 +65,12 @@ func newGuest(machine vmm.Machine, config sshx.Config, now func() time.Time, log
 	}
 }
 
-// run serves one boot of the guest after another until ctx ends, which it does
-// with the machine.
+// run serves one boot of the guest after another until the machine or ctx ends.
+// All that a guest said before its machine ended has then been told.
 func (g *guest) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		conn, err := g.machine.Link(ctx)
 		if err != nil {
-			if ctx.Err() == nil {
-				g.log.Warn("wait for the guest link", "error", err)
-				<-ctx.Done() // the machine is ending
-			}
 			return
 		}
 		link, err := guestlink.Open(ctx, conn)
@@ -93,7 +91,7 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 		cancel()
 		_ = link.Close()
 		holding.Wait()
-		g.set(func(s *state) { *s = state{tries: s.tries} })
+		g.set(func(s *state) { *s = state{} })
 		g.log.Info("guest link ended", "reason", link.Err())
 	}()
 	g.set(func(s *state) { s.link = link })
@@ -120,24 +118,40 @@ func (g *guest) hold(ctx context.Context, link *guestlink.Link, ready wire.Messa
 	if stopping {
 		_ = link.Send(wire.Message{Type: wire.PowerOff}) // the end of grace is the other way
 	}
-	for {
+	for ctx.Err() == nil {
 		client, err := g.connect(ctx, link)
-		g.set(func(s *state) { s.client, s.err, s.tries = client, err, s.tries+1 })
+		g.set(func(s *state) { s.client, s.err = client, err })
 		g.tell(ctx, notice{Message: ready, connected: err == nil, err: err})
-		if client != nil {
-			select {
-			case <-client.Done():
-				g.log.Warn("SSH connection lost", "error", client.Err())
-			case <-ctx.Done():
-			}
-			g.set(func(s *state) { s.client = nil })
-			_ = client.Close()
+		if err != nil {
+			g.log.Warn("connect to the guest's SSH server", "error", err)
+			pause(ctx, retryPause)
+		} else {
+			g.keep(ctx, client)
 		}
 		select { // a guest that drops connections is asked again only for somebody
 		case <-g.wanted:
 		case <-ctx.Done():
-			return
 		}
+	}
+}
+
+// keep holds a connection until it or the boot ends.
+func (g *guest) keep(ctx context.Context, client *sshx.Client) {
+	select {
+	case <-client.Done():
+		g.log.Warn("SSH connection lost", "error", client.Err())
+	case <-ctx.Done():
+	}
+	g.set(func(s *state) { s.client = nil })
+	_ = client.Close()
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -176,17 +190,17 @@ func (g *guest) look() (state, <-chan struct{}) {
 }
 
 // session gives the SSH connection. It waits while the guest boots and while a
-// lost connection is made again, for sessionTimeout at most.
+// lost connection is made again, for sessionTimeout at most. Only a wrong host
+// key is not waited out.
 func (g *guest) session(ctx context.Context) (*sshx.Client, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, sessionTimeout, errNotReady())
 	defer cancel()
-	first, _ := g.look()
 	for {
 		s, change := g.look()
 		switch {
 		case s.client != nil:
 			return s.client, nil
-		case s.link != nil && s.err != nil && s.tries > first.tries:
+		case s.err != nil && fault.CodeOf(s.err) == fault.Trust:
 			return nil, s.err
 		}
 		select {

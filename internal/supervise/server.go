@@ -125,7 +125,7 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 	case opSSH:
 		return s.ssh(ctx, conn, out)
 	case opWatch:
-		return s.watch(ctx, conn, out)
+		return s.watch(conn, out)
 	}
 	return s.refuse(conn, out, fmt.Errorf("unknown operation %.40q", r.Op))
 }
@@ -147,15 +147,21 @@ func (s *server) stop(conn *net.UnixConn, out *frameWriter, grace time.Duration)
 	return out.send(accepted, nil)
 }
 
-// watch holds the connection until the sandbox ends or the client goes away.
-func (s *server) watch(ctx context.Context, conn *net.UnixConn, out *frameWriter) error {
+// watch holds the connection until the sandbox is released or the client goes away.
+func (s *server) watch(conn *net.UnixConn, out *frameWriter) error {
 	if err := out.send(accepted, nil); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	_, err := conn.Read(make([]byte, 1))
-	return err
+	gone := make(chan struct{})
+	s.running.Go(func() {
+		defer close(gone)
+		_, _ = conn.Read(make([]byte, 1)) // a watcher says nothing
+	})
+	select {
+	case <-gone:
+	case <-s.done:
+	}
+	return nil // the caller closes the connection, which ends the read
 }
 
 // ssh joins the client to a new stream of the guest's SSH server.

@@ -91,7 +91,7 @@ type supervisor struct {
 
 	console *console
 	machine vmm.Machine
-	died    chan struct{} // closed when the machine has ended
+	died    chan struct{} // closed when the machine has ended and its guest was heard out
 	death   error         // why; set before died is closed
 	guest   *guest
 	server  *server
@@ -198,12 +198,12 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return err
 	}
 	s.log.Info("machine started", "pid", s.machine.Pid())
+	s.guest = newGuest(s.machine, config, s.Now, s.log)
 	s.running.Go(func() {
+		s.guest.run(life)
 		s.death = s.machine.Wait()
 		close(s.died)
 	})
-	s.guest = newGuest(s.machine, config, s.Now, s.log)
-	s.running.Go(func() { s.guest.run(life) })
 	s.server = &server{
 		guest: s.guest, status: s.status, stops: s.stops, over: s.over, done: s.released, log: s.log,
 	}
