@@ -21,12 +21,19 @@ import (
 // modules, ARCH/modules.cpio as a manifest's kernel row has them.
 const kernelVariable = "SMOLVM_TEST_KERNEL"
 
-// TestConformance boots real machines, about 20 s of emulation an architecture.
+// TestConformance boots real machines, each kind about 20 s under emulation.
 func TestConformance(t *testing.T) {
-	for _, arch := range []string{"amd64", "arm64"} {
-		t.Run(arch, func(t *testing.T) {
+	host := testHost(t)
+	noClock := host
+	noClock.TSCKHz = 0
+	for _, c := range []struct {
+		name, arch string
+		host       Host
+	}{{"microvm", "amd64", host}, {"q35", "amd64", noClock}, {"virt", "arm64", host}} {
+		t.Run(c.name, func(t *testing.T) {
+			arch := c.arch
 			kernel, initrd := artifacts(t, arch)
-			driver := New(testRunner(), testHost(t))
+			driver := New(testRunner(), c.host)
 			if _, err := driver.Binary(arch); err != nil {
 				t.Skip(err)
 			}
