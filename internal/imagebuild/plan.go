@@ -92,7 +92,11 @@ func (b *Builder) kernelStep(arch string) Step {
 
 func (b *Builder) step(kind, name string, inputs any) Step {
 	key := contentKey(inputs)
-	return Step{Kind: kind, Name: name, Key: key, Cached: b.cache.has(kind, key)}
+	cached := b.cache.has(kind, key)
+	if kind == kindLayer {
+		cached = cached || b.cache.has(archiveKind(kind), key) // all that is kept of a layer
+	}
+	return Step{Kind: kind, Name: name, Key: key, Cached: cached}
 }
 
 // Write prints the plan, a line for each step.

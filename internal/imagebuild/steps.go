@@ -207,7 +207,7 @@ func (b *Builder) buildBase(ctx context.Context, plan Plan, work string, machine
 
 // ensureLayer runs a preset's recipe on the base.
 func (b *Builder) ensureLayer(ctx context.Context, plan Plan, step Step, p preset.Preset, machines Machines) error {
-	if step.Cached || b.cache.has(archiveKind(step.Kind), step.Key) {
+	if step.Cached {
 		return nil
 	}
 	work, err := b.cache.work(kindLayer)
