@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,6 +117,20 @@ func TestMissingQEMUNamesThePackage(t *testing.T) {
 	}
 	if fault.CodeOf(err) != fault.Host || !strings.Contains(fault.HintOf(err), "qemu-system-x86") {
 		t.Errorf("%v (%s)", err, fault.HintOf(err))
+	}
+}
+
+// TestSignalIsNoPowerOff ends QEMU in its own orderly way, from outside.
+func TestSignalIsNoPowerOff(t *testing.T) {
+	m, err := needQEMU(t).Start(t.Context(), dull(loop(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(m.Pid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Wait(); !errors.Is(err, errSignal) || fault.CodeOf(err) != fault.Boot {
+		t.Errorf("Wait: %v", err)
 	}
 }
 

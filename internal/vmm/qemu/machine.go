@@ -31,7 +31,7 @@ type machine struct {
 
 	mu     sync.Mutex
 	killed bool
-	failed error // why the machine was ended by us
+	failed error // why the machine ended, where its process cannot tell
 	err    error
 }
 
@@ -97,6 +97,13 @@ func (m *machine) event(name string, data json.RawMessage) {
 		}
 	case "RESET": // a guest reboot, also when the port's event is held back
 		m.port.hangUp()
+	case "SHUTDOWN":
+		var why struct {
+			Reason string `json:"reason"`
+		}
+		if json.Unmarshal(data, &why) == nil && why.Reason == "host-signal" {
+			m.fail(errSignal) // QEMU ends as well as after a power-off
+		}
 	case "STOP":
 		select {
 		case m.stopped <- struct{}{}:
@@ -139,10 +146,17 @@ func (m *machine) examine() {
 	default:
 		return
 	}
-	m.mu.Lock()
-	m.failed = err
-	m.mu.Unlock()
+	m.fail(err)
 	m.child.Kill()
+}
+
+// errSignal is the reason of a machine ended by SIGTERM, SIGINT or SIGHUP.
+var errSignal = errors.New("QEMU was ended by a signal")
+
+func (m *machine) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failed = err
 }
 
 // verdict says what QEMU's end means; m.mu is held.

@@ -124,6 +124,11 @@ func (m *monitor) execute(ctx context.Context, command string, result any) error
 		_, err = m.conn.Write(append(line, '\n'))
 	}
 	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.pending, id)
+	}()
 	if err != nil {
 		return fmt.Errorf("QMP %s: %w", command, err)
 	}
