@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 6 && os.Args[1] == "supervise":
 		err := supervise.Run(context.Background(), supervise.Options{
-			Home: os.Args[3], Name: os.Args[5], Driver: guesttest.Driver, Now: time.Now, Log: os.Stderr,
-			Agent: func(string) ([]byte, error) { return []byte("agent"), nil },
+			Home: os.Args[3], Name: os.Args[5], Driver: driver, Now: time.Now, Log: os.Stderr,
+			Agent: agent,
 		})
 		if err != nil {
 			os.Exit(1)
@@ -112,7 +112,7 @@ func (b *bench) spec(name string, words ...string) sandbox.Spec {
 		b.t.Fatal(err)
 	}
 	return sandbox.Spec{
-		Name: name, Preset: "claude-code", Launch: []string{"claude"}, Arch: "amd64", VMM: "qemu", Accel: vmm.TCG,
+		Name: name, Preset: "claude-code", Launch: []string{"claude"}, Arch: "amd64", VMM: "fake", Accel: vmm.TCG,
 		Image: record.Image{
 			Kernel: kernel, CommandLine: strings.Join(words, " "), Layers: []record.Layer{{Name: "base", Path: kernel}},
 		},

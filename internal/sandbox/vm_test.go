@@ -1,0 +1,344 @@
+package sandbox_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/embedded"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/host"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/sshx"
+	"github.com/smolvm/smolvm/internal/supervise"
+	"github.com/smolvm/smolvm/internal/supervise/guesttest"
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/vmm/qemu"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// imageVariable names a folder with a kernel, its modules and base.ext4 for the
+// tests that boot a virtual machine.
+const imageVariable = "SMOLVM_TEST_IMAGE"
+
+// driver and agent are what a supervisor of these tests gets.
+func driver(name string) (vmm.Driver, error) {
+	if name == "fake" {
+		return guesttest.Driver(name)
+	}
+	info := host.Probe()
+	return qemu.New(process.New(process.Options{Environ: os.Environ()}),
+		qemu.Host{OS: runtime.GOOS, Arch: runtime.GOARCH, TSCKHz: info.TSCKHz}), nil
+}
+
+func agent(arch string) ([]byte, error) {
+	if os.Getenv(imageVariable) == "" {
+		return []byte("agent"), nil
+	}
+	return embedded.Agent(arch)
+}
+
+// newVM makes a bench with a real sandbox "vm" that runs.
+func newVM(t *testing.T) (*bench, record.Record) {
+	t.Helper()
+	image := os.Getenv(imageVariable)
+	if image == "" {
+		t.Skipf("%s is not set: no virtual machine is booted", imageVariable)
+	}
+	b := newBench(t)
+	spec := b.spec("vm")
+	spec.VMM, spec.Arch, spec.CPUs, spec.MemoryMiB, spec.DiskBytes, spec.Network = "qemu", runtime.GOARCH, 2, 1024, 4<<30, true
+	spec.Image = record.Image{
+		Kernel: filepath.Join(image, "kernel"), Modules: filepath.Join(image, "modules"), CommandLine: "quiet",
+		Layers: []record.Layer{{Name: "base", Path: filepath.Join(image, "base.ext4")}},
+	}
+	if _, err := b.m.Create(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	return b, b.start("vm")
+}
+
+// program runs a program with all its streams.
+func (b *bench) program(c supervise.Command, s supervise.Streams) (int, error) {
+	b.t.Helper()
+	client, err := b.m.Connect(b.t.Context(), "vm")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer client.Close()
+	return client.Exec(b.t.Context(), c, s)
+}
+
+func TestVM(t *testing.T) {
+	b, r := newVM(t)
+	t.Logf("boot: %+v", r.Boot)
+	for _, c := range []struct {
+		name string
+		run  func(*testing.T, *bench)
+	}{
+		{"statuses", vmStatuses},
+		{"ten megabytes", vmTenMegabytes},
+		{"streams apart", vmStreamsApart},
+		{"terminal", vmTerminal},
+		{"signals", vmSignals},
+		{"hang-up", vmHangUp},
+		{"parallel", vmParallel},
+		{"latency", vmLatency},
+		{"reboot", vmReboot},
+		{"stop and start", vmStopStart},
+		{"machine killed", vmMachineKilled},
+		{"supervisor killed", vmSupervisorKilled},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inner := *b
+			inner.t = t
+			c.run(t, &inner)
+		})
+		if t.Failed() {
+			log, _ := os.ReadFile(b.book.Folder("vm").Log())
+			console, _ := os.ReadFile(b.book.Folder("vm").Console())
+			t.Fatalf("supervisor:\n%s\nconsole:\n%s", log, console)
+		}
+	}
+}
+
+func vmStatuses(t *testing.T, b *bench) {
+	for line, want := range map[string]int{"exit 0": 0, "exit 1": 1, "exit 255": 255, "kill -9 $$": 137} {
+		if _, got := b.exec("vm", "", "sh", "-c", line); got != want {
+			t.Errorf("%s gave %d, want %d", line, got, want)
+		}
+	}
+	for program, want := range map[string]int{"/no/such": 127, "/etc/passwd": 126} {
+		if _, got := b.exec("vm", "", program); got != want {
+			t.Errorf("%s gave %d, want %d", program, got, want)
+		}
+	}
+}
+
+func vmTenMegabytes(t *testing.T, b *bench) {
+	data := make([]byte, 10<<20)
+	_, _ = rand.Read(data)
+	var out bytes.Buffer
+	begun := time.Now()
+	status, err := b.program(command("cat"), supervise.Streams{In: bytes.NewReader(data), Out: &out})
+	if err != nil || status != 0 || sha256.Sum256(out.Bytes()) != sha256.Sum256(data) {
+		t.Errorf("10 MB through cat: %d, %v, %d bytes back", status, err, out.Len())
+	}
+	t.Logf("10 MB both ways in %v", time.Since(begun))
+}
+
+func vmStreamsApart(t *testing.T, b *bench) {
+	var out, errs bytes.Buffer
+	status, err := b.program(command("sh", "-c", "cat; echo oops >&2; test -t 0 || echo pipe"),
+		supervise.Streams{In: strings.NewReader("in\n"), Out: &out, Err: &errs})
+	if err != nil || status != 0 || out.String() != "in\npipe\n" || errs.String() != "oops\n" {
+		t.Errorf("%d, %v, out %q, err %q", status, err, &out, &errs)
+	}
+}
+
+func vmTerminal(t *testing.T, b *bench) {
+	sizes := make(chan wire.Size)
+	seen := newWaiter()
+	c := command("sh", "-c", `stty size; trap 'stty size; exit 7' WINCH; echo "$TERM" ready; while :; do sleep 0.1; done`)
+	c.TTY, c.Term, c.Size = true, "xterm", wire.Size{Columns: 100, Rows: 30}
+	go func() {
+		seen.await(t, "xterm ready")
+		sizes <- wire.Size{Columns: 120, Rows: 40}
+	}()
+	in, hold := io.Pipe()
+	defer hold.Close()
+	status, err := b.program(c, supervise.Streams{In: in, Out: seen, Resize: sizes})
+	if err != nil || status != 7 || !strings.Contains(seen.String(), "30 100") || !strings.Contains(seen.String(), "40 120") {
+		t.Errorf("%d, %v, %q", status, err, seen.String())
+	}
+}
+
+func vmSignals(t *testing.T, b *bench) {
+	for name, want := range map[string]int{"INT": 130, "TERM": 143, "KILL": 137} {
+		signals := make(chan string, 1)
+		seen := newWaiter()
+		go func() {
+			seen.await(t, "here")
+			signals <- name
+		}()
+		status, err := b.program(command("sh", "-c", "echo here; exec sleep 60"), supervise.Streams{Out: seen, Signals: signals})
+		if err != nil || status != want {
+			t.Errorf("SIG%s gave %d, %v, want %d", name, status, err, want)
+		}
+	}
+}
+
+func vmHangUp(t *testing.T, b *bench) {
+	ctx, cancel := context.WithCancel(t.Context())
+	client, err := b.m.Connect(t.Context(), "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	seen := newWaiter()
+	go func() {
+		seen.await(t, "here")
+		cancel()
+	}()
+	_, err = client.Exec(ctx, command("sh", "-c", "trap 'echo gone > /tmp/hup; exit' HUP; echo here; while :; do sleep 0.1; done"),
+		supervise.Streams{Out: seen})
+	wantFault(t, err, fault.Interrupted)
+	if out, status := b.exec("vm", "", "timeout", "10", "sh", "-c", "until cat /tmp/hup 2>/dev/null; do sleep 0.1; done"); status != 0 || out != "gone\n" {
+		t.Errorf("the program of a client that vanished was not hung up: %d %q", status, out)
+	}
+}
+
+func vmParallel(t *testing.T, b *bench) {
+	var running sync.WaitGroup
+	for i := range 8 {
+		running.Go(func() {
+			want := fmt.Sprintf("%d\n", i)
+			var out bytes.Buffer
+			status, err := b.program(command("sh", "-c", "sleep 0.2; cat"), supervise.Streams{In: strings.NewReader(want), Out: &out})
+			if err != nil || status != 0 || out.String() != want {
+				t.Errorf("exec %d: %d, %v, %q", i, status, err, &out)
+			}
+		})
+	}
+	running.Wait()
+}
+
+// vmLatency compares an exec with a session on a live SSH connection.
+func vmLatency(t *testing.T, b *bench) {
+	const rounds = 20
+	client, err := b.m.Connect(t.Context(), "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	live := b.liveSSH(t, client)
+	defer live.Close()
+	direct, through := make([]time.Duration, rounds), make([]time.Duration, rounds)
+	for i := range rounds {
+		begun := time.Now()
+		s, err := live.Start(t.Context(), wire.Start{Argv: []string{"/bin/true"}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, s.Stdout())
+		if _, err := s.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		direct[i] = time.Since(begun)
+		begun = time.Now()
+		if _, err := client.Exec(t.Context(), command("/bin/true"), supervise.Streams{}); err != nil {
+			t.Fatal(err)
+		}
+		through[i] = time.Since(begun)
+	}
+	a, c := median(direct), median(through)
+	t.Logf("session on a live connection %v, exec %v: %.2f", a, c, float64(c)/float64(a))
+	if float64(c) > 1.3*float64(a) {
+		t.Errorf("an exec costs %v, a session on a live connection %v", c, a)
+	}
+}
+
+// liveSSH is an SSH connection of the test's own.
+func (b *bench) liveSSH(t *testing.T, client *supervise.Client) *sshx.Client {
+	t.Helper()
+	ours, theirs := newPipe()
+	go func() { _ = client.SSH(context.Background(), theirs) }()
+	folder := b.book.Folder("vm")
+	key, _ := os.ReadFile(folder.ClientKey())
+	hostKey, _ := os.ReadFile(folder.HostKeyPublic())
+	live, err := sshx.Connect(t.Context(), ours, sshx.Config{User: wire.AgentUser, ClientKey: string(key), HostKey: string(hostKey)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return live
+}
+
+func vmReboot(t *testing.T, b *bench) {
+	before, _ := b.exec("vm", "", "cat", "/proc/sys/kernel/random/boot_id")
+	begun := time.Now()
+	_, err := b.program(supervise.Command{Start: wire.Start{Argv: []string{"reboot"}, User: "root"}}, supervise.Streams{})
+	t.Logf("reboot: %v", err)
+	for deadline := time.Now().Add(time.Minute); ; {
+		after, status := "", 0
+		var out bytes.Buffer
+		if status, err = b.program(command("cat", "/proc/sys/kernel/random/boot_id"), supervise.Streams{Out: &out}); err == nil && status == 0 {
+			if after = out.String(); after != before {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no new boot: %v, %q", err, after)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Logf("again after %v", time.Since(begun))
+}
+
+func vmStopStart(t *testing.T, b *bench) {
+	b.exec("vm", "kept", "sh", "-c", "cat > ~/a; cp ~/a /workspace/b")
+	begun := time.Now()
+	if err := b.m.Stop(t.Context(), "vm", 30*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("stopped in %v", time.Since(begun))
+	if s := b.wantState("vm", sandbox.Stopped); s.LastError != "" {
+		t.Error(s.LastError)
+	}
+	begun = time.Now()
+	b.start("vm")
+	t.Logf("started in %v", time.Since(begun))
+	if out, _ := b.exec("vm", "", "sh", "-c", "cat ~/a /workspace/b"); out != "keptkept" {
+		t.Errorf("after stop and start: %q", out)
+	}
+}
+
+func vmMachineKilled(t *testing.T, b *bench) {
+	r, _ := b.book.Read("vm")
+	client, err := b.m.Connect(t.Context(), "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	done := client.Done()
+	begun := time.Now()
+	if err := syscall.Kill(r.VMMPid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	t.Logf("noticed in %v", time.Since(begun))
+	if s := b.wantState("vm", sandbox.Stopped); !strings.Contains(s.LastError, "killed") {
+		t.Errorf("last error %q", s.LastError)
+	}
+	b.start("vm")
+}
+
+func vmSupervisorKilled(t *testing.T, b *bench) {
+	r, _ := b.book.Read("vm")
+	if err := syscall.Kill(r.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.released("vm")
+	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(r.VMMPid, 0) == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the machine %d outlives its supervisor", r.VMMPid)
+		}
+	}
+	b.wantState("vm", sandbox.Stopped)
+	b.start("vm")
+	if out, _ := b.exec("vm", "", "sh", "-c", "cat ~/a"); out != "kept" {
+		t.Errorf("the disk lost its files: %q", out)
+	}
+}
