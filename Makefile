@@ -20,7 +20,8 @@ export CGO_ENABLED := 0
 PACKAGE := github.com/smolvm/smolvm
 GUEST := internal/embedded/guest
 FUZZTIME ?= 30s
-BENCHTIME ?= 5x
+ROUNDS ?= 5
+PRESETS ?= claude-code
 
 # Only what the revision says goes into the programs: equal sources, equal bytes.
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
@@ -29,7 +30,7 @@ LINK = -X $(PACKAGE)/internal/embedded.commit=$(COMMIT) \
        -X $(PACKAGE)/internal/embedded.buildTime=$(BUILD_TIME) \
        -X $(PACKAGE)/internal/embedded.developmentKey=$$($(GO) run ./cmd/smolvm-devkey dist/dev)
 
-.PHONY: build guest tools quickstart images test test-unit test-script test-vm test-full lint bench fuzz clean bootstrap
+.PHONY: build guest quickstart images publish test test-unit test-script test-vm test-full lint bench fuzz clean bootstrap
 
 bootstrap:
 	@scripts/bootstrap
@@ -54,15 +55,15 @@ dist/guest/smolvm-guest-%: always
 always:
 .PRECIOUS: dist/guest/smolvm-guest-%
 
-tools: build
-	@$(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(LINK)" -o bin/ ./cmd/smolvm-quickstart
-
 quickstart:
 	@scripts/quickstart
 
-images: bootstrap
-	@$(MAKE) --no-print-directory tools
-	@bin/smolvm-quickstart --images-only
+images: bootstrap publish
+
+# What is in the cache is not built again.
+publish: build
+	@SMOLVM_BUILD_CACHE=$${SMOLVM_BUILD_CACHE:-$$HOME/.cache/smolvm-build} \
+		bin/smolvm image publish --key dist/dev/minisign.key dist/images $(PRESETS)
 
 test: lint test-unit test-script test-vm
 
@@ -72,8 +73,7 @@ test-unit: guest
 test-script: build
 	$(GO) test -count=1 ./test/script/...
 
-test-vm: tools
-	bin/smolvm-quickstart --images-only
+test-vm: publish
 	$(GO) test -tags vm -count=1 -timeout 20m ./test/vm/...
 
 test-full: test
@@ -82,9 +82,8 @@ test-full: test
 lint:
 	scripts/lint
 
-bench: tools
-	bin/smolvm-quickstart --images-only
-	scripts/bench $(BENCHTIME)
+bench: publish
+	$(GO) run ./test/bench -rounds $(ROUNDS)
 
 fuzz:
 	scripts/fuzz $(FUZZTIME)

@@ -1,9 +1,7 @@
 // Command smolvm-quickstart takes a checkout that is compiled from there to a first
-// launch: it builds the base and one preset's layer, publishes them with the
-// kernel and a signed manifest into dist/images, serves that folder over HTTP on
-// this computer's loopback, and launches from it with an empty state folder. It
-// ends with a table of what each stage took. With --images-only it builds and
-// publishes, and stops there.
+// launch: it has smolvm build and publish one preset's image into dist/images,
+// serves that folder over HTTP on this computer's loopback, and launches from it
+// with an empty state folder. It ends with a table of what each stage took.
 //
 // Whatever interrupts it leaves no sandbox and no state folder behind; the build
 // cache and the published folder only ever hold complete results.
@@ -23,7 +21,6 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/config"
-	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -31,20 +28,18 @@ import (
 
 // options are what the command line says.
 type options struct {
-	ImagesOnly bool
-	Presets    []string
-	Arch       string
-	Dist       string // absolute
-	Program    string // absolute path of smolvm
-	Progress   ui.Style
-	Steps      []stage // taken before this program ran
+	Preset   string // the word for it
+	Dist     string // absolute: holds the development key and the published images
+	Program  string // absolute path of smolvm
+	Progress ui.Style
+	Steps    []stage // taken before this program ran
 }
 
-// tools are what the stages work with.
-type tools struct {
+// quickstart is one run.
+type quickstart struct {
 	options
 	streams *ui.Streams
-	sink    event.Sink
+	report  *report
 	config  config.Config
 	run     *process.Runner
 	now     func() time.Time
@@ -70,30 +65,28 @@ func run(ctx context.Context, streams *ui.Streams, args []string) error {
 	if err != nil {
 		return fmt.Errorf("find the user's home: %w", err)
 	}
-	cfg, err := config.Load(os.Environ(), home)
+	c, err := config.Load(os.Environ(), home)
 	if err != nil {
 		return err
 	}
-	if cfg.BuildCache == "" {
-		cfg.BuildCache = filepath.Join(home, ".cache", "smolvm-build")
+	if c.BuildCache == "" {
+		c.BuildCache = filepath.Join(home, ".cache", "smolvm-build")
 	}
 	progress := ui.NewProgress(streams, o.Progress, time.Now)
 	defer progress.Close()
-	report := &report{sink: progress}
-	t := tools{
-		options: o, streams: streams, sink: report, config: cfg, now: time.Now,
+	q := &quickstart{
+		options: o, streams: streams, report: &report{sink: progress}, config: c, now: time.Now,
 		run: process.New(process.Options{Environ: os.Environ(), Self: o.Program}),
 	}
-	published, err := t.publish(ctx)
-	if err != nil || o.ImagesOnly {
+	if err := q.publish(ctx); err != nil {
 		return err
 	}
-	launched, err := t.launch(ctx)
+	l, err := q.launch(ctx)
 	progress.Close()
 	if err != nil {
 		return err
 	}
-	return t.summary(report, published, launched)
+	return q.summary(l)
 }
 
 // parse reads the command line.
@@ -101,10 +94,8 @@ func parse(args []string, errs io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("smolvm-quickstart", flag.ContinueOnError)
 	flags.SetOutput(errs)
-	flags.BoolVar(&o.ImagesOnly, "images-only", false, "build and publish, do not launch")
-	presets := flags.String("presets", "claude-code", "presets to build, separated by commas; the first is launched")
-	flags.StringVar(&o.Arch, "arch", runtime.GOARCH, "architecture of the images")
-	dist := flags.String("dist", "dist", "folder that holds the development key and the published images")
+	flags.StringVar(&o.Preset, "preset", "claude", "the preset to build and launch")
+	dist := flags.String("dist", "dist", "folder of the development key and the published images")
 	program := flags.String("program", "bin/smolvm", "the program to launch with")
 	progress := flags.String("progress", string(ui.Auto), "auto, plain or json")
 	flags.Func("step", "NAME=DURATION of something done before", func(text string) error {
@@ -118,7 +109,7 @@ func parse(args []string, errs io.Writer) (options, error) {
 	if flags.NArg() > 0 {
 		return o, fault.New(fault.Usage, "", "read the command line: nothing is known about %q", flags.Arg(0))
 	}
-	o.Presets, o.Progress = strings.Split(*presets, ","), ui.Style(*progress)
+	o.Progress = ui.Style(*progress)
 	var err error
 	if o.Dist, err = filepath.Abs(*dist); err != nil {
 		return o, err
@@ -136,3 +127,12 @@ func parseStage(text string) (stage, error) {
 	}
 	return stage{name: name, took: d}, nil
 }
+
+// images is the published folder.
+func (o options) images() string { return filepath.Join(o.Dist, "images") }
+
+// manifest is the published manifest's path.
+func (o options) manifest() string { return filepath.Join(o.images(), "manifest.json") }
+
+// arch is what the quickstart builds for: this computer.
+const arch = runtime.GOARCH

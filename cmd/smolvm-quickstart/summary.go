@@ -1,15 +1,13 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
-	"path/filepath"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/event"
-	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/ui"
 )
@@ -40,56 +38,64 @@ func (r *report) Emit(e event.Event) {
 	r.stages = append(r.stages, stage{name: strings.TrimSpace(string(e.Stage) + " " + e.Object), bytes: e.Bytes, took: e.Elapsed})
 }
 
-// summary prints the table, what booted, where things are, and what to try next.
-func (t tools) summary(r *report, m manifest.Manifest, l launch) error {
-	fmt.Fprintf(t.streams.Out, "%s\n", strings.TrimSpace(ui.CleanLines(l.Output)))
-	table := ui.NewTable("STAGE", "BYTES", "TIME")
-	var total time.Duration
-	for _, s := range t.Steps {
-		total += s.took
-		table.Add(s.name, "", ui.Elapsed(s.took))
+// summary prints what the agent said, the table, what booted, where things are,
+// and what to try next. Only the agent's words are the result.
+func (q *quickstart) summary(l launch) error {
+	row, err := q.row()
+	if err != nil {
+		return err
 	}
-	for _, s := range r.stages {
+	fmt.Fprintln(q.streams.Out, strings.TrimSpace(ui.CleanLines(l.output)))
+	fmt.Fprintln(q.streams.Err)
+	if err := q.table(l).Write(q.streams.Err); err != nil {
+		return err
+	}
+	standIn := ""
+	if row.Kernel.StandIn != "" {
+		standIn = fmt.Sprintf(" (%s's, a stand-in for SmolVM's own)", row.Kernel.StandIn)
+	}
+	q.streams.Say("\nagent        %s %s", row.Agent.Name, row.Agent.Version)
+	q.streams.Say("kernel       %s%s", row.Kernel.Version, standIn)
+	q.streams.Say("program      %s", q.Program)
+	q.streams.Say("images       %s", q.images())
+	q.streams.Say("build cache  %s", q.config.BuildCache)
+	q.streams.Say("\nTry next:")
+	for _, command := range []string{q.Preset + " start -n demo", "exec demo -- uname -a", "list"} {
+		q.streams.Say("  SMOLVM_MANIFEST=%s %s %s", q.manifest(), q.Program, command)
+	}
+	return nil
+}
+
+// table has a line for each stage, in the order they ended.
+func (q *quickstart) table(l launch) *ui.Table {
+	table := ui.NewTable("STAGE", "BYTES", "TIME")
+	q.report.mu.Lock()
+	defer q.report.mu.Unlock()
+	for _, s := range append(q.Steps, q.report.stages...) {
 		size := ""
 		if s.bytes > 0 {
 			size = ui.Bytes(s.bytes)
 		}
 		table.Add(s.name, size, ui.Elapsed(s.took))
 	}
-	table.Add("launch, from command to its end", "", ui.Elapsed(l.Took))
-	fmt.Fprintln(t.streams.Err)
-	if err := table.Write(t.streams.Err); err != nil {
-		return err
-	}
-	t.sayKernel(m)
-	t.sayNext()
-	return nil
+	table.Add("the whole launch", "", ui.Elapsed(l.took))
+	return table
 }
 
-// sayKernel names the kernel that booted.
-func (t tools) sayKernel(m manifest.Manifest) {
+// row is what was published and launched.
+func (q *quickstart) row() (manifest.Row, error) {
+	raw, err := os.ReadFile(q.manifest())
+	if err != nil {
+		return manifest.Row{}, fmt.Errorf("read what was published: %w", err)
+	}
+	m, err := manifest.Parse(raw)
+	if err != nil {
+		return manifest.Row{}, fmt.Errorf("read what was published: %w", err)
+	}
 	for _, row := range m.Rows {
-		if row.Preset != t.Presets[0] || row.Arch != t.Arch {
-			continue
+		if row.Arch == arch && (row.Preset == q.Preset || strings.HasPrefix(row.Preset, q.Preset+"-")) {
+			return row, nil
 		}
-		standIn := ""
-		if row.Kernel.StandIn != "" {
-			standIn = fmt.Sprintf(" (%s's, a stand-in for SmolVM's own)", row.Kernel.StandIn)
-		}
-		t.streams.Say("kernel     %s%s", row.Kernel.Version, standIn)
-		t.streams.Say("agent      %s %s", row.Agent.Name, row.Agent.Version)
 	}
-}
-
-// sayNext names the paths and three commands.
-func (t tools) sayNext() {
-	manifest := filepath.Join(t.Dist, "images", imagebuild.ManifestFile)
-	t.streams.Say("program    %s", t.Program)
-	t.streams.Say("images     %s", filepath.Dir(manifest))
-	t.streams.Say("build cache %s", t.config.BuildCache)
-	word := cmp.Or(strings.TrimSuffix(t.Presets[0], "-code"), t.Presets[0])
-	t.streams.Say("\nTry next:")
-	t.streams.Say("  export SMOLVM_MANIFEST=%s", manifest)
-	t.streams.Say("  %s %s start", t.Program, word)
-	t.streams.Say("  %s list", t.Program)
+	return manifest.Row{}, fmt.Errorf("nothing was published for %s on %s", q.Preset, arch)
 }
