@@ -33,9 +33,13 @@ func (r *report) Emit(e event.Event) {
 	if e.Kind != event.Done {
 		return
 	}
+	done := stage{name: strings.TrimSpace(string(e.Stage) + " " + e.Object), bytes: e.Bytes, took: e.Elapsed}
+	if e.Stage == event.Scratch {
+		done.bytes = 0 // its size is what it may grow to
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stages = append(r.stages, stage{name: strings.TrimSpace(string(e.Stage) + " " + e.Object), bytes: e.Bytes, took: e.Elapsed})
+	r.stages = append(r.stages, done)
 }
 
 // summary prints what the agent said, the table, what booted, where things are,
@@ -54,12 +58,14 @@ func (q *quickstart) summary(l launch) error {
 	if row.Kernel.StandIn != "" {
 		standIn = fmt.Sprintf(" (%s's, a stand-in for SmolVM's own)", row.Kernel.StandIn)
 	}
-	q.streams.Say("\nagent        %s %s", row.Agent.Name, row.Agent.Version)
+	q.streams.Say("")
+	q.streams.Say("agent        %s %s", row.Agent.Name, row.Agent.Version)
 	q.streams.Say("kernel       %s%s", row.Kernel.Version, standIn)
 	q.streams.Say("program      %s", q.Program)
 	q.streams.Say("images       %s", q.images())
 	q.streams.Say("build cache  %s", q.config.BuildCache)
-	q.streams.Say("\nTry next:")
+	q.streams.Say("")
+	q.streams.Say("Try next:")
 	for _, command := range []string{q.Preset + " start -n demo", "exec demo -- uname -a", "list"} {
 		q.streams.Say("  SMOLVM_MANIFEST=%s %s %s", q.manifest(), q.Program, command)
 	}

@@ -184,14 +184,8 @@ func TestInterruptedBuildLeavesNothingToAccept(t *testing.T) {
 	if _, err := b.Build(t.Context(), demoRequest()); err != nil {
 		t.Fatal(err)
 	}
-	left, err := os.ReadDir(filepath.Join(dir, "work"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range left {
-		if strings.HasPrefix(e.Name(), "base-") || strings.HasPrefix(e.Name(), "kernel-") {
-			t.Errorf("left in the work folder: %s", e.Name())
-		}
+	if _, err := os.Stat(filepath.Join(dir, "work")); err == nil {
+		t.Error("the work folder is still there")
 	}
 }
 

@@ -139,7 +139,11 @@ func (b *Builder) Build(ctx context.Context, req Request) ([]Image, error) {
 	if err := b.foundation(ctx, plan, machines); err != nil {
 		return nil, err
 	}
-	return b.layers(ctx, req, plan, machines)
+	images, err := b.layers(ctx, req, plan, machines)
+	if err != nil {
+		return nil, err
+	}
+	return images, b.cache.sweep()
 }
 
 // foundation builds the kernel and the base. Their downloads run side by side.

@@ -61,11 +61,19 @@ func (c cache) open(ctx context.Context, sink event.Sink) (release func(), err e
 	if err := lockFile(ctx, file, sink, c.dir); err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(c.workDir()); err != nil {
+	if err := c.sweep(); err != nil {
 		file.Close()
-		return nil, fault.New(fault.Storage, "", "remove what an earlier build left: %w", err)
+		return nil, err
 	}
 	return func() { file.Close() }, nil
+}
+
+// sweep removes everything unfinished, and the downloads of a finished build.
+func (c cache) sweep() error {
+	if err := os.RemoveAll(c.workDir()); err != nil {
+		return fault.New(fault.Storage, "", "clean the build cache: %w", err)
+	}
+	return nil
 }
 
 // lockFile takes the lock of the file, which it closes on failure. A wait that is
