@@ -201,7 +201,7 @@ func (l *launch) notices(surroundings config.Config, image record.Image, accel v
 		l.app.notice("Nothing of this computer is mounted: mounts are not available yet.")
 	}
 	if image.StandIn != "" {
-		l.app.notice("The kernel is a stand-in: %s, %s.", image.KernelVersion, image.StandIn)
+		l.app.notice("The kernel is a stand-in for SmolVM's own: %s (%s).", image.KernelVersion, image.StandIn)
 	}
 	for _, withheld := range surroundings.WithheldEnv() {
 		l.app.notice("%s", withheld)

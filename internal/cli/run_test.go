@@ -125,7 +125,7 @@ func TestStartDetached(t *testing.T) {
 	})
 	for _, notice := range []string{
 		"Nothing of this computer is mounted: mounts are not available yet.\n",
-		"The kernel is a stand-in: 6.12.1-cloud, Debian's cloud kernel.\n",
+		"The kernel is a stand-in for SmolVM's own: 6.12.1-cloud (Debian's cloud kernel).\n",
 		"The sandbox is emulated and therefore slow: /dev/kvm is not there.\n",
 	} {
 		if !strings.Contains(w.errs.String(), notice) {

@@ -26,10 +26,12 @@ const (
 var Styles = []Style{Auto, Plain, JSON}
 
 // How often progress is shown. A person watching a log sees something at least
-// every two seconds.
+// every two seconds: a line is due at the first tick that comes dueAfter after
+// the last one, with room for a tick that is late.
 const (
 	redrawEvery = 100 * time.Millisecond
-	plainEvery  = 2 * time.Second
+	tickEvery   = 500 * time.Millisecond
+	dueAfter    = 1400 * time.Millisecond
 )
 
 // Progress is an event.Sink that shows events on the error stream until it is
@@ -63,7 +65,7 @@ func NewProgress(s *Streams, style Style, now func() time.Time) *Progress {
 	case style == Auto && s.Moves:
 		p.view, every = &barView{streams: s}, redrawEvery
 	default:
-		p.view, every = &plainView{streams: s}, plainEvery/4
+		p.view, every = &plainView{streams: s}, tickEvery
 	}
 	if every > 0 {
 		p.ticker.Go(func() { p.run(every) })
@@ -129,8 +131,7 @@ func (v jsonView) event(e event.Event, _ *task, _ bool, _ time.Duration, _ time.
 func (jsonView) tick(time.Time, *board) {}
 func (jsonView) close()                 {}
 
-// plainView writes lines that stay: starts, ends, and how far each task is
-// every two seconds.
+// plainView writes lines that stay: starts, ends, and how far each task is.
 type plainView struct{ streams *Streams }
 
 func (v *plainView) event(e event.Event, t *task, ended bool, elapsed time.Duration, now time.Time, _ *board) {
@@ -160,7 +161,7 @@ func (v *plainView) tick(now time.Time, b *board) {
 }
 
 func (v *plainView) due(now time.Time, t *task) {
-	if now.Sub(t.shown) < plainEvery {
+	if now.Sub(t.shown) < dueAfter {
 		return
 	}
 	t.shown = now

@@ -13,6 +13,9 @@ import (
 	"github.com/smolvm/smolvm/internal/event"
 )
 
+// silentMost is how long a person watching a log may see nothing.
+const silentMost = 2 * time.Second
+
 // download emits a download of 40 MiB at 10 MiB/s in steps of a quarter second,
 // none of them at the same instant as a tick.
 func download(sink event.Sink) {
@@ -41,8 +44,8 @@ func TestPlainProgress(t *testing.T) {
 		p.Emit(event.Event{Kind: event.Notice, Text: "after"})
 		want := "two lines \n" +
 			"base: 40.0 MiB\n" +
-			"base: 20.0 MiB of 40.0 MiB, 50 %, 10.0 MiB/s, 2.0 s left\n" +
-			"base: 40.0 MiB of 40.0 MiB, 100 %, 10.0 MiB/s\n" +
+			"base: 15.0 MiB of 40.0 MiB, 37 %, 10.0 MiB/s, 2.5 s left\n" +
+			"base: 30.0 MiB of 40.0 MiB, 75 %, 10.0 MiB/s, 1.0 s left\n" +
 			"base: verified, 40.0 MiB in 4.0 s\n" +
 			"warning: slow\n" +
 			"after\n"
@@ -63,7 +66,7 @@ func TestPlainProgressIsNeverSilent(t *testing.T) {
 		time.Sleep(21 * time.Second)
 		p.Emit(event.Event{Kind: event.Done, Stage: event.Boot, Object: "claude-code"})
 		p.Close()
-		if clock.longest > plainEvery {
+		if clock.longest > silentMost-tickEvery { // a tick may be late by as much
 			t.Errorf("silent for %v", clock.longest)
 		}
 		if !strings.HasSuffix(clock.String(), "boot claude-code: ready in 21.0 s\n") {
@@ -94,7 +97,7 @@ func TestQuickStageThatIsSlow(t *testing.T) {
 		time.Sleep(2100 * time.Millisecond)
 		p.Emit(event.Event{Kind: event.Done, Stage: event.Resolve})
 		p.Close()
-		want := "catalogue: 2.0 s\ncatalogue: read in 2.1 s\n"
+		want := "catalogue: 1.5 s\ncatalogue: read in 2.1 s\n"
 		if diff := cmp.Diff(want, errs.String()); diff != "" {
 			t.Error(diff)
 		}
