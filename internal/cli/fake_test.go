@@ -46,6 +46,7 @@ type fakeWorld struct {
 	catalogue error
 	program   func(supervise.Command, supervise.Streams) (int, error)
 	started   func(ctx context.Context)
+	proxied   func(ctx context.Context) error
 }
 
 func newWorld(t *testing.T) *fakeWorld {
@@ -237,8 +238,11 @@ func (s fakeSession) Exec(_ context.Context, c supervise.Command, streams superv
 	return s.world.program(c, streams)
 }
 
-func (s fakeSession) SSH(_ context.Context, stream io.ReadWriter) error {
+func (s fakeSession) SSH(ctx context.Context, stream io.ReadWriter) error {
 	s.world.note("ssh %s", s.name)
+	if s.world.proxied != nil {
+		return s.world.proxied(ctx)
+	}
 	_, err := io.Copy(stream, stream)
 	return err
 }

@@ -337,6 +337,20 @@ func TestThirdSignalForcesTheEnd(t *testing.T) {
 	})
 }
 
+// OpenSSH hangs its proxy command up when it is done: that is no news.
+func TestHungUpProxyIsSilent(t *testing.T) {
+	w := newWorld(t)
+	w.add("box", sandbox.Running)
+	signals := make(chan os.Signal)
+	w.app.Signals = signals
+	w.proxied = func(ctx context.Context) error {
+		signals <- syscall.SIGHUP
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	w.run(t, "ssh --stdio box", want{status: 130, log: []string{"ssh box"}})
+}
+
 func TestRunningCommands(t *testing.T) {
 	for line, want := range map[string]want{
 		"exec box -- ls -l --json":             {log: []string{"exec box ls -l --json user=agent dir= tty=false"}},

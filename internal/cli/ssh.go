@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -74,7 +75,11 @@ func runSSH(ctx context.Context, app *App, o sshOptions) error {
 		return err
 	}
 	defer conn.Close()
-	return conn.SSH(ctx, duplex{app.Streams.In, app.Streams.Out})
+	err = conn.SSH(ctx, duplex{app.Streams.In, app.Streams.Out})
+	if ctx.Err() != nil { // OpenSSH ends its proxy command by SIGHUP: nothing is wrong
+		return programExit(fault.Interrupted.Exit())
+	}
+	return err
 }
 
 // shellLine makes a command line for the user's shell of words, as ssh does.
