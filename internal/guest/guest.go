@@ -16,10 +16,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
@@ -32,15 +34,13 @@ import (
 // emulated on a busy host, needs a tenth.
 const (
 	deviceTime  = 60 * time.Second
+	buildTime   = 20 * time.Minute // to extract a large archive on a slow host
 	networkTime = 10 * time.Second
 	farewell    = 10 * time.Second // for the host to take a last message
 )
 
-// Where the agent's own things are, in the final root.
-const (
-	agentFile = "/run/smolvm/agent"
-	seedDir   = "/seed"
-)
+// agentFile is where the agent's own binary is in the final root.
+const agentFile = "/run/smolvm/agent"
 
 // agent is the running first process.
 type agent struct {
@@ -53,6 +53,7 @@ type agent struct {
 	drives  boot.Drives
 	root    *boot.Root
 	seed    setup.Seed
+	keys    keys
 	env     map[string]string // of sessions
 	orders  chan order
 	group   sync.WaitGroup // goroutines that end with the run's context
@@ -62,13 +63,13 @@ type agent struct {
 // refuses to power off.
 func Init(version string) error {
 	a := &agent{version: version, reaper: reap.New(), orders: make(chan order, 1), steps: newSteps(uptime)}
-	a.uplink = newUplink(rand.Reader)
+	a.uplink = newUplink(rand.Reader, a.orders)
 	ctx, cancel := context.WithCancel(context.Background())
 	a.group.Go(func() { a.reaper.Run(ctx) })
 	end, err := a.live(ctx)
 	if err != nil {
 		a.console.printf("%v", err)
-		a.uplink.farewell(wire.Message{Type: wire.Failed, Text: err.Error()}, farewell)
+		a.farewell(wire.Message{Type: wire.Failed, Text: err.Error()}, farewell)
 		end = powerOff
 	}
 	err = a.end(end)
@@ -100,7 +101,9 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	return <-a.orders, nil
 }
 
-// boot goes from the initramfs to a root with the seed applied.
+// boot goes from the initramfs to a root with the seed applied. What does not
+// depend on each other goes on side by side: even an emulated machine has a
+// second processor, which would be idle.
 func (a *agent) boot(ctx context.Context) error {
 	a.steps.mark("kernel")
 	if err := boot.MountEarly(); err != nil {
@@ -115,53 +118,82 @@ func (a *agent) boot(ctx context.Context) error {
 	if a.options, err = boot.ParseCommandLine(string(line)); err != nil {
 		return err
 	}
-	if err := boot.LoadModules(wire.ModuleFolder, wire.ModuleList); err != nil {
+	modules, err := boot.OpenModules(wire.ModuleFolder)
+	if err != nil {
 		return err
 	}
-	a.steps.mark("modules")
+	a.group.Go(func() { a.load(modules) })
 	if err := a.findDevices(ctx); err != nil {
-		return err
+		return errors.Join(err, modules.Err())
 	}
 	a.steps.mark("devices")
-	if err := a.buildRoot(ctx); err != nil {
+	group, side := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.buildRoot(side, modules) })
+	group.Go(func() error { return a.readSeed(side) })
+	group.Go(setUpKernel)
+	if err := group.Wait(); err != nil {
 		return err
 	}
-	a.steps.mark("root")
-	return a.setUp(ctx)
+	if err := a.switchRoot(); err != nil {
+		return err
+	}
+	return a.applySeed()
+}
+
+// load loads the kernel's modules. One that fails to load is no failure of its
+// own: whoever needs it says so.
+func (a *agent) load(modules *boot.Modules) {
+	modules.Load(filepath.Base(wire.ModuleList))
+	a.steps.mark("modules")
+	if err := modules.Err(); err != nil {
+		a.console.printf("%v", err)
+	}
 }
 
 // findDevices waits for the guest link's port and the drives, and begins to
 // open the link, which takes the host's answer.
-func (a *agent) findDevices(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, deviceTime, errors.New("it did not appear"))
+func (a *agent) findDevices(life context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(life, deviceTime, errors.New("it did not appear"))
 	defer cancel()
-	if err := a.uplink.start(ctx, &a.group, a.orders); err != nil {
+	port, err := a.uplink.findPort(ctx)
+	if err != nil {
 		return err
 	}
-	var err error
+	a.group.Go(func() {
+		if err := a.uplink.keep(life, port); err != nil {
+			a.console.printf("%v", err)
+		}
+	})
 	a.drives, err = boot.FindDrives(ctx, "/sys", "/dev", a.options.Drives)
 	return err
 }
 
-// buildRoot makes the root, reads the seed, and switches to the root.
-func (a *agent) buildRoot(ctx context.Context) error {
-	builder := boot.Builder{Options: a.options, Drives: a.drives, Run: a.runIn, Working: a.working, Logf: a.console.printf}
+func (a *agent) buildRoot(ctx context.Context, modules *boot.Modules) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, buildTime, errors.New("it took too long"))
+	defer cancel()
+	builder := boot.Builder{Options: a.options, Drives: a.drives, Modules: modules, Run: a.runIn, Working: a.working}
 	var err error
-	if a.root, err = builder.Build(ctx); err != nil {
-		return err
-	}
-	if a.options.Has(wire.SeedRole) {
-		if a.seed, err = setup.ReadSeed(a.drives[wire.SeedRole], seedDir); err != nil {
-			return err
-		}
-	}
+	a.root, err = builder.Build(ctx)
+	a.steps.mark("root")
+	return err
+}
+
+// switchRoot enters the root. The agent's binary stays visible in it: sessions
+// run it for SFTP and as the power commands.
+func (a *agent) switchRoot() error {
 	if err := boot.Bind("/init", agentFile); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(wire.ModuleFolder); err != nil { // it is memory
-		return fmt.Errorf("free module archive: %w", err)
-	}
-	return boot.SwitchRoot(a.root.Dir)
+	err := boot.SwitchRoot(a.root.Dir)
+	a.steps.mark("switch")
+	return err
+}
+
+// farewell tells the host a last thing and waits until it has it, for a while.
+func (a *agent) farewell(message wire.Message, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	a.uplink.deliver(ctx, message)
 }
 
 // working tells the host what takes so long.

@@ -47,16 +47,17 @@ func give(orders chan<- order, o order) {
 	}
 }
 
-// How long programs may take to end, after SIGTERM and after SIGKILL.
+// How long the parts of an orderly end may take; programs after SIGTERM and after SIGKILL.
 const (
 	termGrace = 5 * time.Second
 	killGrace = 2 * time.Second
+	goodbye   = time.Second // for the host to be told
 )
 
 // end stops all programs, makes the disks clean and turns the machine off or
 // starts it again. It returns only if the kernel refuses.
 func (a *agent) end(how order) error {
-	a.uplink.publish(wire.Message{Type: wire.Goodbye, Text: how.String()})
+	a.farewell(wire.Message{Type: wire.Goodbye, Text: how.String()}, goodbye)
 	a.killAll()
 	unix.Sync()
 	if a.root != nil {

@@ -45,7 +45,7 @@ func (a *agent) pack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.uplink.farewell(wire.Message{Type: wire.Packed, Bytes: size}, farewell)
+	a.farewell(wire.Message{Type: wire.Packed, Bytes: size}, farewell)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strconv"
 	"time"
@@ -20,29 +21,27 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// setUp makes the fresh root this sandbox's own. Without a seed (pack mode needs
-// none) only the kernel's side is set up.
-func (a *agent) setUp(ctx context.Context) error {
-	if err := boot.MountLate(); err != nil {
-		return err
-	}
-	if err := raiseLimits(); err != nil {
-		return err
-	}
-	if err := network.Loopback(); err != nil {
-		return err
-	}
+// setUpKernel does what neither the root nor the seed has a part in.
+func setUpKernel() error {
+	return errors.Join(boot.MountLate(), raiseLimits(), network.Loopback(), network.AllowPing())
+}
+
+// readSeed reads the seed and sets up what does not need the root: keys and
+// network. Without a seed drive (pack mode needs none) there is neither.
+func (a *agent) readSeed(ctx context.Context) error {
 	if !a.options.Has(wire.SeedRole) {
-		a.env = a.layerEnv()
 		return nil
+	}
+	var err error
+	if a.seed, err = setup.ReadSeed(a.drives[wire.SeedRole]); err != nil {
+		return err
 	}
 	if a.options.Mode != wire.ModeRun {
 		a.seed.User.SmolVM.Build = true // whatever the seed says: a layer comes of this
 	}
-	if err := a.applySeed(); err != nil {
+	if a.keys, err = parseKeys(a.seed); err != nil {
 		return err
 	}
-	a.steps.mark("seed")
 	if err := a.configureNetwork(ctx); err != nil {
 		a.console.printf("network: %v", err) // sessions work without
 	}
@@ -50,21 +49,23 @@ func (a *agent) setUp(ctx context.Context) error {
 	return nil
 }
 
+// applySeed makes the root this sandbox's own.
 func (a *agent) applySeed() error {
+	if !a.options.Has(wire.SeedRole) {
+		return nil
+	}
 	if err := unix.Sethostname([]byte(a.seed.Hostname())); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}
-	env, err := setup.Apply("/", a.seed)
-	if err != nil {
+	var err error
+	if a.env, err = setup.Apply("/", a.seed); err != nil {
 		return err
 	}
-	for name, value := range a.layerEnv() {
-		env[name] = value
-	}
-	a.env = env
+	maps.Copy(a.env, a.layerEnv())
 	if err := setup.LinkPowerCommands("/", sshd.PowerDir, agentFile, !a.seed.User.SmolVM.Build); err != nil {
 		return err
 	}
+	a.steps.mark("seed")
 	return makeRuntimeDir(wire.AgentUID)
 }
 
@@ -112,26 +113,30 @@ func raiseLimits() error {
 	return nil
 }
 
-// newServer makes the SSH server from the seed's keys.
-func (a *agent) newServer() (*sshd.Server, error) {
-	if !a.options.Has(wire.SeedRole) {
-		return nil, errors.New("there is no seed drive")
+// keys are what the SSH server needs of the seed, parsed.
+type keys struct {
+	host       ssh.Signer
+	authorized []ssh.PublicKey
+}
+
+func parseKeys(seed setup.Seed) (k keys, err error) {
+	if k.host, err = ssh.ParsePrivateKey([]byte(seed.User.HostKeys.Private)); err != nil {
+		return k, fmt.Errorf("seed: host key: %w", err)
 	}
-	hostKey, err := ssh.ParsePrivateKey([]byte(a.seed.User.HostKeys.Private))
-	if err != nil {
-		return nil, fmt.Errorf("seed: host key: %w", err)
-	}
-	var authorized []ssh.PublicKey
-	for _, line := range a.seed.AuthorizedKeys() {
+	for _, line := range seed.AuthorizedKeys() {
 		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
 		if err != nil {
-			return nil, fmt.Errorf("seed: authorized key: %w", err)
+			return k, fmt.Errorf("seed: authorized key: %w", err)
 		}
-		authorized = append(authorized, key)
+		k.authorized = append(k.authorized, key)
 	}
+	return k, nil
+}
+
+func (a *agent) newServer() (*sshd.Server, error) {
 	return sshd.New(sshd.Config{
-		HostKey:     hostKey,
-		Authorized:  authorized,
+		HostKey:     a.keys.host,
+		Authorized:  a.keys.authorized,
 		Users:       []string{wire.AgentUser, "root"},
 		Account:     func(name string) (setup.Account, error) { return setup.FindAccount("/", name) },
 		Environment: a.env,

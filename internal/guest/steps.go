@@ -5,7 +5,9 @@ package guest
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +26,9 @@ func uptime() time.Duration {
 
 // steps notes when each step of the boot was done.
 type steps struct {
-	now  func() time.Duration
+	now func() time.Duration
+
+	mu   sync.Mutex
 	done map[string]int64
 }
 
@@ -32,11 +36,17 @@ func newSteps(now func() time.Duration) *steps {
 	return &steps{now: now, done: map[string]int64{}}
 }
 
-func (s *steps) mark(name string) { s.done[name] = s.now().Milliseconds() }
+func (s *steps) mark(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done[name] = s.now().Milliseconds()
+}
 
 func (s *steps) report(version string) wire.BootReport {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return wire.BootReport{
-		Kernel: kernelRelease(), Agent: version, UptimeMS: s.now().Milliseconds(), StepsMS: s.done,
+		Kernel: kernelRelease(), Agent: version, UptimeMS: s.now().Milliseconds(), StepsMS: maps.Clone(s.done),
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
 	"github.com/smolvm/smolvm/internal/guest/link"
@@ -24,88 +23,88 @@ type sessionServer interface {
 // The last thing published is told to every new session first.
 type uplink struct {
 	random io.Reader
+	reopen func() (link.Port, error)
+	orders chan<- order
+	server sessionServer
+	ready  chan struct{}  // closed when there is a server
+	group  sync.WaitGroup // streams, which may outlive their session for a moment
 
 	mu       sync.Mutex
 	session  *link.Session
 	standing *wire.Message
 	changed  chan struct{} // closed and renewed when session changes
-	server   sessionServer
-	ready    chan struct{} // closed when there is a server
 }
 
-func newUplink(random io.Reader) *uplink {
-	return &uplink{random: random, changed: make(chan struct{}), ready: make(chan struct{})}
+// newUplink makes an uplink without a port, on which nothing is heard. Orders
+// of the host go to orders.
+func newUplink(random io.Reader, orders chan<- order) *uplink {
+	return &uplink{random: random, orders: orders, changed: make(chan struct{}), ready: make(chan struct{})}
 }
 
-// start waits for the port and then keeps the link in the group until its
-// context ends. Orders of the host go to orders.
-func (u *uplink) start(ctx context.Context, group *sync.WaitGroup, orders chan<- order) error {
+// findPort waits for the link's port and opens it. Later sessions open it again.
+func (u *uplink) findPort(ctx context.Context) (link.Port, error) {
 	var path string
 	err := boot.Await(ctx, func() (found bool, err error) {
 		path, err = link.FindPort("/sys", "/dev", wire.PortName)
 		return path != "", err
 	})
 	if err != nil {
-		return fmt.Errorf("wait for port %s: %w", wire.PortName, err)
+		return nil, fmt.Errorf("wait for port %s: %w", wire.PortName, err)
 	}
-	// Open before the switch of the root, during which /dev is away for an instant.
-	port, err := link.OpenPort(path)
-	if err != nil {
-		return err
-	}
-	group.Go(func() { u.keep(context.WithoutCancel(ctx), port, path, orders) })
-	return nil
+	u.reopen = func() (link.Port, error) { return link.OpenPort(path) }
+	return u.reopen()
 }
 
-// keep serves session after session on the port.
-func (u *uplink) keep(ctx context.Context, port link.Port, path string, orders chan<- order) {
-	for {
+// keep serves session after session until ctx ends or the port is gone.
+func (u *uplink) keep(ctx context.Context, port link.Port) error {
+	defer u.group.Wait()
+	for ctx.Err() == nil {
 		session, err := link.Open(ctx, port, u.random)
 		if err == nil {
 			u.attach(session)
-			u.converse(ctx, session, orders)
+			u.converse(ctx, session)
 			u.attach(nil)
 			session.Close()
 		}
 		port.Close()
-		if port, err = link.OpenPort(path); err != nil {
-			return
+		if port, err = u.reopen(); err != nil {
+			return err
 		}
 	}
+	return port.Close()
 }
 
 // converse serves one session until it ends.
-func (u *uplink) converse(ctx context.Context, session *link.Session, orders chan<- order) {
+func (u *uplink) converse(ctx context.Context, session *link.Session) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var group sync.WaitGroup
-	group.Go(func() { obey(session, orders) })
+	stop := context.AfterFunc(ctx, func() { session.Close() })
+	defer stop()
+	u.group.Go(func() { u.obey(session) })
 	for {
 		stream, kind, err := session.Accept()
 		if err != nil {
-			break
+			return
 		}
-		group.Go(func() { u.stream(ctx, session, stream, kind) })
+		u.group.Go(func() { u.stream(ctx, stream, kind) })
 	}
-	cancel()
-	group.Wait()
 }
 
 // stream serves one stream once there is a server.
-func (u *uplink) stream(ctx context.Context, session *link.Session, stream net.Conn, kind wire.StreamKind) {
+func (u *uplink) stream(ctx context.Context, stream net.Conn, kind wire.StreamKind) {
 	defer stream.Close()
 	if kind != wire.StreamSSH {
 		return
 	}
 	select {
 	case <-u.ready:
-		_ = u.server.Serve(ctx, stream)
-	case <-session.Done():
+		_ = u.server.Serve(ctx, stream) // a client that fails is its own trouble
+	case <-ctx.Done():
 	}
 }
 
 // obey receives the host's messages until the session ends.
-func obey(session *link.Session, orders chan<- order) {
+func (u *uplink) obey(session *link.Session) {
 	for {
 		message, err := session.Receive()
 		if err != nil {
@@ -113,9 +112,9 @@ func obey(session *link.Session, orders chan<- order) {
 		}
 		switch message.Type {
 		case wire.PowerOff:
-			give(orders, powerOff)
+			give(u.orders, powerOff)
 		case wire.Clock:
-			_ = setClock(message.UnixNano)
+			_ = setClock(message.UnixNano) // cannot fail for process 1
 		}
 	}
 }
@@ -143,27 +142,32 @@ func (u *uplink) publish(message wire.Message) {
 	defer u.mu.Unlock()
 	u.standing = &message
 	if u.session != nil {
-		_ = u.session.Send(message)
+		_ = u.session.Send(message) // fails with its session; the next is told again
 	}
 }
 
-// farewell publishes a last message and waits until the host has it, for a
-// while. Without a port there is nobody to wait for.
-func (u *uplink) farewell(message wire.Message, patience time.Duration) {
-	u.publish(message)
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	for {
-		u.mu.Lock()
-		there, changed := u.session != nil, u.changed
-		u.mu.Unlock()
-		if there {
-			return
+// deliver publishes and waits until a host has been told or ctx ends.
+func (u *uplink) deliver(ctx context.Context, message wire.Message) {
+	told := make(chan struct{})
+	u.group.Go(func() {
+		defer close(told)
+		u.publish(message) // blocks while the host does not read
+		for {
+			u.mu.Lock()
+			there, changed := u.session != nil, u.changed
+			u.mu.Unlock()
+			if there {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
 		}
-		select {
-		case <-changed:
-		case <-timer.C:
-			return
-		}
+	})
+	select {
+	case <-told:
+	case <-ctx.Done():
 	}
 }

@@ -55,11 +55,25 @@ func MountLate() error {
 			return fmt.Errorf("link /dev/%s: %w", name, err)
 		}
 	}
+	if err := makeLockDir(); err != nil {
+		return err
+	}
 	// No udev runs that would open these to users.
 	for _, node := range []string{"/dev/fuse", "/dev/net/tun"} {
 		if err := os.Chmod(node, 0o666); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("open %s to users: %w", node, err)
 		}
+	}
+	return nil
+}
+
+// makeLockDir makes the folder that /var/lock leads to, open to all like /tmp.
+func makeLockDir() error {
+	if err := os.MkdirAll("/run/lock", 0o755); err != nil {
+		return fmt.Errorf("make lock folder: %w", err)
+	}
+	if err := os.Chmod("/run/lock", 0o777|os.ModeSticky); err != nil {
+		return fmt.Errorf("make lock folder: %w", err)
 	}
 	return nil
 }

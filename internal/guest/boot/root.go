@@ -4,12 +4,14 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guest/layer"
@@ -30,9 +32,9 @@ const ScratchMount = "/run/smolvm/scratch"
 type Builder struct {
 	Options Options
 	Drives  Drives
+	Modules *Modules
 	Run     Runner            // starts mkfs.ext4 of the base
 	Working func(text string) // told about long steps; never nil
-	Logf    func(string, ...any)
 }
 
 // Root is a built root file system, not yet switched to.
@@ -44,11 +46,7 @@ type Root struct {
 
 // Build mounts everything the mode asks for.
 func (b Builder) Build(ctx context.Context) (*Root, error) {
-	layers, err := b.mountLayers()
-	if err != nil {
-		return nil, err
-	}
-	scratch, err := b.mountScratch(ctx, layers)
+	layers, scratch, err := b.mountDrives(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -60,9 +58,9 @@ func (b Builder) Build(ctx context.Context) (*Root, error) {
 	case wire.ModeBootstrap:
 		err = b.bootstrap()
 	case wire.ModePack:
-		err = b.packRoot(layers)
+		err = b.packRoot(ctx, layers)
 	default:
-		err = overlay(layers, scratchDir, "redirect_dir=on,index=on")
+		err = b.overlay(ctx, layers, scratchDir, "redirect_dir=on,index=on")
 	}
 	if err == nil && b.Options.Mode == wire.ModeRun {
 		root.settle, err = bindHomes(rootDir, scratchDir)
@@ -71,6 +69,38 @@ func (b Builder) Build(ctx context.Context) (*Root, error) {
 		return nil, err
 	}
 	return root, nil
+}
+
+// mountDrives mounts layers and scratch side by side, unless the scratch must
+// first be formatted with the layers' tools.
+func (b Builder) mountDrives(ctx context.Context) (layers []string, scratch *os.File, err error) {
+	drive, ok := b.Drives[wire.ScratchRole]
+	if !ok {
+		return nil, nil, errors.New("there is no scratch drive")
+	}
+	state, err := inspect(drive)
+	if err != nil {
+		return nil, nil, err
+	}
+	if state != ext4 {
+		if layers, err = b.mountLayers(); err == nil {
+			err = b.prepare(ctx, state, layers, drive)
+		}
+		if err == nil {
+			scratch, err = mountScratch(drive)
+		}
+		return layers, scratch, err
+	}
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		layers, err = b.mountLayers()
+		return err
+	})
+	group.Go(func() (err error) {
+		scratch, err = mountScratch(drive)
+		return err
+	})
+	return layers, scratch, group.Wait()
 }
 
 // mountLayers mounts the layers and returns their mount points from the bottom up.
@@ -91,7 +121,7 @@ func (b Builder) mountLayers() ([]string, error) {
 }
 
 // overlay mounts the layers under the writable half in base at rootDir.
-func overlay(layers []string, base, options string) error {
+func (b Builder) overlay(ctx context.Context, layers []string, base, options string) error {
 	upper, work := filepath.Join(base, wire.ScratchUpper), filepath.Join(base, wire.ScratchWork)
 	for _, dir := range []string{upper, work} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -106,12 +136,12 @@ func overlay(layers []string, base, options string) error {
 	if options != "" {
 		data += "," + options
 	}
-	return mount{"overlay", rootDir, "overlay", unix.MS_NOATIME, data, false}.do()
+	return b.Modules.Retry(ctx, mount{"overlay", rootDir, "overlay", unix.MS_NOATIME, data, false}.do)
 }
 
 // packRoot shows the layers' tools, writes going to memory, or, where there is
 // no layer below, the packed tree itself.
-func (b Builder) packRoot(layers []string) error {
+func (b Builder) packRoot(ctx context.Context, layers []string) error {
 	if len(layers) == 0 {
 		return bindUpper()
 	}
@@ -119,7 +149,7 @@ func (b Builder) packRoot(layers []string) error {
 	if err := (mount{"tmpfs", memory, "tmpfs", 0, "mode=0755", false}).do(); err != nil {
 		return err
 	}
-	return overlay(layers, memory, "")
+	return b.overlay(ctx, layers, memory, "")
 }
 
 func bindUpper() error {

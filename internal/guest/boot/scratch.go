@@ -5,40 +5,28 @@ package boot
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // Runner runs a program with its root changed and returns its output when it fails.
 type Runner func(ctx context.Context, chroot string, env, argv []string) error
 
-// mountScratch mounts the scratch file system, which it makes first when the
-// drive is blank. The journal must never be discarded: a drive that holds
-// anything but ext4 or zeros is refused.
-func (b Builder) mountScratch(ctx context.Context, layers []string) (*os.File, error) {
-	drive, ok := b.Drives[wire.ScratchRole]
-	if !ok {
-		return nil, errors.New("there is no scratch drive")
+// prepare formats a blank scratch. A drive that holds anything else is refused:
+// what it holds might be somebody's.
+func (b Builder) prepare(ctx context.Context, state content, layers []string, drive string) error {
+	if state == foreign {
+		return fmt.Errorf("scratch drive %s holds something that is not ext4", drive)
 	}
-	state, err := inspect(drive)
-	if err != nil {
-		return nil, err
-	}
-	switch state {
-	case foreign:
-		return nil, fmt.Errorf("scratch drive %s holds something that is not ext4", drive)
-	case blank:
-		if err := b.format(ctx, layers, drive); err != nil {
-			return nil, err
-		}
-	}
+	return b.format(ctx, layers, drive)
+}
+
+// mountScratch mounts the scratch file system and returns a handle on it.
+func mountScratch(drive string) (*os.File, error) {
 	// noinit_itable: the lazy zeroing thread would write the whole inode table of
 	// a sparse disk. discard: deleted files give the host its space back.
 	m := mount{drive, scratchDir, "ext4", unix.MS_NOATIME, "noinit_itable,discard", false}
@@ -93,7 +81,7 @@ func (b Builder) format(ctx context.Context, layers []string, drive string) erro
 	if len(layers) == 0 {
 		return fmt.Errorf("scratch drive %s is blank and there is no base layer whose mkfs.ext4 could format it", drive)
 	}
-	b.Logf("formatting the scratch disk")
+	b.Working("formatting the scratch disk")
 	base := layers[0]
 	dev := filepath.Join(base, "dev")
 	if err := unix.Mount("/dev", dev, "", unix.MS_BIND, ""); err != nil {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"path"
 	"slices"
 
@@ -74,6 +75,15 @@ func Loopback() error {
 	defer c.close()
 	if err := c.request(linkUp(c.next(), lo.Index)); err != nil {
 		return fmt.Errorf("set up loopback: %w", err)
+	}
+	return nil
+}
+
+// AllowPing lets every user send pings, as distributions do.
+func AllowPing() error {
+	const everyone = "0 2147483647"
+	if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(everyone), 0o644); err != nil {
+		return fmt.Errorf("allow ping: %w", err)
 	}
 	return nil
 }

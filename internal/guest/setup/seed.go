@@ -15,13 +15,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/smolvm/smolvm/internal/guest/fat"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -39,54 +37,43 @@ type Seed struct {
 // header opens every cloud-config document.
 const header = "#cloud-config\n"
 
-// ReadSeed mounts the seed's FAT volume at mountPoint, decodes it and unmounts it.
-func ReadSeed(device, mountPoint string) (seed Seed, err error) {
-	if err := os.MkdirAll(mountPoint, 0o700); err != nil {
-		return Seed{}, fmt.Errorf("read seed: %w", err)
-	}
-	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount(device, mountPoint, "vfat", flags, "umask=077,iocharset=ascii"); err != nil {
-		return Seed{}, fmt.Errorf("mount seed %s: %w", device, err)
-	}
-	defer func() {
-		if e := unix.Unmount(mountPoint, 0); e != nil && err == nil {
-			err = fmt.Errorf("unmount seed: %w", e)
-		}
-	}()
-	return DecodeSeed(os.DirFS(mountPoint))
-}
-
-// DecodeSeed decodes the three documents at the root of files. The network
-// configuration may be missing.
-func DecodeSeed(files fs.FS) (Seed, error) {
-	var seed Seed
-	if err := decodeFile(files, "user-data", &seed.User); err != nil {
-		return Seed{}, err
-	}
-	if err := decodeFile(files, "meta-data", &seed.Meta); err != nil {
-		return Seed{}, err
-	}
-	err := decodeFile(files, "network-config", &seed.Network)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Seed{}, err
-	}
-	return seed, seed.check()
-}
-
-func decodeFile(files fs.FS, name string, into any) error {
-	file, err := files.Open(name)
+// ReadSeed reads and decodes the seed's FAT volume.
+func ReadSeed(device string) (Seed, error) {
+	file, err := os.Open(device)
 	if err != nil {
-		return fmt.Errorf("seed: %w", err)
+		return Seed{}, fmt.Errorf("open seed: %w", err)
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, MaxDocument+1))
+	image, err := io.ReadAll(io.LimitReader(file, fat.MaxVolume+1))
 	if err != nil {
-		return fmt.Errorf("seed: read %s: %w", name, err)
+		return Seed{}, fmt.Errorf("read seed: %w", err)
 	}
-	if err := decodeDocument(data, into); err != nil {
-		return fmt.Errorf("seed: %s: %w", name, err)
+	files, err := fat.Read(image)
+	if err != nil {
+		return Seed{}, fmt.Errorf("read seed: %w", err)
 	}
-	return nil
+	return DecodeSeed(files)
+}
+
+// DecodeSeed decodes the three documents, given by name. The network
+// configuration may be missing.
+func DecodeSeed(files map[string][]byte) (Seed, error) {
+	var seed Seed
+	for name, into := range map[string]any{
+		"user-data": &seed.User, "meta-data": &seed.Meta, "network-config": &seed.Network,
+	} {
+		data, ok := files[name]
+		if !ok && name == "network-config" {
+			continue
+		}
+		if !ok {
+			return Seed{}, fmt.Errorf("seed: there is no %s", name)
+		}
+		if err := decodeDocument(data, into); err != nil {
+			return Seed{}, fmt.Errorf("seed: %s: %w", name, err)
+		}
+	}
+	return seed, seed.check()
 }
 
 // decodeDocument decodes one JSON document, behind the cloud-config line or
@@ -106,31 +93,44 @@ func decodeDocument(data []byte, into any) error {
 	return nil
 }
 
-// Names as useradd and the kernel take them.
-var (
-	userName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-	hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
-	envName  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
+const (
+	lower   = "abcdefghijklmnopqrstuvwxyz"
+	upper   = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	digits  = "0123456789"
+	letters = lower + upper
 )
 
+// validName reports whether a name begins with one of first, goes on with those
+// and any of more, and has at most limit bytes.
+func validName(name, first, more string, limit int) bool {
+	return name != "" && len(name) <= limit && strings.ContainsRune(first, rune(name[0])) &&
+		strings.Trim(name, first+more) == ""
+}
+
 // ValidEnvName reports whether a name can be an environment variable's.
-func ValidEnvName(name string) bool { return envName.MatchString(name) }
+func ValidEnvName(name string) bool { return validName(name, letters+"_", digits, 256) }
+
+func validUser(name string) bool { return validName(name, lower+"_", digits+"-", 32) }
+
+func validHost(name string) bool {
+	return validName(name, letters+digits, "-", 63) && !strings.HasSuffix(name, "-")
+}
 
 // check refuses what would damage the files it goes into: these are line-based.
 func (s Seed) check() error {
 	if s.Meta.InstanceID == "" {
 		return errors.New("seed: there is no instance id")
 	}
-	if host := s.Hostname(); !hostName.MatchString(host) {
+	if host := s.Hostname(); !validHost(host) {
 		return fmt.Errorf("seed: bad host name %q", host)
 	}
 	for _, user := range s.User.Users {
-		if !userName.MatchString(user.Name) || user.UID < 0 || user.UID > 60000 || badField(user.Shell) || badField(user.Sudo) {
+		if !validUser(user.Name) || user.UID < 1 && user.Name != "root" || user.UID > 60000 || strings.ContainsRune(user.Shell, ':') || badField(user.Shell) || badField(user.Sudo) {
 			return fmt.Errorf("seed: bad user %q", user.Name)
 		}
 	}
 	for name, value := range s.User.SmolVM.Env {
-		if !envName.MatchString(name) || bytes.IndexByte([]byte(value), 0) >= 0 {
+		if !ValidEnvName(name) || strings.ContainsRune(value, 0) {
 			return fmt.Errorf("seed: bad environment name %q", name)
 		}
 	}
@@ -143,7 +143,7 @@ func (s Seed) check() error {
 }
 
 func badField(value string) bool {
-	return bytes.ContainsAny([]byte(value), ":\n\x00") && value != "ALL=(ALL) NOPASSWD:ALL"
+	return strings.ContainsAny(value, "\n\x00")
 }
 
 // Hostname is the name the sandbox goes by.
