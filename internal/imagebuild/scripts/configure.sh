@@ -14,6 +14,11 @@ mv "$compiler" "$compiler.kept"
 mv /usr/bin/py3compile /usr/bin/py3compile.kept
 ln -s true /usr/bin/py3compile
 
+# The certificates' own script starts five programs for each of them, twice; what
+# it does is done below by one.
+mv /usr/sbin/update-ca-certificates /usr/sbin/update-ca-certificates.kept
+ln -s ../bin/true /usr/sbin/update-ca-certificates
+
 preinst() {
 	package=$(basename "$1" .preinst)
 	DPKG_MAINTSCRIPT_PACKAGE=${package%%:*} DPKG_MAINTSCRIPT_NAME=preinst \
@@ -31,6 +36,22 @@ for script in "$info"/*.preinst; do
 done
 
 dpkg --force-unsafe-io --configure -a
+mv /usr/sbin/update-ca-certificates.kept /usr/sbin/update-ca-certificates
+cd /etc/ssl/certs
+perl -e '
+	while (<>) {
+		chomp;
+		next if $_ eq "" or /^[#!]/;
+		my $path = "/usr/share/ca-certificates/$_";
+		my ($link) = m{([^/]+)\.crt$} or die "$_ is no certificate\n";
+		$link =~ tr/ (),/_==_/;
+		symlink($path, "$link.pem") or die "$link.pem: $!\n";
+		open(my $in, "<", $path) or die "$path: $!\n";
+		my $text = join("", <$in>);
+		print $text, $text =~ /\n\z/ ? "" : "\n";
+	}' /etc/ca-certificates.conf >ca-certificates.crt
+openssl rehash .
+
 mv "$compiler.kept" "$compiler"
 mv /usr/bin/py3compile.kept /usr/bin/py3compile
 rm /usr/sbin/policy-rc.d
