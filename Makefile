@@ -74,7 +74,7 @@ test-script: build
 	$(GO) test -count=1 ./test/script/...
 
 test-vm: publish
-	$(GO) test -tags vm -count=1 -timeout 20m ./test/vm/...
+	scripts/test-vm
 
 test-full: test
 	scripts/test-full
