@@ -150,15 +150,26 @@ func TestOnlyConfigAndCommandsReadTheEnvironment(t *testing.T) {
 // TestRulesRefuse shows that the rules can fail.
 func TestRulesRefuse(t *testing.T) {
 	for _, c := range [][2]string{
-		{"trust", "resolve"}, {"fetch", "config"}, {"store", "record"}, {"seed", "sshx"}, {"wire", "fault"}, {"sandbox", "cli"},
-		{"resolve", "acquire"}, {"guest", "fault"}, {"cli", "guest"}, {"vmm/qemu", "vmm/fake"}, {"ui", "cli"},
+		{"trust", "resolve"},
+		{"fetch", "config"},
+		{"store", "record"},
+		{"seed", "sshx"},
+		{"wire", "fault"},
+		{"sandbox", "cli"},
+		{"resolve", "acquire"},
+		{"guest", "fault"},
+		{"cli", "guest"},
+		{"vmm/qemu", "vmm/fake"},
+		{"ui", "cli"},
 	} {
 		if allowed(c[0], c[1]) == nil {
 			t.Errorf("%s may import %s", c[0], c[1])
 		}
 	}
 	for _, c := range [][2]string{
-		{"cli", "golang.org/x/crypto/ssh"}, {"fetch", "github.com/klauspost/compress/zstd"}, {"wire", "golang.org/x/sys/unix"},
+		{"cli", "golang.org/x/crypto/ssh"},
+		{"fetch", "github.com/klauspost/compress/zstd"},
+		{"wire", "golang.org/x/sys/unix"},
 		{"config", "gopkg.in/yaml.v3"},
 	} {
 		if athome(c[0], c[1]) == nil {

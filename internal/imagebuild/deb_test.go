@@ -156,7 +156,11 @@ func TestMatchPath(t *testing.T) {
 		{"/usr/share/doc/*/copyright", "/usr/share/doc/a/copyright", true},
 		{"/usr/share/doc/*/copyright", "/usr/share/doc/a/b/copyright", true},
 		{"/usr/share/doc/*/copyright", "/usr/share/doc/copyright", false},
-		{"/a", "/a", true}, {"/a", "/ab", false}, {"*", "", true}, {"/a*b*c", "/axbxbc", true}, {"/a*b*c", "/axc", false},
+		{"/a", "/a", true},
+		{"/a", "/ab", false},
+		{"*", "", true},
+		{"/a*b*c", "/axbxbc", true},
+		{"/a*b*c", "/axc", false},
 	} {
 		if got := matchPath(c.pattern, c.name); got != c.want {
 			t.Errorf("matchPath(%q, %q) = %v", c.pattern, c.name, got)
