@@ -42,7 +42,8 @@ func run() int {
 		Now:      time.Now,
 		Rand:     rand.Reader,
 	}, cli.Build{
-		Version: release.Version, Commit: release.Commit, Development: release.Development, Agent: embedded.Agent,
+		Version: release.Version, Commit: release.Commit, Development: release.Development,
+		Agent: embedded.Agent, AgentDigest: embedded.AgentDigest,
 	})
 	return app.Main(os.Args[1:])
 }

@@ -33,6 +33,8 @@ type Build struct {
 	// Agent gives the guest agent for an architecture, and an error where the
 	// build has none.
 	Agent func(arch string) ([]byte, error)
+	// AgentDigest names that agent without unpacking it.
+	AgentDigest func(arch string) (string, error)
 }
 
 // Outside is all that the program gets from its surroundings.

@@ -135,6 +135,15 @@ func (a *App) pull(ctx context.Context, found resolve.Catalogue, row manifest.Ro
 	return acquire.New(images, source, a.Progress(), a.Now).Run(ctx, plan)
 }
 
+// intact makes sure that what a sandbox boots is still what was verified.
+func (a *App) intact(ctx context.Context, image record.Image) error {
+	images, err := a.openStore()
+	if err != nil {
+		return err
+	}
+	return acquire.New(images, nil, a.Progress(), a.Now).Check(ctx, image)
+}
+
 // cached lists the images in the cache.
 func (a *App) cached() ([]store.Image, error) {
 	images, err := a.openStore()

@@ -41,6 +41,7 @@ type fakeWorld struct {
 	rows      []manifest.Row
 
 	able      error
+	altered   error   // what looking at an image's files finds
 	createErr []error // of the next creations
 	startErr  error
 	catalogue error
@@ -64,6 +65,11 @@ func newWorld(t *testing.T) *fakeWorld {
 				return nil, errors.New("not built in")
 			}
 			return []byte("agent"), nil
+		}, AgentDigest: func(arch string) (string, error) {
+			if arch == "arm64" {
+				return "", errors.New("not built in")
+			}
+			return strings.Repeat("ab", 32), nil
 		}},
 		rooms: w.rooms(t.TempDir()),
 	}
@@ -88,6 +94,7 @@ func (w *fakeWorld) rooms(home string) *rooms {
 				Layers: []record.Layer{{Name: "base", Path: "/store/base", SHA256: "ab"}},
 			}, nil
 		},
+		Intact: func(context.Context, record.Image) error { return w.altered },
 		Cached: func() ([]store.Image, error) {
 			return []store.Image{{
 				View: store.View{Schema: 1, Release: "2026.1", Preset: "claude-code", Arch: "amd64", VMM: "qemu"},

@@ -20,6 +20,7 @@ func (a *App) openRooms() *rooms {
 		Sandboxes:  sync.OnceValues(a.openSandboxes),
 		Catalogue:  a.loadCatalogue,
 		Pull:       a.pull,
+		Intact:     a.intact,
 		Cached:     a.cached,
 		Machine:    a.chooseMachine,
 		Able:       a.ableToRun,

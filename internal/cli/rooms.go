@@ -44,7 +44,9 @@ type rooms struct {
 	Sandboxes  func() (sandboxes, error)
 	Catalogue  func(ctx context.Context) (resolve.Catalogue, error)
 	Pull       func(ctx context.Context, found resolve.Catalogue, row manifest.Row) (record.Image, error)
-	Cached     func() ([]store.Image, error)
+	// Intact refuses an image whose files are not the verified ones any more.
+	Intact func(ctx context.Context, image record.Image) error
+	Cached func() ([]store.Image, error)
 	// Machine decides what a new sandbox runs on, and refuses a backend that there is not.
 	Machine func(backend string) (machine, error)
 	// Able refuses a host on which the machine cannot run, or where no sandbox can be written.

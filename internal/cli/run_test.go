@@ -440,3 +440,10 @@ func TestTerminal(t *testing.T) {
 		}
 	}
 }
+
+func TestStoppedSandboxWithAnAlteredLayerDoesNotBoot(t *testing.T) {
+	w := newWorld(t)
+	w.add("old", sandbox.Stopped)
+	w.altered = fault.New(fault.Trust, "Pull the image again.", "check layer base: its bytes changed")
+	w.run(t, "start old", want{status: 125, errs: "smolvm: check layer base: its bytes changed\n  hint: Pull the image again.\n"})
+}

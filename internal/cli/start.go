@@ -44,6 +44,9 @@ func runStart(ctx context.Context, app *App, o startOptions) error {
 		if err := app.Able(machine{arch: s.Arch, vmm: s.VMM}); err != nil {
 			return err
 		}
+		if err := app.Intact(ctx, s.Image); err != nil {
+			return err
+		}
 		if _, err := boxes.Start(ctx, o.Name, sandbox.StartOptions{Timeout: o.Timeout}); err != nil {
 			return err
 		}

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"runtime"
 
@@ -22,7 +20,7 @@ type versionView struct {
 	Go          string            `json:"go"`
 	Platform    string            `json:"platform"`
 	Development bool              `json:"development"`  // trusts this checkout's own key
-	GuestAgents map[string]string `json:"guest_agents"` // architecture to SHA-256; those that are built in
+	GuestAgents map[string]string `json:"guest_agents"` // architecture to SHA-256 of the packed agent; those that are built in
 }
 
 func newVersion(app *App, run func(context.Context, *App, versionOptions) error) *cobra.Command {
@@ -45,9 +43,8 @@ func runVersion(_ context.Context, app *App, o versionOptions) error {
 		GuestAgents: map[string]string{},
 	}
 	for _, arch := range arches {
-		if agent, err := app.Build.Agent(arch); err == nil {
-			sum := sha256.Sum256(agent)
-			v.GuestAgents[arch] = hex.EncodeToString(sum[:])
+		if digest, err := app.Build.AgentDigest(arch); err == nil {
+			v.GuestAgents[arch] = digest
 		}
 	}
 	if o.JSON {

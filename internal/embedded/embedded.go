@@ -19,6 +19,7 @@ package embedded
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"embed"
 	"fmt"
 	"io"
@@ -58,7 +59,17 @@ func Agent(arch string) ([]byte, error) {
 	return agent(guestFiles, arch)
 }
 
-func agent(files fs.FS, arch string) ([]byte, error) {
+// AgentDigest is the SHA-256, in hexadecimal, of the guest agent as it is packed
+// into this program. Unpacking both takes 0.1 s; naming them should not.
+func AgentDigest(arch string) (string, error) {
+	packed, err := packedAgent(guestFiles, arch)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(packed)), nil
+}
+
+func packedAgent(files fs.FS, arch string) ([]byte, error) {
 	if arch != "amd64" && arch != "arm64" {
 		return nil, fault.New(fault.Usage, "Guests are amd64 or arm64.", "there is no guest agent for architecture %q", arch)
 	}
@@ -66,6 +77,14 @@ func agent(files fs.FS, arch string) ([]byte, error) {
 	if err != nil {
 		return nil, fault.New(fault.Internal, "Build it with make build.",
 			"this smolvm was built without the guest agent for %s", arch)
+	}
+	return packed, nil
+}
+
+func agent(files fs.FS, arch string) ([]byte, error) {
+	packed, err := packedAgent(files, arch)
+	if err != nil {
+		return nil, err
 	}
 	r, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
