@@ -35,6 +35,21 @@ var signalNumbers = map[string]int{
 	"USR1": 10, "SEGV": 11, "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "XCPU": 24, "XFSZ": 25, "SYS": 31,
 }
 
+// otherSignal is how our guest names a signal that SSH has no name for.
+const otherSignal = "SIG%d@smolvm.dev"
+
+// signalNumber is Linux's number of a signal; 0 when the guest names none.
+func signalNumber(name string) int {
+	if n, ok := signalNumbers[name]; ok {
+		return n
+	}
+	n := 0
+	if _, err := fmt.Sscanf(name, otherSignal, &n); err != nil || n < 0 || n > 64 {
+		return 0
+	}
+	return n
+}
+
 // Session is one running program. Its streams must be read to their end, or
 // the program is held back; Close hangs it up.
 type Session struct {
@@ -147,9 +162,8 @@ func (s *Session) watch(requests <-chan *ssh.Request) {
 				Core        bool
 				Error, Lang string
 			}
-			if number := 0; ssh.Unmarshal(r.Payload, &m) == nil {
-				number = signalNumbers[m.Signal]
-				s.exit, s.err = Exit{Status: 128 + number, Signal: m.Signal}, nil
+			if ssh.Unmarshal(r.Payload, &m) == nil {
+				s.exit, s.err = Exit{Status: 128 + signalNumber(m.Signal), Signal: m.Signal}, nil
 			}
 		}
 		if r.WantReply {

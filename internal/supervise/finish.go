@@ -92,7 +92,7 @@ func (d *deadline) stop() {
 // maxLog bounds the supervisor's own log in bytes: a guest can make it write.
 const maxLog = 1 << 20
 
-// limited passes on the first bytes written to it.
+// limited passes on the first bytes written to it. It never fails.
 type limited struct {
 	mu   sync.Mutex
 	out  io.Writer
@@ -105,10 +105,11 @@ func (l *limited) Write(p []byte) (int, error) {
 	if l.out == nil || l.left <= 0 {
 		return len(p), nil
 	}
+	line := p
 	if l.left -= len(p); l.left <= 0 {
-		p = []byte("the log is full\n")
+		line = []byte("the log is full\n")
 	}
-	if _, err := l.out.Write(p); err != nil {
+	if _, err := l.out.Write(line); err != nil {
 		l.left = 0
 	}
 	return len(p), nil

@@ -19,7 +19,7 @@ const (
 	// requestTimeout is how long a client may take for its first frame.
 	requestTimeout = 10 * time.Second
 	// answerTimeout is how long a client may take to read a short answer.
-	answerTimeout = 5 * time.Second
+	answerTimeout = 2 * time.Second
 	// acceptPause is the pause after a failed accept.
 	acceptPause = 200 * time.Millisecond
 )
