@@ -55,7 +55,13 @@ func readKernel(ctx context.Context, run *process.Runner, debs []*deb, names []s
 	if k.image == nil || k.release == "" {
 		return k, fmt.Errorf("no kernel image in the downloaded packages")
 	}
-	var err error
+	plain, isBzImage, err := vmlinux(k.image)
+	if err != nil {
+		return k, err
+	}
+	if isBzImage {
+		k.image = plain
+	}
 	k.modules, err = files.order(names)
 	return k, err
 }

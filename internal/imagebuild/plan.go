@@ -69,6 +69,7 @@ func (b *Builder) Plan(req Request) (Plan, error) {
 type (
 	kernelInputs struct {
 		Arch, Suite string
+		Form        string // in which the image is published
 		Kernel      KernelSource
 	}
 	baseInputs struct {
@@ -87,7 +88,9 @@ type (
 func (b *Builder) kernelStep(arch string) Step {
 	source := b.base.Kernel
 	source.CommandLine, source.StandIn = "", "" // they go into the manifest, not into the files
-	return b.step(kindKernel, "kernel", kernelInputs{Arch: arch, Suite: b.base.Suite, Kernel: source})
+	return b.step(kindKernel, "kernel", kernelInputs{
+		Arch: arch, Suite: b.base.Suite, Form: "unpacked", Kernel: source,
+	})
 }
 
 func (b *Builder) step(kind, name string, inputs any) Step {
