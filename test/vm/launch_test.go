@@ -119,21 +119,10 @@ func TestBaseHoldsWhatItPromises(t *testing.T) {
 	}
 }
 
-// openSSH runs the host's own ssh client through smolvm as its ProxyCommand.
-func openSSH(t *testing.T, w *world, name, key, knownHosts string, extra ...string) (string, error) {
+// echoOverSSH logs in by the host's own ssh client and says what it printed.
+func echoOverSSH(t *testing.T, w *world, name, key, knownHosts string, options ...string) (string, error) {
 	t.Helper()
-	ssh, err := exec.LookPath("ssh")
-	if err != nil {
-		t.Fatal("openssh-client is needed by this case:", err)
-	}
-	args := append([]string{
-		"-F", "none", "-o", "ProxyCommand=" + w.bin + " ssh --stdio " + name, "-o", "BatchMode=yes",
-		"-o", "UserKnownHostsFile=" + knownHosts, "-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes", "-i", key,
-		"-o", "HostKeyAlias=" + name,
-	}, extra...)
-	cmd := exec.CommandContext(t.Context(), ssh, append(args, "agent@"+name, "echo in")...)
-	cmd.Env = w.command(t.Context()).Env
-	out, err := cmd.CombinedOutput()
+	out, err := w.openSSHWith(t, name, key, knownHosts, append(options, name, "echo in")...).CombinedOutput()
 	return string(out), err
 }
 
@@ -142,23 +131,23 @@ func TestSSHAcceptsOnlyItsOwnKeys(t *testing.T) {
 	name := w.common(t)
 	folder := filepath.Join(w.home, "sandboxes", name, "ssh")
 	key, known := filepath.Join(folder, "client_ed25519"), filepath.Join(folder, "known_hosts")
-	if out, err := openSSH(t, w, name, key, known); err != nil || !strings.Contains(out, "in") {
+	if out, err := echoOverSSH(t, w, name, key, known); err != nil || !strings.Contains(out, "in") {
 		t.Fatalf("the right key and host key: %v, %q", err, out)
 	}
 	other := filepath.Join(t.TempDir(), "other")
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other).CombinedOutput(); err != nil {
 		t.Fatalf("ssh-keygen: %v: %s", err, out)
 	}
-	if out, err := openSSH(t, w, name, other, known); err == nil || !strings.Contains(out, "Permission denied") {
+	if out, err := echoOverSSH(t, w, name, other, known); err == nil || !strings.Contains(out, "Permission denied") {
 		t.Errorf("another client key was not refused: %v, %q", err, out)
 	}
-	if out, err := openSSH(t, w, name, key, known, "-o", "PubkeyAuthentication=no", "-o", "PasswordAuthentication=yes"); err == nil || !strings.Contains(out, "Permission denied (publickey)") {
+	if out, err := echoOverSSH(t, w, name, key, known, "-o", "PubkeyAuthentication=no", "-o", "PasswordAuthentication=yes"); err == nil || !strings.Contains(out, "Permission denied (publickey)") {
 		t.Errorf("a password was not refused at once: %v, %q", err, out)
 	}
 	wrong := filepath.Join(t.TempDir(), "known_hosts")
 	public := strings.Fields(read(t, other+".pub"))
 	os.WriteFile(wrong, []byte(name+" "+public[0]+" "+public[1]+"\n"), 0o600)
-	if out, err := openSSH(t, w, name, key, wrong); err == nil || !strings.Contains(out, "verification failed") {
+	if out, err := echoOverSSH(t, w, name, key, wrong); err == nil || !strings.Contains(out, "verification failed") {
 		t.Errorf("a wrong host key was not noticed: %v, %q", err, out)
 	}
 }
@@ -190,7 +179,7 @@ func TestFilesOverSFTP(t *testing.T) {
 	source := filepath.Join(t.TempDir(), "file")
 	os.WriteFile(source, []byte("over sftp\n"), 0o640)
 	cmd := exec.CommandContext(t.Context(), "scp", "-F", "none", "-q", "-o", "ProxyCommand="+w.bin+" ssh --stdio "+name,
-		"-o", "UserKnownHostsFile="+filepath.Join(folder, "known_hosts"), "-o", "HostKeyAlias="+name, "-o", "IdentitiesOnly=yes",
+		"-o", "UserKnownHostsFile="+filepath.Join(folder, "known_hosts"), "-o", "IdentitiesOnly=yes",
 		"-i", filepath.Join(folder, "client_ed25519"), source, "agent@"+name+":/workspace/sent")
 	cmd.Env = w.command(t.Context()).Env
 	if out, err := cmd.CombinedOutput(); err != nil {
