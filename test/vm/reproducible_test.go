@@ -1,0 +1,246 @@
+//go:build vm
+
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smolvm/smolvm/internal/imagebuild"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/trust"
+)
+
+// buildBound is the longest a build from nothing may take on a busy host.
+const buildBound = 40 * time.Minute
+
+// TestBuildIsReproducible builds the claude-code image with an empty cache and
+// compares what the guest sees of it, byte for byte, with the published image,
+// or, when that was made from other recipes or packages, with a second build.
+func TestBuildIsReproducible(t *testing.T) {
+	needLong(t)
+	ours := build(t)
+	other := *images
+	if text := cmp.Diff(madeFrom(t, other), madeFrom(t, ours)); text != "" {
+		t.Logf("the published image was made from other things, building a second time:\n%.400s", text)
+		other = build(t)
+		if text := cmp.Diff(madeFrom(t, other), madeFrom(t, ours)); text != "" {
+			t.Skipf("the package archive changed between two builds:\n%s", text)
+		}
+	}
+	want, got := contents(t, other), contents(t, ours)
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if got[name] == want[name] {
+			t.Logf("%s is the same: %s, %d bytes", name, got[name].SHA256, got[name].Size)
+			continue
+		}
+		t.Errorf("%s differs: %+v and %+v", name, want[name], got[name])
+	}
+	if t.Failed() {
+		t.Errorf("what differs:\n%s", differences(t, other, ours))
+	}
+}
+
+// build builds and publishes with an empty cache and gives the folder. It has
+// the environment of the test itself, where the package archives are set up.
+func build(t *testing.T) string {
+	t.Helper()
+	work := t.TempDir()
+	private, public, err := trust.NewKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, out := filepath.Join(work, "key"), filepath.Join(work, "out")
+	for path, text := range map[string]string{key: private, key + ".pub": public} {
+		if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), buildBound)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, theWorld.bin, "image", "build", "claude-code", "--output", out, "--key", key)
+	cmd.Env = append(os.Environ(), "SMOLVM_HOME="+filepath.Join(work, "home"), "SMOLVM_BUILD_CACHE="+filepath.Join(work, "cache"))
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("build: %v\n%s", err, said.String())
+	}
+	if err := os.RemoveAll(filepath.Join(work, "cache")); err != nil { // 2 GB
+		t.Fatal(err)
+	}
+	return out
+}
+
+// madeFrom is what a published folder's images were made from: the keys of the
+// steps, and each package with its digest. The guest agent that packs is not part.
+func madeFrom(t *testing.T, dir string) map[string]any {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "build-claude-code-"+runtime.GOARCH+"-*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s has no build record: %v", dir, err)
+	}
+	newest := slices.MaxFunc(files, func(a, b string) int { return modified(t, a).Compare(modified(t, b)) })
+	var records []imagebuild.Record
+	if err := json.Unmarshal([]byte(read(t, newest)), &records); err != nil {
+		t.Fatal(err)
+	}
+	from := map[string]any{}
+	for _, r := range records {
+		from[r.Name+" key"] = r.Key
+		from[r.Name+" inputs"] = r.Inputs
+	}
+	return from
+}
+
+func modified(t *testing.T, path string) time.Time {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.ModTime()
+}
+
+// contents are the digests of what a folder's claude-code row expands to.
+func contents(t *testing.T, dir string) map[string]manifest.Digest {
+	t.Helper()
+	m, err := manifest.Parse([]byte(read(t, filepath.Join(dir, "manifest.json"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]manifest.Digest{}
+	for _, row := range m.Rows {
+		if row.Preset != "claude-code" || row.Arch != runtime.GOARCH {
+			continue
+		}
+		found["kernel"], found["modules"] = row.Kernel.Image.Content, row.Kernel.Modules.Content
+		for _, layer := range row.Layers {
+			found[layer.Name] = layer.Content
+		}
+	}
+	return found
+}
+
+// differences names the files that differ between the layers of two folders.
+func differences(t *testing.T, a, b string) string {
+	t.Helper()
+	left, right := layers(t, a), layers(t, b)
+	var text []string
+	for name, path := range left {
+		one, two := tree(t, path), tree(t, right[name])
+		for _, file := range slices.Sorted(maps.Keys(one)) {
+			if one[file] != two[file] {
+				text = append(text, fmt.Sprintf("%s: %s: %q and %q", name, file, one[file], two[file]))
+			}
+		}
+		for file := range two {
+			if _, there := one[file]; !there {
+				text = append(text, fmt.Sprintf("%s: %s is only in the second", name, file))
+			}
+		}
+	}
+	const most = 200
+	if len(text) > most {
+		text = append(text[:most], fmt.Sprintf("and %d more", len(text)-most))
+	}
+	if len(text) == 0 {
+		return "no file: the file systems' own structures differ"
+	}
+	return strings.Join(text, "\n")
+}
+
+// layers pulls the images of a folder into a cache of their own and gives the
+// layers' paths by name.
+func layers(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	w := theWorld.fresh(t, filepath.Join(dir, "manifest.json"))
+	args := []string{"image", "pull", "claude"}
+	if key := filepath.Join(filepath.Dir(dir), "key.pub"); exists(key) {
+		args = append(args, "--trusted-key", key)
+	}
+	w.must(t, args...)
+	paths, err := filepath.Glob(filepath.Join(w.home, "images", "*", "*", "*.ext4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, path := range paths {
+		found[filepath.Base(path)] = path
+	}
+	return found
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// tree describes every file of an ext4 file system: mode, size, time, content.
+func tree(t *testing.T, image string) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	debugfs, err := exec.LookPath("debugfs")
+	if err != nil {
+		debugfs = "/usr/sbin/debugfs"
+	}
+	if out, err := exec.CommandContext(t.Context(), debugfs, "-R", "rdump / "+dir, image).CombinedOutput(); err != nil {
+		t.Fatalf("debugfs: %v: %s", err, out)
+	}
+	files := map[string]string{}
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		files[name], err = describe(path, entry)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func describe(path string, entry fs.DirEntry) (string, error) {
+	info, err := entry.Info()
+	if err != nil {
+		return "", err
+	}
+	text := info.Mode().String()
+	switch {
+	case entry.Type() == fs.ModeSymlink:
+		target, err := os.Readlink(path)
+		return text + " to " + target, err
+	case !entry.Type().IsRegular():
+		return text, nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	sum := sha256.New()
+	size, err := io.Copy(sum, file)
+	return fmt.Sprintf("%s %s %d %s", text, info.ModTime().UTC().Format(time.RFC3339), size, hex.EncodeToString(sum.Sum(nil))[:16]), err
+}
