@@ -21,7 +21,7 @@ const safely = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 type Lock struct {
 	book *Book
 	name string
-	file *flock.Flock // nil: the folder has none that could be held
+	file *os.File // closed once given up
 }
 
 // Lock takes the sandbox's lock without waiting. It fails with NotFound where
@@ -35,30 +35,80 @@ func (b *Book) Lock(name string) (*Lock, error) {
 	return b.take(name)
 }
 
-// take takes the lock; the gate is closed.
+// take takes the lock; the gate is closed. It is a flock of an open file, as
+// those of the flock package are, but one whose file can be passed on.
 func (b *Book) take(name string) (*Lock, error) {
-	file := flock.New(b.Folder(name).LockFile(), flock.SetFlag(os.O_CREATE|os.O_RDWR|safely), flock.SetPermissions(0o600))
-	taken, err := file.TryLock()
+	file, err := os.OpenFile(b.Folder(name).LockFile(), os.O_CREATE|os.O_RDWR|safely, 0o600)
 	if err != nil {
 		return nil, storage(err, fmt.Sprintf("lock sandbox %q", name))
 	}
-	if !taken {
-		return nil, fault.New(fault.Conflict, "Wait for it, or stop the sandbox first.",
-			"sandbox %q is in use by another process", name)
-	}
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		_ = file.Unlock()
-		return nil, fault.New(fault.Storage, "Delete the sandbox.", "the lock of sandbox %q is not a regular file", name)
+	if err := b.seize(name, file); err != nil {
+		_ = file.Close()
+		return nil, err
 	}
 	return &Lock{book: b, name: name, file: file}, nil
 }
 
-// Release gives the lock up. Releasing twice does nothing.
-func (l *Lock) Release() error {
-	if l.file == nil {
-		return nil
+// seize locks an open lock file, or fails with Conflict.
+func (b *Book) seize(name string, file *os.File) error {
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return fault.New(fault.Storage, "Delete the sandbox.", "the lock of sandbox %q is not a regular file", name)
 	}
-	return l.file.Unlock()
+	err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return fault.New(fault.Conflict, "Wait for it, or stop the sandbox first.",
+			"sandbox %q is in use by another process", name)
+	}
+	if err != nil {
+		return storage(err, fmt.Sprintf("lock sandbox %q", name))
+	}
+	return nil
+}
+
+// File is the locked file. A process that inherits it holds the lock too, and
+// makes a Lock of it by Adopt; the lock is free when all of them are closed or
+// one of them gives it up.
+func (l *Lock) File() *os.File { return l.file }
+
+// Adopt makes a Lock of a file inherited from the process that took it. It
+// fails with Conflict when that is not the sandbox's lock. On an error the file
+// stays the caller's.
+func (b *Book) Adopt(name string, file *os.File) (*Lock, error) {
+	open, err := b.gateAt(name)
+	if err != nil {
+		return nil, err
+	}
+	defer open()
+	ours, err := file.Stat()
+	if err != nil {
+		return nil, storage(err, fmt.Sprintf("take over the lock of sandbox %q", name))
+	}
+	if now, err := os.Lstat(b.Folder(name).LockFile()); err != nil || !os.SameFile(ours, now) {
+		return nil, fault.New(fault.Conflict, "", "sandbox %q was replaced by another of its name", name)
+	}
+	if err := b.seize(name, file); err != nil {
+		return nil, err
+	}
+	return &Lock{book: b, name: name, file: file}, nil
+}
+
+// Part closes this process's hold on a lock that another one has inherited,
+// which thereby keeps it. After Release or Remove it does nothing.
+func (l *Lock) Part() error {
+	if err := l.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+		return fmt.Errorf("hand over the lock of sandbox %q: %w", l.name, err)
+	}
+	return nil
+}
+
+// Release gives the lock up, also for those who inherited it. Releasing twice
+// does nothing.
+func (l *Lock) Release() error {
+	err := syscall.Flock(int(l.file.Fd()), syscall.LOCK_UN)
+	if errors.Is(err, syscall.EBADF) {
+		return nil // given up already
+	}
+	return errors.Join(err, l.file.Close())
 }
 
 // Remove removes the locked sandbox with its folder and sockets, and releases

@@ -38,6 +38,11 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case len(os.Args) == 4 && os.Args[1] == "start":
 		b := openBench(os.Args[2])
+		if os.Args[3] == "new" {
+			if _, err := b.m.Create(context.Background(), b.spec("new", guesttest.Hang)); err != nil {
+				panic(err)
+			}
+		}
 		_, err := b.m.Start(context.Background(), os.Args[3], sandbox.StartOptions{Timeout: time.Minute})
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -109,7 +114,7 @@ func (b *bench) nothingIn(folder string) {
 func (b *bench) spec(name string, words ...string) sandbox.Spec {
 	kernel := filepath.Join(b.home, "kernel")
 	if err := os.WriteFile(kernel, []byte("kernel"), 0o600); err != nil {
-		b.t.Fatal(err)
+		panic(err)
 	}
 	return sandbox.Spec{
 		Name: name, Preset: "claude-code", Launch: []string{"claude"}, Arch: "amd64", VMM: "fake", Accel: vmm.TCG,
@@ -426,16 +431,21 @@ func TestKilledStarter(t *testing.T) {
 	if err := b.book.Write(r); err != nil {
 		t.Fatal(err)
 	}
-	cmd := b.run.Command(context.Background(), process.Self, "start", b.home, "old")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"old", "new"} {
+		cmd := b.run.Command(context.Background(), process.Self, "start", b.home, name)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		b.waitFor(name, "three")
+		b.wantState(name, sandbox.Starting)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		b.released(name) // the supervisor cleans up by itself
 	}
-	b.waitFor("old", "three")
-	b.wantState("old", sandbox.Starting)
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-	b.released("old") // the supervisor cleans up by itself
 	b.wantState("old", sandbox.Stopped)
+	if names, _ := b.m.Names(); fmt.Sprint(names) != "[old]" {
+		t.Errorf("left: %v", names)
+	}
 	b.nothingIn("run")
 }
 

@@ -50,10 +50,10 @@ func (m *Manager) spawn(ctx context.Context, name string, order supervise.Order)
 	}
 	s, err := supervise.Spawn(ctx, supervise.Launch{
 		Runner: m.Runner, Home: m.Home, Name: name, Log: m.Book.Folder(name).Log(),
-		Release: lock.Release, Order: order, Sink: m.Sink,
+		Lock: lock, Order: order, Sink: m.Sink,
 	})
 	if err != nil {
-		return supervise.Spawned{}, errors.Join(err, m.clean(name, lock))
+		return supervise.Spawned{}, errors.Join(err, m.clean(name))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -75,12 +75,8 @@ func (m *Manager) reserve(name string) (*record.Lock, error) {
 	return lock, err
 }
 
-// clean gives up a lock that the supervisor never took, and removes what a first
-// start left when its supervisor could not do so itself.
-func (m *Manager) clean(name string, lock *record.Lock) error {
-	if err := lock.Release(); err != nil {
-		return err
-	}
+// clean removes what a first start left when its supervisor could not do so itself.
+func (m *Manager) clean(name string) error {
 	if !m.abandoned(name) {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/record"
 )
 
 // abortTimeout is how long an interrupted start waits for the supervisor to
@@ -26,12 +27,10 @@ type Launch struct {
 	Runner *process.Runner
 	Home   string // absolute
 	Name   string
-	Log    string // path of the supervisor's own messages
-	// Release gives up the sandbox's lock once the supervisor lives and is about
-	// to take it; nil when nothing is held.
-	Release func() error
-	Order   Order
-	Sink    event.Sink
+	Log    string       // path of the supervisor's own messages
+	Lock   *record.Lock // the supervisor's from the moment it runs; given up in any case
+	Order  Order
+	Sink   event.Sink
 }
 
 // Spawned is a supervisor that did what it was ordered to.
@@ -46,6 +45,7 @@ type Spawned struct {
 func Spawn(ctx context.Context, l Launch) (Spawned, error) {
 	s, err := l.start(ctx)
 	if err != nil {
+		err = errors.Join(err, l.Lock.Release())
 		return Spawned{}, fmt.Errorf("start the supervisor of sandbox %q: %w", l.Name, err)
 	}
 	defer s.close()
@@ -92,7 +92,7 @@ func (l Launch) start(ctx context.Context) (*spawn, error) {
 	cmd := l.Runner.Command(context.WithoutCancel(ctx), process.Self, "supervise", "--home", l.Home, "--name", l.Name)
 	process.Detach(cmd)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
-	cmd.ExtraFiles = []*os.File{theirReports, theirOrders} // reportsFD, ordersFD
+	cmd.ExtraFiles = []*os.File{theirReports, theirOrders, l.Lock.File()} // reportsFD, ordersFD, lockFD
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, reports.Close(), orders.Close())
 	}
@@ -101,10 +101,15 @@ func (l Launch) start(ctx context.Context) (*spawn, error) {
 		defer close(s.ended)
 		_ = cmd.Wait()
 	}()
+	if err := errors.Join(l.Lock.Part(), s.order(l.Order)); err != nil {
+		s.abort()
+		s.settle()
+		return nil, errors.Join(err, reports.Close())
+	}
 	return s, nil
 }
 
-// follow gives the order and takes the reports up to the last one.
+// follow takes the reports up to the last one, and commits.
 func (s *spawn) follow(l Launch) (int64, error) {
 	for {
 		r, err := s.next()
@@ -113,23 +118,18 @@ func (s *spawn) follow(l Launch) (int64, error) {
 				"start sandbox %q: its supervisor ended without a word: %s", l.Name, lastWords(l.Log))
 		}
 		switch r.Type {
-		case reportAlive:
-			err = s.order(l)
 		case reportEvent:
 			if r.Event != nil {
 				l.Sink.Emit(*r.Event)
 			}
 		case reportReady:
-			_, err = io.WriteString(s.orders, commitLine)
+			_, _ = io.WriteString(s.orders, commitLine) // it ended when that fails, and says why
 		case reportDone:
 			return r.Bytes, nil
 		case reportFailed:
 			if r.Failure != nil {
 				return 0, r.Failure.err()
 			}
-		}
-		if err != nil {
-			return 0, fmt.Errorf("start sandbox %q: talk to its supervisor: %w", l.Name, err)
 		}
 	}
 }
@@ -143,18 +143,15 @@ func (s *spawn) next() (report, error) {
 	return r, json.Unmarshal(line, &r)
 }
 
-// order hands the lock over and says what is wanted.
-func (s *spawn) order(l Launch) error {
-	if l.Release != nil {
-		if err := l.Release(); err != nil {
-			return err
-		}
+// order says what is wanted. A supervisor that ended already tells why itself.
+func (s *spawn) order(o Order) error {
+	line, err := json.Marshal(o)
+	if err == nil {
+		_, err = s.orders.Write(append(line, '\n'))
 	}
-	line, err := json.Marshal(l.Order)
-	if err != nil {
-		return err
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
 	}
-	_, err = s.orders.Write(append(line, '\n'))
 	return err
 }
 

@@ -16,14 +16,15 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// The two pipes between a starter and the supervisor it starts. Both carry JSON
-// lines. The supervisor writes reports: alive; events; ready, or packed; then
-// done or failed. The starter writes its order after alive and commits after
-// ready; an end of its pipe before that means that it is gone, and with it the
-// start.
+// What a supervisor inherits from its starter: two pipes and the sandbox's lock,
+// which is thereby never free in between. The pipes carry JSON lines. The
+// starter writes its order, and commits after ready; an end of its pipe before
+// that means that it is gone, and with it the start. The supervisor writes
+// reports: events, ready, then done or failed.
 const (
 	reportsFD = 3
 	ordersFD  = 4
+	lockFD    = 5
 	// maxLineBytes bounds one line on a pipe: a failure's text, JSON quoting it.
 	maxLineBytes = 256 << 10
 )
@@ -42,7 +43,6 @@ func (o Order) packs() bool { return o.Mode == wire.ModePack }
 type reportType string
 
 const (
-	reportAlive  reportType = "alive"  // the supervisor runs and waits for its order
 	reportEvent  reportType = "event"  // for the starter's sink
 	reportReady  reportType = "ready"  // the sandbox is ready; the starter has to commit
 	reportDone   reportType = "done"   // committed and recorded, or packed; nothing follows
@@ -75,24 +75,23 @@ type starter struct {
 	gone      chan struct{} // closed when the pipe ends before that
 }
 
-// inherited are the pipes of a supervisor process.
-func inherited() (reports io.WriteCloser, orders io.ReadCloser) {
-	syscall.CloseOnExec(reportsFD) // the VMM must not hold them open
-	syscall.CloseOnExec(ordersFD)
-	return os.NewFile(reportsFD, "reports"), os.NewFile(ordersFD, "orders")
-}
-
-func newStarter(reports io.WriteCloser, orders io.ReadCloser, log func(string, ...any)) *starter {
+// newStarter takes the inherited pipes.
+func newStarter(log func(string, ...any)) *starter {
+	orders := inherited(ordersFD, "orders")
 	return &starter{
-		reports: reports, orders: orders, lines: bufio.NewReaderSize(orders, maxLineBytes), log: log,
+		reports: inherited(reportsFD, "reports"), orders: orders, lines: bufio.NewReaderSize(orders, maxLineBytes), log: log,
 		committed: make(chan struct{}), gone: make(chan struct{}),
 	}
 }
 
-// order says that the supervisor is alive and waits for its order. From then on
-// the pipe is watched.
+// inherited is a file of the starter's. The VMM must not hold it open.
+func inherited(fd int, name string) *os.File {
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name)
+}
+
+// order waits for the order. From then on the pipe is watched.
 func (s *starter) order() (Order, error) {
-	s.report(report{Type: reportAlive})
 	line, err := s.lines.ReadSlice('\n')
 	if err != nil {
 		return Order{}, errStarterGone

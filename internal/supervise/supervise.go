@@ -51,20 +51,15 @@ type Options struct {
 	Agent func(arch string) ([]byte, error)
 	Now   func() time.Time
 	Log   io.Writer // the supervisor's own messages, standard error
-	// Reports and Orders are the pipes to the starter; nil: the inherited ones.
-	Reports io.WriteCloser
-	Orders  io.ReadCloser
 }
 
-// Run is the whole life of a supervisor. It returns when the sandbox has ended,
+// Run is the whole life of a supervisor that Spawn has started: it takes over
+// the files that Spawn passes on. It returns when the sandbox has ended,
 // with the reason when that was not in order. Cancelling ctx stops the sandbox.
 func Run(ctx context.Context, o Options) error {
-	if o.Reports == nil || o.Orders == nil {
-		o.Reports, o.Orders = inherited()
-	}
 	log := slog.New(slog.NewTextHandler(&limited{out: o.Log, left: maxLog}, nil))
 	s := &supervisor{
-		Options: o, log: log, starter: newStarter(o.Reports, o.Orders, log.Warn),
+		Options: o, log: log, starter: newStarter(log.Warn),
 		stops: make(chan stopRequest), over: make(chan struct{}), released: make(chan struct{}),
 		died: make(chan struct{}),
 	}
@@ -103,11 +98,11 @@ type supervisor struct {
 }
 
 func (s *supervisor) run(ctx context.Context) (err error) {
-	if s.order, err = s.starter.order(); err != nil {
-		return err
-	}
 	if err := s.take(); err != nil {
 		return err
+	}
+	if s.order, err = s.starter.order(); err != nil {
+		return s.finish(false, err)
 	}
 	life, end := context.WithCancelCause(context.Background())
 	committed, err := s.live(ctx, life)
@@ -121,13 +116,13 @@ func (s *supervisor) run(ctx context.Context) (err error) {
 
 var errStopped = fault.New(fault.NotRunning, "Start it again with smolvm start.", "the sandbox stopped")
 
-// take takes the lock and reads the record; from here on the sandbox is ours.
+// take takes the lock over and reads the record; from here on the sandbox is ours.
 func (s *supervisor) take() (err error) {
 	if s.book, err = record.Open(s.Home); err != nil {
 		return err
 	}
 	s.folder = s.book.Folder(s.Name)
-	if s.lock, err = s.book.Lock(s.Name); err != nil {
+	if s.lock, err = s.book.Adopt(s.Name, inherited(lockFD, "lock")); err != nil {
 		return err
 	}
 	if s.rec, err = s.book.Read(s.Name); err == nil && (s.rec.Pid != 0 || s.rec.VMMPid != 0) {
