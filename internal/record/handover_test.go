@@ -84,3 +84,22 @@ func TestAdoptAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestRetire(t *testing.T) {
+	b := newBook(t, "")
+	create(t, b, "one")
+	lock, err := b.Lock("one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := b.Folder("one").MakeRunDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Retire(); err != nil || b.Held("one") {
+		t.Errorf("still held, %v", err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the run folder is left: %v", err)
+	}
+}

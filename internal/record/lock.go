@@ -111,6 +111,17 @@ func (l *Lock) Release() error {
 	return errors.Join(err, l.file.Close())
 }
 
+// Retire removes the sandbox's run folder and gives the lock up. It is one step
+// for everyone who looks: a sandbox without a socket is not held any more.
+func (l *Lock) Retire() error {
+	open, err := l.book.gate()
+	if err != nil {
+		return errors.Join(err, l.Release())
+	}
+	defer open()
+	return errors.Join(l.book.Folder(l.name).RemoveRunDir(), l.Release())
+}
+
 // Remove removes the locked sandbox with its folder and sockets, and releases
 // the lock.
 func (l *Lock) Remove() error {

@@ -163,10 +163,13 @@ func (m *Manager) Connect(ctx context.Context, name string) (*supervise.Client, 
 // when it can be started again. One that does not run is left as it is.
 func (m *Manager) Stop(ctx context.Context, name string, grace time.Duration) error {
 	c, err := m.Connect(ctx, name)
-	if fault.CodeOf(err) == fault.NotRunning {
+	switch {
+	case fault.CodeOf(err) == fault.NotRunning && m.Book.Held(name):
+		return fault.New(fault.Conflict, "Try again in a moment.",
+			"stop sandbox %q: it is just being made, started or removed", name)
+	case fault.CodeOf(err) == fault.NotRunning:
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	defer c.Close()
@@ -200,18 +203,27 @@ type DeleteOptions struct {
 
 // Delete removes a sandbox with its disks, broken or not.
 func (m *Manager) Delete(ctx context.Context, name string, o DeleteOptions) error {
-	if o.Force {
-		if err := m.Stop(ctx, name, o.Grace); err != nil && fault.CodeOf(err) == fault.NotFound {
-			return err
-		}
-	}
 	if lock := m.claim(name); lock != nil {
 		return lock.Remove()
+	}
+	if o.Force {
+		if err := m.stopForDelete(ctx, name, o.Grace); err != nil {
+			return err
+		}
 	}
 	err := m.Book.Remove(name)
 	if fault.CodeOf(err) == fault.Conflict {
 		return fault.New(fault.Conflict, fmt.Sprintf("Stop it first: smolvm stop %s", name),
 			"delete sandbox %q: it is running or being started", name)
+	}
+	return err
+}
+
+// stopForDelete stops a sandbox that runs; a broken one cannot.
+func (m *Manager) stopForDelete(ctx context.Context, name string, grace time.Duration) error {
+	err := m.Stop(ctx, name, grace)
+	if err != nil && fault.CodeOf(err) != fault.NotFound && !m.Book.Held(name) {
+		return nil
 	}
 	return err
 }

@@ -622,3 +622,49 @@ func TestBrokenRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestStopWhileStarting stops a sandbox that is not ready yet.
+func TestStopWhileStarting(t *testing.T) {
+	b := newBench(t)
+	b.create("one", guesttest.Hang)
+	started := make(chan error, 1)
+	go func() {
+		_, err := b.m.Start(t.Context(), "one", sandbox.StartOptions{Timeout: time.Minute})
+		started <- err
+	}()
+	b.waitFor("one", "three")
+	if err := openBench(b.home).m.Stop(t.Context(), "one", time.Minute); err != nil {
+		t.Error(err)
+	}
+	wantFault(t, <-started, fault.Interrupted, "stopped before it was ready")
+	b.nothingIn("sandboxes")
+}
+
+// TestStartedTwice starts one sandbox from several programs at once.
+func TestStartedTwice(t *testing.T) {
+	b := newBench(t)
+	b.create("one")
+	b.start("one")
+	if err := b.m.Stop(t.Context(), "one", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	results := make(chan error, 4)
+	for range cap(results) {
+		go func() {
+			_, err := openBench(b.home).m.Start(t.Context(), "one", sandbox.StartOptions{Timeout: time.Minute})
+			results <- err
+		}()
+	}
+	won := 0
+	for range cap(results) {
+		if err := <-results; err == nil {
+			won++
+		} else if fault.CodeOf(err) != fault.Conflict {
+			t.Error(err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d starts succeeded", won)
+	}
+	b.wantState("one", sandbox.Running)
+}

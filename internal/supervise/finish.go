@@ -23,9 +23,9 @@ func (s *supervisor) finish(committed bool, reason error) error {
 	if s.console != nil {
 		s.console.close()
 	}
+	defer s.shut() // last: until here a stop is answered when it is true
 	defer close(s.released)
 	if s.rec.State == record.Creating && !committed {
-		s.shut()
 		return errors.Join(reason, s.lock.Remove())
 	}
 	s.rec.Pid, s.rec.VMMPid = 0, 0
@@ -35,9 +35,7 @@ func (s *supervisor) finish(committed bool, reason error) error {
 	if reason != nil && fault.CodeOf(reason) != fault.Interrupted {
 		s.rec.LastError = clipText(plain(reason.Error()))
 	}
-	err := errors.Join(reason, remove(s.folder.Initrd()), s.book.Write(s.rec))
-	s.shut() // not earlier: until here a stop is answered when it is true
-	return errors.Join(err, s.folder.RemoveRunDir(), s.lock.Release())
+	return errors.Join(reason, remove(s.folder.Initrd()), s.book.Write(s.rec), s.lock.Retire())
 }
 
 // shut closes the control socket.

@@ -30,7 +30,6 @@ const (
 // guest keeps the link to the guest: it opens a session whenever the guest
 // boots, hands its messages on, and holds one SSH connection open on it.
 type guest struct {
-	machine vmm.Machine
 	config  sshx.Config
 	now     func() time.Time
 	log     *slog.Logger
@@ -58,18 +57,18 @@ type notice struct {
 	err       error // it could not be made
 }
 
-func newGuest(machine vmm.Machine, config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
+func newGuest(config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
 	return &guest{
-		machine: machine, config: config, now: now, log: log, notices: make(chan notice),
+		config: config, now: now, log: log, notices: make(chan notice),
 		change: make(chan struct{}), wanted: make(chan struct{}, 1),
 	}
 }
 
 // run serves one boot of the guest after another until the machine or ctx ends.
 // All that a guest said before its machine ended has then been told.
-func (g *guest) run(ctx context.Context) {
+func (g *guest) run(ctx context.Context, machine vmm.Machine) {
 	for ctx.Err() == nil {
-		conn, err := g.machine.Link(ctx)
+		conn, err := machine.Link(ctx)
 		if err != nil {
 			return
 		}

@@ -15,8 +15,8 @@ import (
 )
 
 // spec says what to start: the record's machine, with what the order changes.
-// It makes the run folder and begins the console log.
-func (s *supervisor) spec() (vmm.Spec, error) {
+// It begins the console log.
+func (s *supervisor) spec(runDir string) (_ vmm.Spec, err error) {
 	mode, extra, readOnly := s.rec.Mode, s.rec.Extra, s.rec.ExtraReadOnly
 	if s.order.Mode != "" {
 		mode, extra, readOnly = s.order.Mode, s.order.Extra, false
@@ -26,10 +26,6 @@ func (s *supervisor) spec() (vmm.Spec, error) {
 		drives = append(drives, vmm.Drive{ID: wire.ExtraRole, Path: extra, ReadOnly: readOnly})
 	}
 	if err := present(s.rec.Image); err != nil {
-		return vmm.Spec{}, err
-	}
-	runDir, err := s.folder.MakeRunDir()
-	if err != nil {
 		return vmm.Spec{}, err
 	}
 	if s.console, err = openConsole(s.folder.Console()); err != nil {

@@ -59,6 +59,7 @@ func (s *server) listen(ctx context.Context, folder string) error {
 	if err := os.Chmod(path, 0o600); err != nil { // the folder is 0700 already
 		return errors.Join(fmt.Errorf("open the control socket: %w", err), listener.Close())
 	}
+	listener.SetUnlinkOnClose(false) // the folder's owner removes it; by then another may listen there
 	s.listener = listener
 	s.running.Go(func() { s.accept(ctx) })
 	return nil

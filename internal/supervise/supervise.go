@@ -21,6 +21,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/disk"
@@ -86,6 +87,7 @@ type supervisor struct {
 
 	console *console
 	machine vmm.Machine
+	vmmPid  atomic.Int64  // of machine, for status
 	died    chan struct{} // closed when the machine has ended and its guest was heard out
 	death   error         // why; set before died is closed
 	guest   *guest
@@ -168,9 +170,24 @@ func (s *supervisor) live(ctx, life context.Context) (committed bool, err error)
 // errTimeout is the cause of a start context whose time is over.
 var errTimeout = errors.New("time is over")
 
-// boot makes what the machine needs and starts it.
+// boot opens the control socket, makes what the machine needs and starts it.
 func (s *supervisor) boot(start, life context.Context) error {
-	spec, err := s.spec()
+	config, err := sshConfig(s.folder)
+	if err != nil {
+		return err
+	}
+	s.guest = newGuest(config, s.Now, s.log)
+	runDir, err := s.folder.MakeRunDir()
+	if err != nil {
+		return err
+	}
+	s.server = &server{
+		guest: s.guest, status: s.status, stops: s.stops, over: s.over, done: s.released, log: s.log,
+	}
+	if err := s.server.listen(life, runDir); err != nil {
+		return err
+	}
+	spec, err := s.spec(runDir)
 	if err != nil {
 		return err
 	}
@@ -181,10 +198,11 @@ func (s *supervisor) boot(start, life context.Context) error {
 	if err := disk.Initrd(spec.Initrd, agent, s.rec.Image.Modules); err != nil {
 		return err
 	}
-	config, err := sshConfig(s.folder)
-	if err != nil {
-		return err
-	}
+	return s.power(start, life, spec)
+}
+
+// power starts the machine and what watches it.
+func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 	driver, err := s.Driver(s.rec.VMM)
 	if err != nil {
 		return err
@@ -192,22 +210,20 @@ func (s *supervisor) boot(start, life context.Context) error {
 	if s.machine, err = driver.Start(start, spec); err != nil {
 		return err
 	}
+	s.vmmPid.Store(int64(s.machine.Pid()))
 	s.log.Info("machine started", "pid", s.machine.Pid())
-	s.guest = newGuest(s.machine, config, s.Now, s.log)
 	s.running.Go(func() {
-		s.guest.run(life)
+		s.guest.run(life, s.machine)
 		s.death = s.machine.Wait()
 		close(s.died)
 	})
-	s.server = &server{
-		guest: s.guest, status: s.status, stops: s.stops, over: s.over, done: s.released, log: s.log,
-	}
-	return s.server.listen(life, spec.RunDir)
+	return nil
 }
 
+// status is called by the server's goroutines.
 func (s *supervisor) status() Status {
 	state, _ := s.guest.look()
-	return Status{Name: s.Name, Ready: state.client != nil, Pid: os.Getpid(), VMMPid: s.machine.Pid()}
+	return Status{Name: s.Name, Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load())}
 }
 
 // awaitReady takes the guest's messages until it is ready, or has packed and ended.
