@@ -58,7 +58,8 @@ always:
 quickstart:
 	@scripts/quickstart
 
-images: bootstrap publish
+images: bootstrap
+	@$(MAKE) --no-print-directory publish
 
 # What is in the cache is not built again.
 publish: build

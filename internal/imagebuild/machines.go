@@ -87,7 +87,7 @@ func (m machines) Run(ctx context.Context, spec MachineSpec, work func(context.C
 		return err
 	}
 	defer client.Close()
-	if err := work(ctx, session{client}); err != nil {
+	if err := guarded(ctx, session{client}, work); err != nil {
 		return err
 	}
 	if err := m.manager.Stop(ctx, spec.Name, stopGrace); err != nil {
@@ -95,6 +95,28 @@ func (m machines) Run(ctx context.Context, spec MachineSpec, work func(context.C
 	}
 	_, err = m.manager.Pack(ctx, spec.Name, blank)
 	return err
+}
+
+// guardScript switches the machine off when its input ends without a word: the
+// builder was killed. Otherwise a sandbox that nobody waits for would go on until
+// the next build removes it.
+const guardScript = `trap '' HUP
+read -r word || word=
+test "$word" = done || echo o >/proc/sysrq-trigger`
+
+// guarded works in a sandbox that does not outlive this process by more than moments.
+func guarded(ctx context.Context, s Session, work func(context.Context, Session) error) error {
+	in, out := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		start := wire.Start{Argv: []string{"/bin/sh", "-c", guardScript}, Dir: "/", User: "root"}
+		_, err := s.Exec(ctx, start, in, io.Discard, io.Discard)
+		in.Close() // so that the word below does not wait for a reader
+		ended <- err
+	}()
+	err := work(ctx, s)
+	_, _ = io.WriteString(out, "done\n") // fails when the guard is gone, as the sandbox then is
+	return errors.Join(err, <-ended)
 }
 
 func (m machines) spec(s MachineSpec) sandbox.Spec {
