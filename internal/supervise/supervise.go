@@ -19,6 +19,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -319,6 +320,7 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 	}
 	s.starter.report(report{Type: reportDone})
 	s.starter.close()
+	debug.FreeOSMemory() // the unpacked agent's: from here on little is needed, for days
 	return nil
 }
 
