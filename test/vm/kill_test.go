@@ -120,17 +120,15 @@ func (f footprint) without(folder string) footprint {
 	return kept
 }
 
-// spans are how long the operations take about, here.
-var spans = map[string]time.Duration{"start": 8 * time.Second, "stop": 1500 * time.Millisecond, "delete": 1500 * time.Millisecond}
-
+// lifePoint has a sandbox that runs, or for start one that is stopped, and kills
+// while the operation works on it.
 func lifePoint(t *testing.T, w *world, operation string, who victims, random *rand.Rand) {
 	t.Helper()
 	const name = "mortal"
-	at := moment(random, spans[operation])
-	point := fmt.Sprintf("%s, %v after %v", operation, who, at.Round(time.Millisecond))
-	t.Log(point)
+	begun := time.Now()
 	w.must(t, launch(name)...)
 	defer w.remove(name)
+	whole := time.Since(begun) // a start takes as long as a launch, stop and delete a fraction
 	w.must(t, "exec", name, "--", "sh", "-c", "echo kept >/workspace/f; sync")
 	args := []string{operation, name}
 	switch operation {
@@ -139,7 +137,13 @@ func lifePoint(t *testing.T, w *world, operation string, who victims, random *ra
 		args = append(args, "--no-attach")
 	case "delete":
 		args = append(args, "--yes")
+		whole /= 4
+	case "stop":
+		whole /= 4
 	}
+	at := moment(random, whole)
+	point := fmt.Sprintf("%s, %v after %v", operation, who, at.Round(time.Millisecond))
+	t.Log(point)
 	cmd := w.command(t.Context(), args...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -129,7 +129,7 @@ func TestInterruptedStartLeavesNothing(t *testing.T) {
 	w.common(t) // the image is here, so that the points fall into create and boot
 	points := []time.Duration{300 * time.Millisecond, 2 * time.Second}
 	if *long {
-		for at := 50 * time.Millisecond; at < 6*time.Second; at += 250 * time.Millisecond {
+		for at := 50 * time.Millisecond; at < 6*time.Second; at += 500 * time.Millisecond {
 			points = append(points, at)
 		}
 	}
