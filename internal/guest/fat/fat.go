@@ -51,6 +51,7 @@ func Read(image []byte) (map[string][]byte, error) {
 	}
 	files := map[string][]byte{}
 	var long []uint16 // the long name read so far
+	total := 0
 	for at := 0; at+entrySize <= len(v.root); at += entrySize {
 		entry := v.root[at : at+entrySize]
 		if entry[0] == 0 {
@@ -64,6 +65,10 @@ func Read(image []byte) (map[string][]byte, error) {
 		long = nil
 		if entry[0] == entryFree || entry[11]&(attrVolume|attrDirectory) != 0 {
 			continue
+		}
+		// Files that share clusters must not add up to more than there is.
+		if total += int(little.Uint32(entry[28:])); total > len(image) {
+			return nil, fmt.Errorf("file %q: %w: larger than the volume", name, errVolume)
 		}
 		if files[name], err = v.content(int(little.Uint16(entry[26:])), int(little.Uint32(entry[28:]))); err != nil {
 			return nil, fmt.Errorf("file %q: %w", name, err)
@@ -108,9 +113,6 @@ func open(image []byte) (*volume, error) {
 // content follows a chain of clusters. The size bounds its length, so a chain
 // that runs in a circle ends as well.
 func (v *volume) content(cluster, size int) ([]byte, error) {
-	if size > len(v.image) {
-		return nil, fmt.Errorf("%w: larger than the volume", errVolume)
-	}
 	content := make([]byte, 0, size)
 	for len(content) < size {
 		if cluster < 2 || cluster >= v.clusters+2 {

@@ -33,8 +33,8 @@ var (
 	}
 )
 
-// machineID names one machine, so a layer has it empty.
-const machineID = "etc/machine-id"
+// machineIDFile names one machine, so a layer has it empty.
+const machineIDFile = "etc/machine-id"
 
 // Clean removes from the tree what must not ship. A base keeps an empty
 // /etc/machine-id; a layer above it has none of its own.
@@ -54,7 +54,7 @@ func Clean(dir string, base bool) error {
 			return err
 		}
 	}
-	id := filepath.Join(dir, machineID)
+	id := filepath.Join(dir, machineIDFile)
 	if err := os.RemoveAll(id); err != nil {
 		return fmt.Errorf("clean layer: %w", err)
 	}

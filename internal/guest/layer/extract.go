@@ -36,7 +36,8 @@ func Extract(archive io.Reader, dir string) (stats Stats, err error) {
 		return stats, err
 	}
 	defer func() { err = t.close(err) }()
-	entries := tar.NewReader(bufio.NewReaderSize(archive, 1<<20))
+	watch := &watcher{Reader: bufio.NewReaderSize(archive, 1<<20)}
+	entries := tar.NewReader(watch)
 	for {
 		header, err := entries.Next()
 		if errors.Is(err, io.EOF) {
@@ -59,10 +60,26 @@ func Extract(archive io.Reader, dir string) (stats Stats, err error) {
 		stats.Entries++
 		stats.Bytes += size
 	}
+	// A whole archive ends with blocks of zeros, before the reader does.
+	if watch.ended {
+		return stats, fmt.Errorf("archive is cut short after %d entries", stats.Entries)
+	}
 	if stats.Entries == 0 {
 		return stats, errors.New("archive is empty")
 	}
 	return stats, nil
+}
+
+// watcher notes whether the end of the reader was met.
+type watcher struct {
+	io.Reader
+	ended bool
+}
+
+func (w *watcher) Read(b []byte) (int, error) {
+	n, err := w.Reader.Read(b)
+	w.ended = w.ended || errors.Is(err, io.EOF)
+	return n, err
 }
 
 func fromHeader(h *tar.Header) (n node, skip bool, err error) {

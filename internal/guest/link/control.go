@@ -12,23 +12,33 @@ import (
 
 // Send writes one control message. A text that would make it too long is cut.
 func (s *Session) Send(message wire.Message) error {
-	const roomForTheRest = 16 << 10
-	if limit := wire.MaxMessage - roomForTheRest; len(message.Text) > limit/2 {
-		message.Text = message.Text[:limit/2] // JSON may double it and more: newlines, quotes
-	}
-	line, err := json.Marshal(message)
+	line, err := encodeMessage(message)
 	if err != nil {
-		return fmt.Errorf("encode control message: %w", err)
-	}
-	if len(line) >= wire.MaxMessage {
-		return fmt.Errorf("control message %s is too long: %d bytes", message.Type, len(line))
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.control.Write(append(line, '\n')); err != nil {
+	if _, err := s.control.Write(line); err != nil {
 		return fmt.Errorf("send control message %s: %w", message.Type, err)
 	}
 	return nil
+}
+
+// encodeMessage returns the line of a message. How much a text grows by its
+// encoding only the encoder knows, so it is halved until the line fits.
+func encodeMessage(message wire.Message) ([]byte, error) {
+	for {
+		line, err := json.Marshal(message)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("encode control message: %w", err)
+		case len(line) < wire.MaxMessage:
+			return append(line, '\n'), nil
+		case message.Text == "":
+			return nil, fmt.Errorf("control message %s is too long: %d bytes", message.Type, len(line))
+		}
+		message.Text = message.Text[:len(message.Text)/2]
+	}
 }
 
 // Receive waits for the host's next control message. Only one goroutine may

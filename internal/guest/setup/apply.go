@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -89,8 +90,9 @@ func machineID(instance string) string {
 
 func resolvConf(seed Seed) string {
 	var b strings.Builder
-	for _, card := range seed.Network.Ethernets {
-		for _, server := range card.Nameservers.Addresses {
+	cards := seed.Network.Ethernets
+	for _, name := range slices.Sorted(maps.Keys(cards)) {
+		for _, server := range cards[name].Nameservers.Addresses {
 			if !strings.ContainsAny(server, " \n") {
 				fmt.Fprintf(&b, "nameserver %s\n", server)
 			}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -38,29 +39,33 @@ func (c *connection) dialForward(ctx context.Context, opening ssh.NewChannel) {
 		conn.Close()
 		return
 	}
-	c.group.Go(func() { ssh.DiscardRequests(requests) })
-	c.pipe(channel, conn.(*net.TCPConn))
+	c.pipe(ctx, channel, requests, conn.(*net.TCPConn))
 }
 
 func address(host string, port uint32) string {
 	return net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10))
 }
 
-// pipe copies both ways until both sides have ended theirs, passing half closes on.
-func (c *connection) pipe(channel ssh.Channel, conn *net.TCPConn) {
+// pipe copies both ways until both sides have ended theirs, passing half closes
+// on. When the client has closed its channel nobody listens to the other side
+// any more; when the connection has ended, nobody speaks either.
+func (c *connection) pipe(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request, conn *net.TCPConn) {
 	defer channel.Close()
 	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	c.group.Go(func() {
+		ssh.DiscardRequests(requests)
+		_ = conn.SetReadDeadline(time.Now())
+	})
 	done := make(chan struct{})
 	c.group.Go(func() {
 		defer close(done)
 		_, _ = io.Copy(onlyWriter{conn}, onlyReader{channel})
 		_ = conn.CloseWrite()
 	})
-	_, err := io.Copy(onlyWriter{channel}, onlyReader{conn})
+	_, _ = io.Copy(onlyWriter{channel}, onlyReader{conn})
 	_ = channel.CloseWrite()
-	if err != nil {
-		channel.Close()
-	}
 	<-done
 }
 
@@ -89,7 +94,7 @@ func (c *connection) listen(ctx context.Context, payload []byte) (ok bool, answe
 	c.mu.Lock()
 	c.listeners[address(bound.Host, bound.Port)] = listener
 	c.mu.Unlock()
-	c.group.Go(func() { c.acceptForward(listener, bound) })
+	c.group.Go(func() { c.acceptForward(ctx, listener, bound) })
 	if m.Port == 0 {
 		answer = ssh.Marshal(struct{ Port uint32 }{port})
 	}
@@ -107,18 +112,18 @@ func bindHost(host string) string {
 	return host
 }
 
-func (c *connection) acceptForward(listener net.Listener, bound forward) {
+func (c *connection) acceptForward(ctx context.Context, listener net.Listener, bound forward) {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			return
 		}
-		c.group.Go(func() { c.offer(conn.(*net.TCPConn), bound) })
+		c.group.Go(func() { c.offer(ctx, conn.(*net.TCPConn), bound) })
 	}
 }
 
 // offer opens a channel to the client for one accepted connection.
-func (c *connection) offer(conn *net.TCPConn, bound forward) {
+func (c *connection) offer(ctx context.Context, conn *net.TCPConn, bound forward) {
 	from := conn.RemoteAddr().(*net.TCPAddr)
 	channel, requests, err := c.conn.OpenChannel("forwarded-tcpip", ssh.Marshal(struct {
 		Host       string
@@ -130,8 +135,7 @@ func (c *connection) offer(conn *net.TCPConn, bound forward) {
 		conn.Close()
 		return
 	}
-	c.group.Go(func() { ssh.DiscardRequests(requests) })
-	c.pipe(channel, conn)
+	c.pipe(ctx, channel, requests, conn)
 }
 
 func (c *connection) unlisten(payload []byte) bool {

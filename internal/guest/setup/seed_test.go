@@ -1,0 +1,137 @@
+//go:build linux
+
+package setup
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	hostseed "github.com/smolvm/smolvm/internal/seed"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+func TestReadSeedOfTheHost(t *testing.T) {
+	document := hostseed.Build(hostseed.Input{
+		Hostname: "box", InstanceID: "id-1", HostKeyPrivate: "private\n\"quoted\": {}", HostKeyPublic: "public",
+		AuthorizedKeys: []string{"key one"}, CACerts: []string{"pem"}, Env: map[string]string{"A": "b: c\n- d"},
+	})
+	path := filepath.Join(t.TempDir(), "seed.img")
+	if err := hostseed.Write(path, document); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadSeed(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Seed{User: document.User, Meta: document.Meta, Network: document.Network}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestReadSeedRefusesOtherDrives(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "seed.img")
+	if err := os.WriteFile(path, make([]byte, 8192), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadSeed(path); err == nil {
+		t.Error("accepted")
+	}
+}
+
+// documents makes the three files, the user data changed.
+func documents(t testing.TB, change func(*wire.UserData)) map[string][]byte {
+	t.Helper()
+	user := wire.UserData{Hostname: "box"}
+	if change != nil {
+		change(&user)
+	}
+	data, err := json.Marshal(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string][]byte{
+		"user-data": append([]byte(header), data...), "meta-data": []byte(`{"instance-id":"i"}`),
+	}
+}
+
+func TestDecodeSeedRefuses(t *testing.T) {
+	for name, change := range map[string]func(*wire.UserData){
+		"host name":        func(u *wire.UserData) { u.Hostname = "box\n127.0.0.1 bank.example" },
+		"host name dash":   func(u *wire.UserData) { u.Hostname = "box-" },
+		"user name":        func(u *wire.UserData) { u.Users = []wire.User{{Name: "a:b", UID: 1}} },
+		"second root":      func(u *wire.UserData) { u.Users = []wire.User{{Name: "toor"}} },
+		"shell":            func(u *wire.UserData) { u.Users = []wire.User{{Name: "a", UID: 1, Shell: "/bin/sh\nroot::0"}} },
+		"sudo":             func(u *wire.UserData) { u.Users = []wire.User{{Name: "a", UID: 1, Sudo: "x\nALL ALL=ALL"}} },
+		"environment":      func(u *wire.UserData) { u.SmolVM.Env = map[string]string{"A=B": ""} },
+		"environment nul":  func(u *wire.UserData) { u.SmolVM.Env = map[string]string{"A": "\x00"} },
+		"relative file":    func(u *wire.UserData) { u.WriteFiles = []wire.WriteFile{{Path: "etc/x"}} },
+		"the root as file": func(u *wire.UserData) { u.WriteFiles = []wire.WriteFile{{Path: "/.."}} },
+	} {
+		if _, err := DecodeSeed(documents(t, change)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	good := documents(t, nil)
+	for name, change := range map[string]func(map[string][]byte){
+		"no user data":    func(f map[string][]byte) { delete(f, "user-data") },
+		"no meta data":    func(f map[string][]byte) { delete(f, "meta-data") },
+		"no instance id":  func(f map[string][]byte) { f["meta-data"] = []byte("{}") },
+		"not JSON":        func(f map[string][]byte) { f["user-data"] = []byte("#cloud-config\nhostname: box\n") },
+		"two documents":   func(f map[string][]byte) { f["user-data"] = append(f["user-data"], "{}"...) },
+		"too long":        func(f map[string][]byte) { f["user-data"] = make([]byte, MaxDocument+1) },
+		"wrong types":     func(f map[string][]byte) { f["user-data"] = []byte(`{"hostname":["box"]}`) },
+		"damaged network": func(f map[string][]byte) { f["network-config"] = []byte("{") },
+	} {
+		files := map[string][]byte{"user-data": good["user-data"], "meta-data": good["meta-data"]}
+		change(files)
+		if _, err := DecodeSeed(files); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if _, err := DecodeSeed(good); err != nil {
+		t.Errorf("good seed refused: %v", err)
+	}
+}
+
+func FuzzDecodeSeed(f *testing.F) {
+	f.Add([]byte(header+`{"hostname":"box","users":[{"name":"agent","uid":1000}]}`), []byte(`{"instance-id":"i"}`))
+	f.Add([]byte(`{"smolvm":{"env":{"A":"b"}}}`), []byte(`{"instance-id":"i","local-hostname":"x"}`))
+	f.Fuzz(func(t *testing.T, user, meta []byte) {
+		seed, err := DecodeSeed(map[string][]byte{"user-data": user, "meta-data": meta})
+		if err != nil {
+			return
+		}
+		if strings.ContainsAny(seed.Hostname(), "\n /") {
+			t.Errorf("host name %q", seed.Hostname())
+		}
+		for _, u := range seed.User.Users {
+			if strings.ContainsAny(u.Name+u.Shell, ":\n") {
+				t.Errorf("user %+v", u)
+			}
+		}
+	})
+}
+
+func TestHostname(t *testing.T) {
+	seed := Seed{}
+	if got := seed.Hostname(); got != "smolvm" {
+		t.Errorf("got %q", got)
+	}
+	seed.Meta.LocalHostname = "meta"
+	if got := seed.Hostname(); got != "meta" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestAuthorizedKeysOfAllPlaces(t *testing.T) {
+	seed := Seed{User: wire.UserData{AuthorizedKeys: []string{"a"}, Users: []wire.User{{AuthorizedKeys: []string{"b", "c"}}}}}
+	if diff := cmp.Diff([]string{"a", "b", "c"}, seed.AuthorizedKeys()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
