@@ -42,7 +42,7 @@ func (a *agent) readSeed(ctx context.Context) error {
 	if a.keys, err = parseKeys(a.seed); err != nil {
 		return err
 	}
-	if err := a.configureNetwork(ctx); err != nil {
+	if err := a.configureNetwork(ctx); err != nil && ctx.Err() == nil {
 		a.console.printf("network: %v", err) // sessions work without
 	}
 	a.steps.mark("network")

@@ -136,7 +136,11 @@ func (b Builder) overlay(ctx context.Context, layers []string, base, options str
 	if options != "" {
 		data += "," + options
 	}
-	return b.Modules.Retry(ctx, mount{"overlay", rootDir, "overlay", unix.MS_NOATIME, data, false}.do)
+	err := b.Modules.Retry(ctx, mount{"overlay", rootDir, "overlay", unix.MS_NOATIME, data, false}.do)
+	if errors.Is(err, unix.ESTALE) { // index=on remembers
+		return fmt.Errorf("the scratch disk was used with other layers than these: %w", err)
+	}
+	return err
 }
 
 // packRoot shows the layers' tools, writes going to memory, or, where there is
