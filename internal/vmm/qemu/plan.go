@@ -101,8 +101,10 @@ func (p *plan) amd64(host Host) {
 	p.machine, p.bus = "microvm,x-option-roms=off"+machineOptions, "device"
 	if emulated {
 		// no_timer_check: on a busy host the check of the timer interrupt can miss
-		// its ticks and panic.
-		p.kernel += " no_timer_check tsc_early_khz=" + strconv.FormatInt(host.TSCKHz, 10)
+		// its ticks and panic. tsc=reliable: the counter is the host's own; else the
+		// kernel gives it up when the host is busy, and a clock that counts timer
+		// ticks ran up to twice too slow.
+		p.kernel += " no_timer_check tsc=reliable tsc_early_khz=" + strconv.FormatInt(host.TSCKHz, 10)
 	}
 }
 
