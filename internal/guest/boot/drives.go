@@ -5,11 +5,15 @@ package boot
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Drives maps a role to the path of its block device.
@@ -26,8 +30,8 @@ func FindDrives(ctx context.Context, sys, dev string, roles []string) (Drives, e
 		}
 		found = assign(disks, roles, dev)
 		for _, path := range found {
-			if _, err := os.Stat(path); err != nil {
-				return false, nil // devtmpfs makes the node an instant later
+			if ready, err := openable(path); !ready {
+				return false, err
 			}
 		}
 		return len(found) == len(roles), nil
@@ -37,6 +41,20 @@ func FindDrives(ctx context.Context, sys, dev string, roles []string) (Drives, e
 			strings.Join(roles, ","), len(found), len(roles), err)
 	}
 	return found, nil
+}
+
+// openable tells whether a disk that sysfs shows can be used already: the kernel
+// makes its node an instant later, and lets it be opened (ENXIO until then)
+// another instant later, just before the event that it is there.
+func openable(path string) (bool, error) {
+	file, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return true, file.Close()
 }
 
 // disk is one whole disk as sysfs shows it.

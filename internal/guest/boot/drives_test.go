@@ -5,6 +5,7 @@ package boot
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -76,6 +77,29 @@ func TestFindDrivesGivesUp(t *testing.T) {
 	got, err := FindDrives(ctx, sys, dev, []string{"layer0", "scratch"})
 	if !errors.Is(err, reason) {
 		t.Errorf("got %v, %v; want %v", got, err, reason)
+	}
+}
+
+// A socket fails to open with ENXIO, as a disk does that is only half there.
+func TestHalfMadeDiskIsWaitedFor(t *testing.T) {
+	sys, dev := fakeSys(t, [2]string{"vda", "seed"})
+	node := filepath.Join(dev, "vda")
+	if err := os.Remove(node); err != nil {
+		t.Fatal(err)
+	}
+	if ready, err := openable(node); ready || err != nil {
+		t.Errorf("without a node: %v, %v", ready, err)
+	}
+	socket, err := net.Listen("unix", node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	reason := errors.New("it stayed half made")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, reason)
+	defer cancel()
+	if got, err := FindDrives(ctx, sys, dev, []string{"seed"}); !errors.Is(err, reason) {
+		t.Errorf("half made: got %v, %v; want %v", got, err, reason)
 	}
 }
 
