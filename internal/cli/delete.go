@@ -40,7 +40,7 @@ needs --yes.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Names = args
+			o.Names = distinct(args)
 			return run(cmd.Context(), app, o)
 		},
 	}
@@ -83,7 +83,7 @@ func (a *App) mayDelete(o deleteOptions, all []sandbox.Status) (bool, error) {
 	case a.Streams.Interactive():
 		question := fmt.Sprintf("Delete %s?", strings.Join(o.Names, ", "))
 		if len(live) > 0 {
-			question = fmt.Sprintf("Delete %s (sandbox.Running: %s)?", strings.Join(o.Names, ", "), strings.Join(live, ", "))
+			question = fmt.Sprintf("Delete %s (running: %s)?", strings.Join(o.Names, ", "), strings.Join(live, ", "))
 		}
 		return a.Streams.Confirm(question), nil
 	case o.All:

@@ -116,8 +116,6 @@ func (a *App) attaches(o startOptions) (bool, error) {
 func (l *launch) checkSizes() error {
 	o, host := l.options, l.machine
 	switch {
-	case o.CPUs < 0:
-		return refuse("Give a number from 1.", "--cpus %d is negative", o.CPUs)
 	case o.CPUs > host.cpus:
 		return fault.New(fault.Host, fmt.Sprintf("Give at most %d.", host.cpus),
 			"--cpus %d is more than this computer's %d", o.CPUs, host.cpus)

@@ -80,6 +80,9 @@ Status 125 means that SmolVM failed.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Args = afterDash(cmd, args)
+			if cmd.Flags().Changed("cpus") && o.CPUs < 1 {
+				return refuse("Give a number from 1.", "--cpus %d is too few", o.CPUs)
+			}
 			return run(cmd.Context(), app, p, o)
 		},
 	}

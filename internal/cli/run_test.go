@@ -56,7 +56,8 @@ func TestRefusedBeforeWork(t *testing.T) {
 		"claude start --memory lots":            {status: 125, errs: "is not a whole number"},
 		"claude start --disk 1M":                {status: 125, errs: "--disk 1.0 MiB is too small"},
 		"claude start --cpus 5":                 {status: 125, errs: "--cpus 5 is more than this computer's 4"},
-		"claude start --cpus -1":                {status: 125, errs: "--cpus -1 is negative"},
+		"claude start --cpus -1":                {status: 125, errs: "--cpus -1 is too few"},
+		"claude start --cpus 0":                 {status: 125, errs: "--cpus 0 is too few"},
 		"claude start --cpus two":               {status: 125, errs: "invalid argument"},
 		"claude start --backend vbox":           {status: 125, errs: `no backend "vbox"`},
 		"claude start --timeout 0s":             {status: 125, errs: "leaves no time to boot"},
@@ -364,6 +365,7 @@ func TestRunningCommands(t *testing.T) {
 		"start box --attach":                   {log: []string{"exec box claude --yolo user= dir= tty=false"}},
 		"start off --timeout 3s":               {out: "off\n", errs: "off is running", log: []string{"start off 3s"}},
 		"start off -- -c":                      {log: []string{"start off 2m0s", "exec off claude --yolo -c user= dir= tty=false"}},
+		"stop box off box":                     {log: []string{"stop box 10s", "stop off 10s"}, errs: "stopped box\nstopped off\n"},
 		"stop box off":                         {log: []string{"stop box 10s", "stop off 10s"}, errs: "stopped box\nstopped off\n"},
 		"delete box":                           {log: []string{"delete box"}, errs: "deleted box\n"},
 		"delete --all --yes":                   {log: []string{"delete box", "delete off"}, errs: "deleted box\ndeleted off\n"},
@@ -395,10 +397,11 @@ func TestDeleteAsksOnATerminal(t *testing.T) {
 		line, answer string
 		want         want
 	}{
-		{"delete --all", "n\n", want{errs: "Delete box, off (sandbox.Running: box)? [y/N] "}},
+		{"delete --all", "n\n", want{errs: "Delete box, off (running: box)? [y/N] "}},
 		{"delete --all", "y\n", want{log: []string{"delete box", "delete off"}, errs: "deleted off"}},
 		{"delete off", "", want{log: []string{"delete off"}, errs: "deleted off"}},
-		{"delete box", "n\n", want{errs: "Delete box (sandbox.Running: box)?"}},
+		{"delete box", "n\n", want{errs: "Delete box (running: box)?"}},
+		{"delete off off", "", want{log: []string{"delete off"}, errs: "deleted off\n"}},
 		{"delete box -y", "", want{log: []string{"delete box"}, errs: "deleted box"}},
 	} {
 		w := newWorld(t)

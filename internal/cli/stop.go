@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,7 @@ is not running does nothing. Its files stay for the next start.`,
 		Args:              usage(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: app.completeAll(sandbox.Running),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Names = args
+			o.Names = distinct(args)
 			return run(cmd.Context(), app, o)
 		},
 	}
@@ -56,6 +57,17 @@ func runStop(ctx context.Context, app *App, o stopOptions) error {
 		errs = append(errs, boxes.Stop(ctx, name, o.Grace))
 	}
 	return app.namesDone("stopped", o.Names, errs, o.JSON)
+}
+
+// distinct drops repeated names: what is named twice is dealt with once.
+func distinct(names []string) []string {
+	once := []string{}
+	for _, name := range names {
+		if !slices.Contains(once, name) {
+			once = append(once, name)
+		}
+	}
+	return once
 }
 
 // namesDone reports what was done to each named sandbox and joins what failed.
