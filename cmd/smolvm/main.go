@@ -12,6 +12,7 @@ import (
 	"github.com/smolvm/smolvm/images"
 	"github.com/smolvm/smolvm/internal/cli"
 	"github.com/smolvm/smolvm/internal/embedded"
+	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
@@ -30,6 +31,7 @@ func run() int {
 			signal.Notify(signals, sig)
 		}
 	}
+	process.HideInherited()
 	signal.Ignore(syscall.SIGXFSZ) // a limit on file sizes is an error of the write, like a full disk
 	release := embedded.Release()
 	app := cli.New(cli.Outside{

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -134,6 +135,19 @@ func matches(allowed, name string) bool {
 // process's terminal and its closing never reach it. For the supervisor.
 func Detach(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+}
+
+// HideInherited keeps the open files that this process was given, besides the
+// three standard streams, from the programs it starts. A supervisor outlives the
+// command that starts it by hours: a lock or a pipe of the calling shell, kept
+// open that long, would block whoever waits for it.
+func HideInherited() {
+	entries, _ := os.ReadDir("/dev/fd") // where there is none, nothing can be done
+	for _, entry := range entries {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
 }
 
 // Run runs cmd to its end. The error of a program that failed carries the last

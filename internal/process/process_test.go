@@ -36,6 +36,16 @@ func TestMain(m *testing.M) {
 		}
 		_, _ = os.Stdout.WriteString(strconv.Itoa(child.Pid()) + "\n")
 		_ = child.Wait()
+	case "opener": // says whether a program it starts gets the file that it was given
+		HideInherited()
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), roleVariable+"=given")
+		cmd.Stdout = os.Stdout
+		_ = cmd.Run()
+	case "given": // says whether it has the file open; the Go runtime has some of its own
+		want, _ := os.Stat(os.Getenv("PROCESS_TEST_FILE"))
+		got, err := os.NewFile(3, "given").Stat()
+		_, _ = os.Stdout.WriteString(strconv.FormatBool(err == nil && os.SameFile(got, want)))
 	case "sleeper":
 		_, _ = os.Stdin.Read(make([]byte, 1)) // the test keeps it open
 	}
@@ -51,6 +61,22 @@ func folder(t *testing.T, script string, names ...string) string {
 		}
 	}
 	return dir
+}
+
+func TestHideInherited(t *testing.T) {
+	for role, want := range map[string]string{"given": "true", "opener": "false"} {
+		file, err := os.Create(filepath.Join(t.TempDir(), "lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), roleVariable+"="+role, "PROCESS_TEST_FILE="+file.Name())
+		cmd.ExtraFiles = []*os.File{file}
+		if out, err := cmd.Output(); err != nil || string(out) != want {
+			t.Errorf("%s has the file: %s, want %s (%v)", role, out, want, err)
+		}
+	}
 }
 
 func TestFind(t *testing.T) {
