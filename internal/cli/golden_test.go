@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 )
 
@@ -61,8 +63,33 @@ func TestGoldenOutputs(t *testing.T) {
 		if status := w.app.Main(strings.Fields(line)); status != 0 {
 			t.Errorf("%s: exit status %d: %s", line, status, &w.errs)
 		}
-		config, _ := w.app.Config()
-		golden(t, filepath.Join("testdata", file), strings.ReplaceAll(w.out.String(), config.Home, "/home/u/.smolvm"))
+		c, _ := w.app.Config()
+		golden(t, filepath.Join("testdata", file), strings.ReplaceAll(w.out.String(), c.Home, "/home/u/.smolvm"))
+	}
+}
+
+func TestInfoOfBroken(t *testing.T) {
+	w := newWorld(t)
+	w.boxes["box"] = sandbox.Status{Record: record.Record{Name: "box", LastError: "damaged"}, State: sandbox.Broken}
+	if status := w.app.Main([]string{"info", "box"}); status != 0 {
+		t.Fatalf("exit status %d: %s", status, &w.errs)
+	}
+	c, _ := w.app.Config()
+	want := "name      box\nstate     broken\nerror     damaged\nfolder    " + filepath.Join(c.Home, "sandboxes", "box") + "\n"
+	if diff := cmp.Diff(want, w.out.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// ssh takes % and quotes in its options for its own, and may run the command in
+// a shell that does not name the state folder.
+func TestSSHOptionsOfOddHomes(t *testing.T) {
+	c := config.Config{Home: "/a 100%", Getenv: func(string) string { return "/a 100%" }}
+	if got, want := proxyCommand("/b/smolvm", "box", c), "env 'SMOLVM_HOME=/a 100%%' /b/smolvm ssh --stdio box"; got != want {
+		t.Errorf("proxy command %s, want %s", got, want)
+	}
+	if got, want := sshQuote(`/a "b\c" 5%`), `"/a \"b\\c\" 5%%"`; got != want {
+		t.Errorf("path %s, want %s", got, want)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -72,7 +73,11 @@ func runInfo(_ context.Context, app *App, o infoOptions) error {
 	if err != nil {
 		return err
 	}
-	info := app.infoOf(s, folder)
+	c, err := app.Config()
+	if err != nil {
+		return err
+	}
+	info := app.infoOf(s, folder, c)
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, info)
 	}
@@ -80,25 +85,40 @@ func runInfo(_ context.Context, app *App, o infoOptions) error {
 	return err
 }
 
-func (a *App) infoOf(s sandbox.Status, folder record.Folder) sandboxInfo {
+func (a *App) infoOf(s sandbox.Status, folder record.Folder, c config.Config) sandboxInfo {
 	info := sandboxInfo{
 		sandboxView: viewOf(s), Folder: folder.Dir(), Console: folder.Console(), Layers: []layer{},
 		SSH: sshInfo{
 			User:         wire.AgentUser,
-			ProxyCommand: shellQuote(a.Self) + " ssh --stdio " + s.Name,
+			ProxyCommand: proxyCommand(a.Self, s.Name, c),
 			IdentityFile: folder.ClientKey(),
 			KnownHosts:   folder.KnownHosts(),
 		},
 	}
 	info.SSH.Command = strings.Join([]string{
 		"ssh", "-o", shellQuote("ProxyCommand=" + info.SSH.ProxyCommand), "-l", wire.AgentUser,
-		"-i", shellQuote(folder.ClientKey()), "-o", "IdentitiesOnly=yes",
-		"-o", shellQuote(`UserKnownHostsFile="` + folder.KnownHosts() + `"`), "-o", "StrictHostKeyChecking=yes", s.Name,
+		"-o", shellQuote("IdentityFile=" + sshQuote(folder.ClientKey())), "-o", "IdentitiesOnly=yes",
+		"-o", shellQuote("UserKnownHostsFile=" + sshQuote(folder.KnownHosts())), "-o", "StrictHostKeyChecking=yes", s.Name,
 	}, " ")
 	for _, l := range s.Image.Layers {
 		info.Layers = append(info.Layers, layer(l))
 	}
 	return info
+}
+
+// proxyCommand carries an SSH connection to a sandbox. It is run by ssh, maybe
+// from another shell, so it names a state folder that is not the usual one.
+func proxyCommand(self, name string, c config.Config) string {
+	command := shellQuote(self) + " ssh --stdio " + name
+	if c.OwnHome() {
+		command = "env " + shellQuote("SMOLVM_HOME="+c.Home) + " " + command
+	}
+	return strings.ReplaceAll(command, "%", "%%") // ssh has its own use for %
+}
+
+// sshQuote quotes a path for an option of OpenSSH.
+func sshQuote(path string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(path) + `"`
 }
 
 // shellQuote quotes a word for a POSIX shell where it needs that.
@@ -111,7 +131,8 @@ func shellQuote(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// text is the sandbox for people, a line for each fact that there is.
+// text is the sandbox for people, a line for each fact that there is. Of a broken
+// one little is known.
 func (i sandboxInfo) text(now time.Time) string {
 	var out strings.Builder
 	line := func(key, value string) {
@@ -126,16 +147,20 @@ func (i sandboxInfo) text(now time.Time) string {
 	line("agent", strings.TrimSpace(i.Agent.Name+" "+i.Agent.Version))
 	line("image", i.Release)
 	line("kernel", kernelText(i.Kernel))
-	line("machine", machineText(i))
-	line("cpus", strconv.Itoa(i.CPUs))
-	line("memory", ui.Bytes(i.MemoryMiB<<20))
-	line("disk", ui.Bytes(i.DiskBytes))
-	line("created", ui.Age(now, i.Created)+" ago")
+	if i.State != sandbox.Broken {
+		line("machine", machineText(i))
+		line("cpus", strconv.Itoa(i.CPUs))
+		line("memory", ui.Bytes(i.MemoryMiB<<20))
+		line("disk", ui.Bytes(i.DiskBytes))
+		line("created", ui.Age(now, i.Created)+" ago")
+	}
 	if i.Boot != nil {
 		line("boot", fmt.Sprintf("ready %s after the kernel started", ui.Elapsed(time.Duration(i.Boot.UptimeMS)*time.Millisecond)))
 	}
 	line("folder", i.Folder)
-	line("ssh", i.SSH.Command)
+	if i.State != sandbox.Broken {
+		line("ssh", i.SSH.Command)
+	}
 	return out.String()
 }
 

@@ -71,6 +71,9 @@ func Load(environ []string, userHome string) (Config, error) {
 	return c, named(envUsePublished, checkUsePublished(env[envUsePublished]))
 }
 
+// OwnHome reports whether the environment names the state folder.
+func (c Config) OwnHome() bool { return c.Getenv(envHome) != "" }
+
 // table indexes the environment. As in libc and Go, the first of two settings
 // of one name counts.
 func table(environ []string) map[string]string {
