@@ -113,7 +113,7 @@ func (a *Acquirer) reverify(ctx context.Context, key string, origin store.Origin
 	return err == nil && object.State == store.Ready, nil
 }
 
-const pullHint = "Fetch it again with `smolvm image pull`."
+const pullHint = "Fetch it again with `smolvm image pull PRESET`, from the catalogue that it came from."
 
 func altered(path string) error {
 	return fault.New(fault.Trust, pullHint, "check %s: its bytes are not those that were verified; it is not booted", path)
