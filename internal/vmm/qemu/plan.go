@@ -81,11 +81,12 @@ func newPlan(spec vmm.Spec, host Host) (plan, error) {
 //
 // Measured on 2 cores with Debian's cloud 6.12 kernel and a static init, median
 // of 5 from QEMU's start to power-off: microvm 1.8-2.1 s, q35 2.3 s, q35 without
-// the devices switched off below 2.0-2.1 s; option ROMs off 0.1 s less, but
-// then QEMU 10 never starts an uncompressed kernel; no clock chip (rtc=off) 2.0 s more, as the kernel
-// waits for it in vain; no interrupt controller, tb-size, another -cpu, la57=off,
-// mitigations=off, nokaslr: no difference. An uncompressed kernel saves 0.6 s of
-// either: the manifest's row, not this driver, decides about that.
+// the devices switched off below 2.0-2.1 s; option ROMs off 0.1 s less, but then
+// QEMU 10 never starts an uncompressed kernel; no clock chip (rtc=off) 2.0 s
+// more, as the kernel waits for it in vain; no interrupt controller, tb-size,
+// another -cpu, la57=off, mitigations=off, nokaslr: no difference. An
+// uncompressed kernel saves 0.6 s of either: the manifest's row, not this
+// driver, decides about that.
 func (p *plan) amd64(host Host) {
 	p.tool = process.QEMUx86
 	p.cpu = "host"
