@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/smolvm/smolvm/internal/supervise"
@@ -54,7 +56,7 @@ func (a *App) attach(ctx context.Context, conn session, p program) (int, error) 
 	sizes, stop := a.Streams.Resizes()
 	defer stop()
 	streams.Resize = sizes
-	return conn.Exec(ctx, supervise.Command{Start: p.start, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
+	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
 }
 
 func (a *App) attachPipes(ctx context.Context, conn session, p program, streams supervise.Streams) (int, error) {
@@ -67,7 +69,24 @@ func (a *App) attachPipes(ctx context.Context, conn session, p program, streams 
 		}
 	})
 	defer detach()
-	return conn.Exec(ctx, supervise.Command{Start: p.start}, streams)
+	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start)}, streams)
+}
+
+// localized adds the user's locale; the guest keeps what it has installed.
+func (a *App) localized(start wire.Start) wire.Start {
+	env := maps.Clone(start.Env)
+	for _, pair := range a.Environ {
+		name, value, _ := strings.Cut(pair, "=")
+		if value == "" || name != "LANG" && name != "LANGUAGE" && !strings.HasPrefix(name, "LC_") {
+			continue
+		}
+		if env == nil {
+			env = map[string]string{}
+		}
+		env[name] = value
+	}
+	start.Env = env
+	return start
 }
 
 // signalName is the name SSH has for a signal (RFC 4254, 6.10).

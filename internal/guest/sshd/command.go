@@ -113,7 +113,7 @@ func (s *session) environment(account setup.Account) map[string]string {
 		"LOGNAME": account.Name,
 		"SHELL":   account.Shell,
 		"PATH":    strings.Join([]string{filepath.Join(account.Home, ".local/bin"), defaultPath, PowerDir}, ":"),
-		"LANG":    "C.UTF-8",
+		"LANG":    fallbackLocale,
 	}
 	if runtime := fmt.Sprintf("/run/user/%d", account.UID); existing(runtime) == runtime {
 		env["XDG_RUNTIME_DIR"] = runtime
@@ -123,6 +123,7 @@ func (s *session) environment(account setup.Account) map[string]string {
 		env["TERM"] = cmp.Or(s.pty.term, "xterm-256color")
 	}
 	maps.Copy(env, s.env)
+	keepLocales(env, localeFolder)
 	return env
 }
 

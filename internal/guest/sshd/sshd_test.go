@@ -235,7 +235,7 @@ func TestBackgroundProcessDoesNotKeepTheClient(t *testing.T) {
 func TestEnvironment(t *testing.T) {
 	w := newWorld(t)
 	session := w.session(t)
-	for name, value := range map[string]string{"LANG": "de_DE.UTF-8", "MINE": "a b\nc"} {
+	for name, value := range map[string]string{"LANG": "POSIX", "MINE": "a b\nc"} {
 		if err := session.Setenv(name, value); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -246,7 +246,7 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	out, err := session.Output(`echo "$SEED|$LANG|$MINE|$HOME|$USER|$LOGNAME|$SHELL|$PATH|$TERM"; pwd`)
-	want := "1|de_DE.UTF-8|a b\nc|" + w.home + "|agent|agent|/bin/sh|" + w.home + "/.local/bin:" + defaultPath + ":" + PowerDir + "|\n" + w.home + "\n"
+	want := "1|POSIX|a b\nc|" + w.home + "|agent|agent|/bin/sh|" + w.home + "/.local/bin:" + defaultPath + ":" + PowerDir + "|\n" + w.home + "\n"
 	if err != nil || string(out) != want {
 		t.Errorf("got %q, %v; want %q", out, err, want)
 	}
