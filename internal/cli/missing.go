@@ -48,7 +48,9 @@ func (a *App) runningSandbox(name string) (sandboxes, error) {
 	case err != nil || s.State == sandbox.Running:
 		return boxes, err
 	case s.State == sandbox.Broken:
-		return boxes, fault.New(fault.NotRunning, "Delete it: smolvm delete "+name, "sandbox %q is broken: %s", name, s.LastError)
+		return boxes, fault.New(fault.NotRunning,
+			"If a newer smolvm made it, use that one. To remove it with its disk: smolvm delete "+name,
+			"sandbox %q is broken: %s", name, s.LastError)
 	}
 	return boxes, fault.New(fault.NotRunning, "Start it: smolvm start "+name, "sandbox %q is %s", name, s.State)
 }
