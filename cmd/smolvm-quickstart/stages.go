@@ -49,10 +49,12 @@ func (q *quickstart) launch(ctx context.Context) (launch, error) {
 		return launch{}, fault.New(fault.Storage, "", "make an empty state folder: %w", err)
 	}
 	defer os.RemoveAll(home)
-	begun := q.now()
+	begun, before := q.now(), q.report.spent()
 	environ := []string{"SMOLVM_HOME=" + home, "SMOLVM_MANIFEST=" + address + "/" + path.Base(q.manifest())}
 	out, err := q.smolvm(ctx, environ, q.Preset, "start", "--no-mount", "--rm", "--", "--version")
-	return launch{output: out, took: q.now().Sub(begun)}, err
+	took := q.now().Sub(begun)
+	q.report.add(stage{name: "attach, agent, delete", took: took - (q.report.spent() - before)})
+	return launch{output: out, took: took}, err
 }
 
 // serve makes a folder available on this computer's loopback.

@@ -37,9 +37,24 @@ func (r *report) Emit(e event.Event) {
 	if e.Stage == event.Scratch {
 		done.bytes = 0 // its size is what it may grow to
 	}
+	r.add(done)
+}
+
+func (r *report) add(s stage) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stages = append(r.stages, done)
+	r.stages = append(r.stages, s)
+}
+
+// spent is the time of all stages so far. What a command took beyond its stages
+// is the difference.
+func (r *report) spent() (sum time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.stages {
+		sum += s.took
+	}
+	return sum
 }
 
 // summary prints what the agent said, the table, what booted, where things are,
