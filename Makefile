@@ -30,7 +30,7 @@ LINK = -X $(PACKAGE)/internal/embedded.commit=$(COMMIT) \
        -X $(PACKAGE)/internal/embedded.buildTime=$(BUILD_TIME) \
        -X $(PACKAGE)/internal/embedded.developmentKey=$$($(GO) run ./cmd/smolvm-devkey dist/dev)
 
-.PHONY: build guest quickstart images publish test test-unit test-script test-vm test-full lint bench fuzz clean bootstrap
+.PHONY: build guest quickstart images publish test test-unit test-script test-vm test-full lint bench picture fuzz clean bootstrap
 
 bootstrap:
 	@scripts/bootstrap
@@ -85,6 +85,13 @@ lint:
 
 bench: publish
 	$(GO) run ./test/bench -rounds $(ROUNDS)
+
+# The README's picture: a first launch on a terminal, from an empty cache.
+picture: publish
+	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
+		SMOLVM_HOME=$$home SMOLVM_MANIFEST=dist/images/manifest.json $(GO) run ./test/picture \
+		-prompt 'smolvm claude start --no-mount --rm -- --version' \
+		bin/smolvm claude start --no-mount --rm -- --version > docs/session.svg
 
 fuzz:
 	scripts/fuzz $(FUZZTIME)
