@@ -60,7 +60,12 @@ func (a *App) ableToRun(m machine) error {
 	if err != nil {
 		return err
 	}
-	return writable(filepath.Join(c.Home, "sandboxes"))
+	for _, folder := range []string{"sandboxes", "store", "images", "trust"} {
+		if err := writable(filepath.Join(c.Home, folder)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writable refuses a folder that cannot be written, or cannot be made.
@@ -75,7 +80,7 @@ func writable(folder string) error {
 		if err != nil {
 			return fault.New(fault.Storage,
 				"Check the folder's owner and permissions, or put the state elsewhere with SMOLVM_HOME.",
-				"make a sandbox in %s: %s cannot be written: %w", folder, at, err)
+				"keep sandboxes and images in %s: %s cannot be written: %w", filepath.Dir(folder), at, err)
 		}
 		return nil
 	}
