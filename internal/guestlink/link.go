@@ -56,6 +56,7 @@ type Link struct {
 	running sync.WaitGroup // every goroutine of the link
 
 	closing chan struct{} // closed by Close: nobody takes messages any more
+	ended   chan struct{} // closed once the cause is known
 	mu      sync.Mutex
 	closed  bool  // Close was called: nothing more is started
 	cause   error // the first reason for the end
@@ -95,7 +96,10 @@ func open(ctx context.Context, conn net.Conn, now func() time.Time) (*Link, erro
 		_ = session.Close()
 		return nil, ctx.Err()
 	}
-	l := &Link{session: session, control: control, messages: make(chan wire.Message), closing: make(chan struct{})}
+	l := &Link{
+		session: session, control: control,
+		messages: make(chan wire.Message), closing: make(chan struct{}), ended: make(chan struct{}),
+	}
 	l.running.Go(func() { l.receive(lines) })
 	l.running.Go(l.refuse)
 	return l, nil
@@ -141,7 +145,8 @@ func (l *Link) Messages() <-chan wire.Message { return l.messages }
 func (l *Link) Done() <-chan struct{} { return l.session.CloseChan() }
 
 // Err is why the link ended: ErrProtocol in its chain when the guest is to
-// blame, io.EOF when the guest closed it, nil before the end or after Close.
+// blame, io.EOF when the guest closed it, nil after Close. It is known once
+// Messages is closed.
 func (l *Link) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -241,7 +246,10 @@ func (l *Link) fail(cause error) {
 
 // receive turns the control stream's lines into messages until it ends.
 func (l *Link) receive(lines *bufio.Reader) {
-	defer close(l.messages)
+	defer func() {
+		<-l.ended // whoever has seen the last message may ask for the cause
+		close(l.messages)
+	}()
 	for {
 		m, err := readMessage(lines)
 		if errors.Is(err, ErrProtocol) {
@@ -262,6 +270,7 @@ func (l *Link) receive(lines *bufio.Reader) {
 // refuse ends the link when the guest opens a second stream: only the host
 // opens streams after the control stream.
 func (l *Link) refuse() {
+	defer close(l.ended)
 	_, err := l.session.AcceptStream()
 	if err == nil {
 		err = fmt.Errorf("%w: it opened a second stream", ErrProtocol)
