@@ -30,7 +30,7 @@ LINK = -X $(PACKAGE)/internal/embedded.commit=$(COMMIT) \
        -X $(PACKAGE)/internal/embedded.buildTime=$(BUILD_TIME) \
        -X $(PACKAGE)/internal/embedded.developmentKey=$$($(GO) run ./cmd/smolvm-devkey dist/dev)
 
-.PHONY: build guest quickstart images publish test test-unit test-script test-vm test-full lint bench picture fuzz clean bootstrap
+.PHONY: build guest quickstart images publish test test-unit test-script test-vm test-full lint bench picture fuzz clean bootstrap bootstrap-tests
 
 bootstrap:
 	@scripts/bootstrap
@@ -66,7 +66,10 @@ publish: build
 	@SMOLVM_BUILD_CACHE=$${SMOLVM_BUILD_CACHE:-$$HOME/.cache/smolvm-build} \
 		bin/smolvm image publish --key dist/dev/minisign.key dist/images $(PRESETS)
 
-test: lint test-unit test-script test-vm
+test: bootstrap-tests lint test-unit test-script test-vm
+
+bootstrap-tests:
+	@scripts/bootstrap --tests
 
 test-unit: guest
 	$(GO) test -count=1 ./cmd/... ./internal/... ./images/...
