@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/record"
 )
 
 // stage is one row of the first launch's table.
@@ -69,7 +70,7 @@ func (b *bench) launch(ctx context.Context, args ...string) ([]event.Event, erro
 	lines := bufio.NewScanner(pipe)
 	for lines.Scan() {
 		var e event.Event
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind == event.Done && plain(e) {
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind == event.Done && e.Stage != "" {
 			done = append(done, e)
 		}
 	}
@@ -78,9 +79,6 @@ func (b *bench) launch(ctx context.Context, args ...string) ([]event.Event, erro
 	}
 	return done, nil
 }
-
-// plain drops the sandbox's name, which would make equal stages look different.
-func plain(e event.Event) bool { return e.Stage != "" }
 
 // warmLaunch starts sandboxes whose image is here, in turn with the floor: the
 // same machine with a program that only powers off.
@@ -146,19 +144,16 @@ func (b *bench) processorTime(name string) (time.Duration, error) {
 
 // pids are the supervisor and the VMM of a sandbox, from its record.
 func (b *bench) pids(name string) ([]int, error) {
-	raw, err := os.ReadFile(filepath.Join(b.home, "sandboxes", name, "record.json"))
+	book, err := record.Open(b.home)
 	if err != nil {
 		return nil, err
 	}
-	var r struct {
-		Pid    int `json:"pid"`
-		VMMPid int `json:"vmm_pid"`
-	}
-	if err := json.Unmarshal(raw, &r); err != nil {
+	r, err := book.Read(name)
+	if err != nil {
 		return nil, err
 	}
 	if r.Pid == 0 || r.VMMPid == 0 || syscall.Kill(r.Pid, 0) != nil {
-		return nil, fmt.Errorf("the record of %s names no living processes: %s", name, raw)
+		return nil, fmt.Errorf("the record of %s names no living processes: %d, %d", name, r.Pid, r.VMMPid)
 	}
 	return []int{r.Pid, r.VMMPid}, nil
 }

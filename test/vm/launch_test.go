@@ -3,7 +3,6 @@
 package vm_test
 
 import (
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,16 +33,7 @@ func TestAgentStatusIsHandedBack(t *testing.T) {
 
 func publishedVersion(t *testing.T) string {
 	t.Helper()
-	var m struct {
-		Rows []struct {
-			Preset string
-			Agent  struct{ Version string }
-		}
-	}
-	if err := json.Unmarshal([]byte(read(t, filepath.Join(*images, "manifest.json"))), &m); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range m.Rows {
+	for _, r := range published(t).Rows {
 		if r.Preset == "claude-code" {
 			return r.Agent.Version
 		}
