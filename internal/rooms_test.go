@@ -25,10 +25,10 @@ const module = "github.com/smolvm/smolvm/"
 var levels = map[int][]string{
 	1: {"preset", "manifest", "fault", "event", "wire", "egress"},
 	2: {
-		"trust", "host", "fetch", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "vmm", "vmm/qemu",
+		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "vmm", "vmm/qemu",
 		"guestlink", "sshx", "process", "record", "config", "embedded",
 	},
-	3: {"resolve", "acquire", "sandbox", "supervise", "imagebuild"},
+	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild"},
 	4: {"cli", "ui"},
 }
 
@@ -40,6 +40,8 @@ var beside = map[string][]string{
 	"host":       {"process"},
 	"sandbox":    {"supervise"},
 	"acquire":    {"resolve"},
+	"release":    {"resolve", "acquire"},
+	"fetch":      {"fetch/oci"},
 	"imagebuild": {"sandbox", "supervise", "resolve", "acquire"},
 	"cli":        {"ui"},
 }
@@ -50,26 +52,27 @@ var support = []string{"vmm/fake", "vmm/conformance"}
 // homes are the rooms a third-party module may be imported in; guest code is
 // named by its folder. A module ending in / stands for all below it.
 var homes = map[string][]string{
-	"aead.dev/minisign":             {"trust"},
-	"github.com/gofrs/flock":        {"record", "store"},
-	"github.com/google/renameio/v2": {"record", "store"},
-	"github.com/hashicorp/yamux":    {"guestlink", "guest"},
-	"github.com/klauspost/compress": {"unpack"},
-	"github.com/pelletier/go-toml":  {"config"},
-	"github.com/pkg/sftp":           {"guest"},
-	"github.com/spf13":              {"cli"},
-	"github.com/ulikunitz/xz":       {"imagebuild"},
-	"golang.org/x/crypto/ssh":       {"sshx", "guest"},
-	"golang.org/x/mod":              {"manifest", "resolve"},
-	"golang.org/x/sync":             nil, // anywhere above level 1
-	"golang.org/x/sys":              nil,
-	"golang.org/x/term":             {"ui"},
+	"aead.dev/minisign":                      {"trust"},
+	"github.com/gofrs/flock":                 {"record", "store"},
+	"github.com/google/renameio/v2":          {"record", "store"},
+	"github.com/google/go-containerregistry": {"fetch/oci"},
+	"github.com/hashicorp/yamux":             {"guestlink", "guest"},
+	"github.com/klauspost/compress":          {"unpack"},
+	"github.com/pelletier/go-toml":           {"config"},
+	"github.com/pkg/sftp":                    {"guest"},
+	"github.com/spf13":                       {"cli"},
+	"github.com/ulikunitz/xz":                {"imagebuild"},
+	"golang.org/x/crypto/ssh":                {"sshx", "guest"},
+	"golang.org/x/mod":                       {"manifest", "resolve"},
+	"golang.org/x/sync":                      nil, // anywhere above level 1
+	"golang.org/x/sys":                       nil,
+	"golang.org/x/term":                      {"ui"},
 }
 
 // limited are packages of the standard library with few importers.
 var limited = map[string][]string{
 	"os/exec":  {"process", "guest"},
-	"net/http": {"fetch", "imagebuild"},
+	"net/http": {"fetch", "fetch/oci", "imagebuild"},
 }
 
 // environment are the functions of os that read the environment.
