@@ -20,7 +20,8 @@ const (
 // Stage is one step of the launch pipeline or of a build.
 type Stage string
 
-// The stages of a launch, in their order, then those of a build.
+// The stages of a launch, in their order, those of the cache's own commands, and
+// those of a build.
 const (
 	Resolve Stage = "resolve"
 	Fetch   Stage = "fetch" // download, verify and unpack run as one stream per asset
@@ -29,6 +30,13 @@ const (
 	Seed    Stage = "seed"
 	Boot    Stage = "boot"
 	Attach  Stage = "attach"
+
+	Wait   Stage = "wait"   // another process is at work on the object: its progress
+	Verify Stage = "verify" // what is here is read again
+	Prune  Stage = "prune"
+	Save   Stage = "save"
+	Load   Stage = "load"
+	Mirror Stage = "mirror"
 
 	Packages Stage = "packages" // distribution packages downloaded and extracted
 	Recipe   Stage = "recipe"   // one step of a recipe inside the sandbox
@@ -42,10 +50,10 @@ type Event struct {
 	Kind    Kind          `json:"kind"`
 	Stage   Stage         `json:"stage,omitempty"`
 	Object  string        `json:"object,omitempty"` // asset, sandbox or step
-	Bytes   int64         `json:"bytes,omitempty"`  // done so far; at Done the whole
+	Bytes   int64         `json:"bytes,omitempty"`  // done so far; at Start what is here already, at Done the whole
 	Total   int64         `json:"total,omitempty"`  // 0: unknown
 	Elapsed time.Duration `json:"elapsed_ns,omitempty"`
-	Text    string        `json:"text,omitempty"`
+	Text    string        `json:"text,omitempty"` // of a task: what it does at the moment
 }
 
 // Sink takes events. Emit may be called from several goroutines and must not block long.
