@@ -2,13 +2,22 @@ package ui
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/event"
 )
 
-// rateWindow is how far back the shown rate looks.
-const rateWindow = 5 * time.Second
+// The shown rate looks back over rateWindow. What arrives in bursts is measured
+// from burst to burst; after a pause of burstGap the pause counts, too. Time left
+// is told once a rate has been seen for rateFrom, and not where it is beyond
+// anybody's patience.
+const (
+	rateWindow = 5 * time.Second
+	burstGap   = 2 * time.Second
+	rateFrom   = time.Second
+	longest    = 48 * time.Hour
+)
 
 // phrase is how a stage is put into words.
 type phrase struct {
@@ -25,6 +34,12 @@ var phrases = map[event.Stage]phrase{
 	event.Seed:     {before: "seed", done: "written", quick: true},
 	event.Boot:     {before: "boot", done: "ready"},
 	event.Attach:   {before: "attach", done: "attached", quick: true},
+	event.Wait:     {before: "wait", done: "over", quick: true},
+	event.Verify:   {before: "verify", done: "read"},
+	event.Prune:    {before: "prune", done: "done", quick: true},
+	event.Save:     {before: "save", done: "written"},
+	event.Load:     {before: "load", done: "verified"},
+	event.Mirror:   {before: "mirror", done: "there"},
 	event.Packages: {before: "packages", done: "done"},
 	event.Recipe:   {before: "recipe", done: "done"},
 	event.Pack:     {before: "pack", done: "written"},
@@ -42,10 +57,12 @@ type task struct {
 	stage   event.Stage
 	object  string
 	begun   time.Time
+	here    int64 // bytes that were there at the start
 	bytes   int64
 	total   int64 // 0: unknown
 	text    string
-	samples []sample // of the last rateWindow
+	samples []sample  // of the last rateWindow
+	moved   time.Time // when bytes last came
 	shown   time.Time
 }
 
@@ -63,46 +80,77 @@ func (t *task) title() string {
 
 // advance notes how far the task is.
 func (t *task) advance(now time.Time, bytes int64) {
-	t.bytes = max(t.bytes, bytes)
+	if bytes > t.bytes {
+		t.bytes, t.moved = bytes, now
+	}
+	if n := len(t.samples); n > 1 && t.samples[n-1].bytes == t.bytes && t.samples[n-2].bytes == t.bytes {
+		t.samples[n-1].at = now // a pause is two samples however long it is
+		return
+	}
 	t.samples = append(t.samples, sample{now, t.bytes})
-	for len(t.samples) > 2 && now.Sub(t.samples[0].at) > rateWindow {
+}
+
+// rate is bytes per second over the last rateWindow, and over how long it was
+// measured; 0 when it cannot be told.
+func (t *task) rate(now time.Time) (rate float64, over time.Duration) {
+	for len(t.samples) > 1 && now.Sub(t.samples[1].at) >= rateWindow {
 		t.samples = t.samples[1:]
 	}
-}
-
-// rate is bytes per second over the last rateWindow; 0 when it cannot be told.
-func (t *task) rate() float64 {
-	if len(t.samples) < 2 {
-		return 0
+	if len(t.samples) == 0 {
+		return 0, 0
 	}
 	first, last := t.samples[0], t.samples[len(t.samples)-1]
-	if passed := last.at.Sub(first.at).Seconds(); passed > 0 {
-		return float64(last.bytes-first.bytes) / passed
+	if now.Sub(last.at) > burstGap {
+		last = sample{now, t.bytes}
 	}
-	return 0
+	over = last.at.Sub(first.at)
+	if over <= 0 {
+		return 0, 0
+	}
+	return float64(last.bytes-first.bytes) / over.Seconds(), over
 }
 
-// state says how far the task is: "12.0 MiB of 40.0 MiB, 30 %, 8.0 MiB/s, 3.5 s left".
+// state says how far the task is: "12.0 MiB of 40.0 MiB, 30 %, 8.0 MiB/s, 4 s left".
 func (t *task) state(now time.Time) string {
+	parts := []string{}
+	switch {
+	case t.total > 0:
+		percent := int64(float64(t.bytes) / float64(t.total) * 100)
+		parts = append(parts, fmt.Sprintf("%s of %s", Bytes(t.bytes), Bytes(t.total)), fmt.Sprintf("%d %%", percent))
+	case t.bytes > 0:
+		parts = append(parts, Bytes(t.bytes))
+	}
+	if len(parts) > 0 {
+		parts = append(parts, t.speed(now)...)
+	}
+	if t.text != "" {
+		parts = append(parts, Clean(t.text))
+	}
 	if t.bytes == 0 && t.total == 0 {
-		if t.text != "" {
-			return Clean(t.text) + ", " + Elapsed(now.Sub(t.begun))
-		}
-		return Elapsed(now.Sub(t.begun))
+		parts = append(parts, Elapsed(now.Sub(t.begun)))
 	}
-	text := Bytes(t.bytes)
-	if t.total > 0 {
-		text = fmt.Sprintf("%s of %s, %d %%", text, Bytes(t.total), int64(float64(t.bytes)/float64(t.total)*100))
+	return strings.Join(parts, ", ")
+}
+
+// speed says how fast it goes and how long it will take, as far as that can be
+// told, or since when nothing comes.
+func (t *task) speed(now time.Time) []string {
+	if t.total > 0 && t.bytes >= t.total {
+		return nil
 	}
-	rate := t.rate()
+	rate, over := t.rate(now)
 	if rate <= 0 {
-		return text
+		if over >= rateWindow {
+			return []string{"nothing new for " + Elapsed(now.Sub(t.moved))}
+		}
+		return nil
 	}
-	text += ", " + Bytes(int64(rate)) + "/s"
-	if left := t.total - t.bytes; left > 0 {
-		text += ", " + Elapsed(time.Duration(float64(left)/rate*float64(time.Second))) + " left"
+	parts := []string{Bytes(int64(rate)) + "/s"}
+	left := float64(t.total-t.bytes) / rate
+	if left > 0 && over >= rateFrom && left < longest.Seconds() {
+		parts = append(parts, Left(left)+" left")
 	}
-	return text
+	return parts
 }
 
 // result says how the task ended: "verified, 40.0 MiB in 2.1 s".
@@ -111,7 +159,10 @@ func (t *task) result(elapsed time.Duration) string {
 	if done == "" {
 		done = "done"
 	}
-	if t.bytes > 0 {
+	switch {
+	case t.bytes > 0 && t.here > 0:
+		return fmt.Sprintf("%s, %s (%s were here) in %s", done, Bytes(t.bytes), Bytes(t.here), Elapsed(elapsed))
+	case t.bytes > 0:
 		return fmt.Sprintf("%s, %s in %s", done, Bytes(t.bytes), Elapsed(elapsed))
 	}
 	return fmt.Sprintf("%s in %s", done, Elapsed(elapsed))
@@ -126,9 +177,10 @@ func (b *board) apply(now time.Time, e event.Event) (t *task, ended bool, elapse
 	if e.Total > 0 {
 		t.total = e.Total
 	}
-	if e.Text != "" {
-		t.text = e.Text
+	if e.Kind == event.Start {
+		t.here = e.Bytes
 	}
+	t.text = e.Text
 	t.advance(now, e.Bytes)
 	if e.Kind != event.Done {
 		return t, false, 0
@@ -147,7 +199,7 @@ func (b *board) find(now time.Time, e event.Event) *task {
 			return t
 		}
 	}
-	t := &task{stage: e.Stage, object: e.Object, begun: now, shown: now}
+	t := &task{stage: e.Stage, object: e.Object, begun: now, moved: now, shown: now}
 	b.tasks = append(b.tasks, t)
 	return t
 }

@@ -58,18 +58,16 @@ type view interface {
 // NewProgress starts showing progress. The caller closes it.
 func NewProgress(s *Streams, style Style, now func() time.Time) *Progress {
 	p := &Progress{now: now, stop: make(chan struct{})}
-	every := time.Duration(0)
+	every := tickEvery
 	switch {
 	case style == JSON:
-		p.view = jsonView{json.NewEncoder(s.Err)}
+		p.view = &jsonView{encoder: json.NewEncoder(s.Err)}
 	case style == Auto && s.Moves:
 		p.view, every = &barView{streams: s}, redrawEvery
 	default:
-		p.view, every = &plainView{streams: s}, tickEvery
+		p.view = &plainView{streams: s}
 	}
-	if every > 0 {
-		p.ticker.Go(func() { p.run(every) })
-	}
+	p.ticker.Go(func() { p.run(every) })
 	return p
 }
 
@@ -122,14 +120,30 @@ func (p *Progress) run(every time.Duration) {
 	}
 }
 
-// jsonView writes every event as one line of JSON.
+// jsonView writes every event as one line of JSON, and where no event of a task
+// comes for long, how far it is.
 type jsonView struct{ encoder *json.Encoder }
 
-func (v jsonView) event(e event.Event, _ *task, _ bool, _ time.Duration, _ time.Time, _ *board) {
+func (v *jsonView) event(e event.Event, t *task, _ bool, _ time.Duration, now time.Time, _ *board) {
+	if t != nil {
+		t.shown = now
+	}
 	_ = v.encoder.Encode(e) // nobody to tell when the error stream is gone
 }
-func (jsonView) tick(time.Time, *board) {}
-func (jsonView) close()                 {}
+
+func (v *jsonView) tick(now time.Time, b *board) {
+	for _, t := range b.tasks {
+		if now.Sub(t.shown) < dueAfter {
+			continue
+		}
+		v.event(event.Event{
+			Time: now, Kind: event.Progress, Stage: t.stage, Object: t.object,
+			Bytes: t.bytes, Total: t.total, Text: t.text,
+		}, t, false, 0, now, b)
+	}
+}
+
+func (v *jsonView) close() {}
 
 // plainView writes lines that stay: starts, ends, and how far each task is.
 type plainView struct{ streams *Streams }
@@ -148,7 +162,10 @@ func (v *plainView) event(e event.Event, t *task, ended bool, elapsed time.Durat
 }
 
 func startText(t *task) string {
-	if t.total > 0 {
+	switch {
+	case t.total > 0 && t.here > 0:
+		return fmt.Sprintf("%s, %s of it are here already", Bytes(t.total), Bytes(t.here))
+	case t.total > 0:
 		return Bytes(t.total)
 	}
 	return "..."
@@ -205,30 +222,30 @@ func (v *barView) draw(now time.Time, b *board, stays string) {
 		fmt.Fprintf(&out, "\x1b[%dA\r\x1b[J", v.drawn)
 	}
 	out.WriteString(stays)
-	width := int(v.streams.Size().Columns) - 1
-	for _, t := range b.tasks {
-		out.WriteString(cut(column(t.title())+" "+t.bar()+t.state(now), width) + "\n")
+	size := v.streams.Size()
+	shown := b.tasks[:min(len(b.tasks), max(int(size.Rows)-1, 1))] // a drawing taller than the screen could not be redrawn
+	for _, t := range shown {
+		out.WriteString(cut(column(t.title())+" "+t.bar(int(size.Columns))+t.state(now), int(size.Columns)-1) + "\n")
 	}
-	v.drawn, v.last = len(b.tasks), now
+	v.drawn, v.last = len(shown), now
 	_, _ = io.WriteString(v.streams.Err, out.String())
 }
 
-// barCells is the width of a progress bar.
-const barCells = 20
+// The rest of a line takes up to barless cells; the bar gets half of what is
+// left, up to barCells, so that the time left is never cut off.
+const (
+	barless  = 68
+	barCells = 20
+)
 
 // bar draws how far the task is, and nothing where that is unknown.
-func (t *task) bar() string {
-	if t.total <= 0 {
+func (t *task) bar(columns int) string {
+	width := min((columns-barless)/2, barCells)
+	if t.total <= 0 || width <= 0 {
 		return ""
 	}
-	full := min(int(float64(t.bytes)/float64(t.total)*barCells), barCells)
-	cells := make([]byte, barCells)
-	for i := range cells {
-		if cells[i] = ' '; i < full {
-			cells[i] = '='
-		}
-	}
-	return "[" + string(cells) + "] "
+	full := min(int(float64(t.bytes)/float64(t.total)*float64(width)), width)
+	return "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "] "
 }
 
 // column pads a title so that what follows lines up.

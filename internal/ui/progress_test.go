@@ -3,6 +3,7 @@ package ui
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -44,8 +45,8 @@ func TestPlainProgress(t *testing.T) {
 		p.Emit(event.Event{Kind: event.Notice, Text: "after"})
 		want := "two lines \n" +
 			"base: 40.0 MiB\n" +
-			"base: 15.0 MiB of 40.0 MiB, 37 %, 10.0 MiB/s, 2.5 s left\n" +
-			"base: 30.0 MiB of 40.0 MiB, 75 %, 10.0 MiB/s, 1.0 s left\n" +
+			"base: 15.0 MiB of 40.0 MiB, 37 %, 10.0 MiB/s, 3 s left\n" +
+			"base: 30.0 MiB of 40.0 MiB, 75 %, 10.0 MiB/s, 1 s left\n" +
 			"base: verified, 40.0 MiB in 4.0 s\n" +
 			"warning: slow\n" +
 			"after\n"
@@ -118,7 +119,7 @@ func TestBarProgress(t *testing.T) {
 		if diff := cmp.Diff(want, screen); diff != "" {
 			t.Error(diff)
 		}
-		for _, part := range []string{"[==========          ] 20.0 MiB of 40.0 MiB, 50 %, 10.0 MiB/s,", "boot claude-code 0.9 s\n"} {
+		for _, part := range []string{"[===   ] 20.0 MiB of 40.0 MiB, 50 %, 10.0 MiB/s,", "boot claude-code 0.9 s\n"} {
 			if !strings.Contains(errs.String(), part) {
 				t.Errorf("never showed %q", part)
 			}
@@ -136,9 +137,11 @@ func TestBarProgress(t *testing.T) {
 func render(text string) []string {
 	lines := []string{""}
 	for text != "" {
-		switch {
-		case strings.HasPrefix(text, "\x1b[1A\r\x1b[J"):
-			lines, text = append(lines[:len(lines)-2], ""), text[len("\x1b[1A\r\x1b[J"):]
+		var up int
+		switch n, _ := fmt.Sscanf(text, "\x1b[%dA\r\x1b[J", &up); {
+		case n == 1:
+			_, text, _ = strings.Cut(text, "\x1b[J")
+			lines = append(lines[:len(lines)-1-up], "")
 		case text[0] == '\n':
 			lines, text = append(lines, ""), text[1:]
 		default:
@@ -171,18 +174,97 @@ func TestJSONProgress(t *testing.T) {
 
 func TestRate(t *testing.T) {
 	begun := time.Unix(0, 0)
+	at := func(seconds int) time.Time { return begun.Add(time.Duration(seconds) * time.Second) }
 	task := &task{begun: begun, total: 100 << 20}
-	if task.advance(begun, 0); task.rate() != 0 {
-		t.Errorf("a rate from one sample: %v", task.rate())
+	task.advance(begun, 0)
+	if rate, _ := task.rate(begun); rate != 0 {
+		t.Errorf("a rate from one sample: %v", rate)
 	}
-	task.advance(begun.Add(time.Second), 50<<20)
+	task.advance(at(1), 50<<20)
 	for s := 2; s <= 20; s++ { // then slowly
-		task.advance(begun.Add(time.Duration(s)*time.Second), 50<<20+int64(s)<<20)
+		task.advance(at(s), 50<<20+int64(s)<<20)
 	}
-	if rate := task.rate(); rate > 1.1*(1<<20) || rate < 0.9*(1<<20) {
+	if rate, _ := task.rate(at(20)); rate > 1.1*(1<<20) || rate < 0.9*(1<<20) {
 		t.Errorf("the rate %v is not that of the last seconds", rate)
 	}
-	if task.advance(begun.Add(30*time.Second), 1); task.bytes != 70<<20 {
+	if task.advance(at(22), 1); task.bytes != 70<<20 {
 		t.Errorf("progress went back to %d", task.bytes)
 	}
+	if got, want := task.state(at(60)), "70.0 MiB of 100.0 MiB, 70 %, nothing new for 40.0 s"; got != want {
+		t.Errorf("a stalled task says %q, want %q", got, want)
+	}
+	for s := 60; s < 70; s++ { // and goes on as before
+		task.advance(at(s), task.bytes+2<<20)
+	}
+	if got, want := task.state(at(69)), "90.0 MiB of 100.0 MiB, 90 %, 2.0 MiB/s, 5 s left"; got != want {
+		t.Errorf("after a pause it says %q, want %q", got, want)
+	}
+}
+
+// What an earlier run left was not downloaded now: it is said, and no rate counts it.
+func TestResumedTask(t *testing.T) {
+	var b board
+	begun := time.Unix(0, 0)
+	started, _, _ := b.apply(begun, event.Event{Kind: event.Start, Stage: event.Fetch, Object: "base", Bytes: 80 << 20, Total: 100 << 20})
+	if got, want := startText(started), "100.0 MiB, 80.0 MiB of it are here already"; got != want {
+		t.Errorf("the start says %q, want %q", got, want)
+	}
+	for s := 1; s <= 3; s++ {
+		b.apply(begun.Add(time.Duration(s)*time.Second), event.Event{Kind: event.Progress, Stage: event.Fetch, Object: "base", Bytes: 80<<20 + int64(s)<<20, Total: 100 << 20})
+	}
+	if got, want := started.state(begun.Add(3*time.Second)), "83.0 MiB of 100.0 MiB, 83 %, 1.0 MiB/s, 17 s left"; got != want {
+		t.Errorf("it says %q, want %q", got, want)
+	}
+	if got, want := started.result(4*time.Second), "verified, 83.0 MiB (80.0 MiB were here) in 4.0 s"; got != want {
+		t.Errorf("the end says %q, want %q", got, want)
+	}
+}
+
+// Several assets have a line each, which fits the screen, and nothing is told of
+// time left that nobody could wait for.
+func TestSeveralTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, errs := buffers("")
+		s.Moves = true
+		p := NewProgress(s, Auto, time.Now)
+		for _, name := range []string{"base", "claude-code"} {
+			p.Emit(event.Event{Kind: event.Start, Stage: event.Fetch, Object: name, Total: 1 << 40})
+		}
+		p.Emit(event.Event{Kind: event.Start, Stage: event.Wait, Object: "kernel", Total: 4 << 20})
+		time.Sleep(1500 * time.Millisecond)
+		p.Emit(event.Event{Kind: event.Progress, Stage: event.Fetch, Object: "base", Bytes: 1 << 10})
+		p.Emit(event.Event{Kind: event.Progress, Stage: event.Wait, Object: "kernel", Bytes: 2 << 20})
+		time.Sleep(time.Second)
+		screen := render(errs.String())
+		want := []string{
+			"base             [      ] 1.0 KiB of 1.0 TiB, 0 %, 682 B/s",
+			"claude-code      [      ] 0 B of 1.0 TiB, 0 %",
+			"wait kernel      [===   ] 2.0 MiB of 4.0 MiB, 50 %, 1.3 MiB/s, 2 s left",
+			"",
+		}
+		if diff := cmp.Diff(want, screen); diff != "" {
+			t.Error(diff)
+		}
+		p.Close()
+	})
+}
+
+// A program that reads the events is told that the work goes on, too.
+func TestJSONProgressIsNeverSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock := &timedWriter{last: time.Now()}
+		p := NewProgress(&Streams{Err: clock}, JSON, time.Now)
+		p.Emit(event.Event{Kind: event.Start, Stage: event.Verify, Object: "base", Total: 10})
+		p.Emit(event.Event{Kind: event.Progress, Stage: event.Verify, Object: "base", Bytes: 3, Total: 10})
+		time.Sleep(11 * time.Second)
+		p.Close()
+		if clock.longest > silentMost-tickEvery {
+			t.Errorf("silent for %v", clock.longest)
+		}
+		lines := strings.Split(strings.TrimSpace(clock.String()), "\n")
+		var last event.Event
+		if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || last.Bytes != 3 || last.Total != 10 {
+			t.Errorf("the last event is %+v, %v", last, err)
+		}
+	})
 }

@@ -34,6 +34,16 @@ func Elapsed(d time.Duration) string {
 	return fmt.Sprintf("%d h %d min", d/time.Hour, d%time.Hour/time.Minute)
 }
 
+// Left renders an estimate in seconds, which no fraction of a second makes
+// better: "4 s", "2 min 10 s".
+func Left(seconds float64) string {
+	d := time.Duration(math.Ceil(seconds)) * time.Second
+	if d < 100*time.Second {
+		return fmt.Sprintf("%d s", d/time.Second)
+	}
+	return Elapsed(d)
+}
+
 // Age renders how long ago something was, in its largest unit: "5 minutes".
 // A time that is not set gives "-".
 func Age(now, then time.Time) string {
