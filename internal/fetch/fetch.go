@@ -42,6 +42,11 @@ type Options struct {
 	Stall     time.Duration // longest wait for an answer, and the span the rate is measured over
 	Floor     int64         // bytes a second that a stream has to deliver at least
 	UserAgent string
+
+	// Wait waits before another attempt, and Jitter (0 to 1) spreads such waits.
+	// Nil: real ones. Tests put theirs here.
+	Wait   func(ctx context.Context, d time.Duration) error
+	Jitter func() float64
 }
 
 // Source opens addresses. It is safe for use by several goroutines.
