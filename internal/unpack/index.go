@@ -2,6 +2,7 @@ package unpack
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +16,7 @@ const (
 	MaxIndex     = 16 << 20 // bytes of JSON
 	indexSchema  = 1
 	minFrameSize = 64 << 10
-	maxFrameSize = 16 << 20
+	maxFrameSize = FrameSize
 	maxSize      = 256 << 30
 )
 
@@ -96,15 +97,28 @@ func (ix Index) DataSize() int64 {
 	var n int64
 	for i, frame := range ix.Frames {
 		if !frame.Zero {
-			n += ix.length(i)
+			n += ix.Length(i)
 		}
 	}
 	return n
 }
 
-// length is the expanded length of frame i.
-func (ix Index) length(i int) int64 {
-	return min(ix.FrameSize, ix.Size-int64(i)*ix.FrameSize)
+// Place is where frame i begins in the expanded file.
+func (ix Index) Place(i int) int64 { return int64(i) * ix.FrameSize }
+
+// Length is the expanded length of frame i.
+func (ix Index) Length(i int) int64 { return min(ix.FrameSize, ix.Size-ix.Place(i)) }
+
+// holds reports whether these are the expanded bytes of frame i.
+func (ix Index) holds(i int, plain []byte) bool {
+	switch frame := ix.Frames[i]; {
+	case int64(len(plain)) != ix.Length(i):
+		return false
+	case frame.Zero:
+		return isZero(plain)
+	default:
+		return hexDigest(sha256.Sum256(plain)) == frame.Content
+	}
 }
 
 func (ix Index) validate() error {
@@ -124,7 +138,7 @@ func (ix Index) validate() error {
 		if frame.Offset != offset {
 			return fmt.Errorf("frame %d: offset %d, expected %d", i, frame.Offset, offset)
 		}
-		if err := frame.validate(ix.length(i)); err != nil {
+		if err := frame.validate(ix.Length(i)); err != nil {
 			return fmt.Errorf("frame %d: %w", i, err)
 		}
 		offset += frame.Length

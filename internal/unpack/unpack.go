@@ -3,20 +3,21 @@
 // a file that the ordinary `zstd -d` expands too, and an index that names every
 // frame's place and digests.
 //
-// Compress makes both, Expand turns an archive into a sparse file again, on all
-// cores, in bounded memory; no decoder sees a byte whose digest was not checked.
-// Verify compares an expanded file with the index. The room writes only to the
-// file it is handed: after a crash that file is incomplete, and the caller
-// throws it away.
+// Compress makes both. A Writer turns frames, in any order and on all cores, into
+// a sparse file again; no decoder sees a byte whose digest was not checked, and
+// the memory of all Writers of a Decoder together is bounded. Expand does it for
+// a whole archive that streams by. Verify compares an expanded file with the
+// index.
+//
+// The room writes only to the file it is handed and makes nothing durable: after
+// a crash that file holds some of the frames, and Writer.Missing tells which.
 package unpack
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"runtime"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -43,25 +44,6 @@ var (
 	// not what this format holds: the publisher's mistake.
 	ErrFormat = errors.New("not a frame of this format")
 )
-
-var zeroBlock [block]byte
-
-// workers is the number of frames that may be in memory at a time.
-func workers(frameSize int64) int {
-	fit := int(memory / (2*frameSize + overhead))
-	return max(1, min(runtime.GOMAXPROCS(0), fit))
-}
-
-// isZero reports whether all bytes are zero.
-func isZero(data []byte) bool {
-	for len(data) > block {
-		if !bytes.Equal(data[:block], zeroBlock[:]) {
-			return false
-		}
-		data = data[block:]
-	}
-	return bytes.Equal(data, zeroBlock[:len(data)])
-}
 
 // The zstd format (RFC 8878) of a frame of zeros, written by hand because no
 // encoder is asked for run-length blocks: magic, descriptor (4-byte content

@@ -2,12 +2,9 @@ package unpack
 
 import (
 	"context"
-	"crypto/sha256"
+	"errors"
 	"fmt"
-	"io"
 	"os"
-	"slices"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -26,43 +23,31 @@ func Verify(ctx context.Context, ix Index, file *os.File) (bad []int, err error)
 	if info.Size() != ix.Size {
 		return nil, fmt.Errorf("verify %s: %d bytes instead of %d: %w", file.Name(), info.Size(), ix.Size, ErrDigest)
 	}
-	var mu sync.Mutex
+	var found numbers
 	group, ctx := errgroup.WithContext(ctx)
 	n := workers(ix.FrameSize)
 	for first := range n {
-		group.Go(func() error {
-			buffer := make([]byte, ix.FrameSize)
-			for i := first; i < len(ix.Frames); i += n {
-				ok, err := ix.matches(ctx, file, i, buffer)
-				if err != nil {
-					return err
-				}
-				if !ok {
-					mu.Lock()
-					bad = append(bad, i)
-					mu.Unlock()
-				}
-			}
-			return nil
-		})
+		group.Go(func() error { return ix.verify(ctx, file, first, n, &found) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, fmt.Errorf("verify %s: %w", file.Name(), err)
 	}
-	slices.Sort(bad)
-	return bad, nil
+	return found.sorted(), nil
 }
 
-func (ix Index) matches(ctx context.Context, file io.ReaderAt, i int, buffer []byte) (bool, error) {
-	if err := ctx.Err(); err != nil {
-		return false, err
+// verify reads every step-th frame.
+func (ix Index) verify(ctx context.Context, file *os.File, first, step int, bad *numbers) error {
+	buffer := make([]byte, ix.FrameSize)
+	for i := first; i < len(ix.Frames); i += step {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		switch _, err := ReadFrame(ix, file, i, buffer); {
+		case errors.Is(err, ErrDigest):
+			bad.add(i)
+		case err != nil:
+			return err
+		}
 	}
-	data := buffer[:ix.length(i)]
-	if n, err := file.ReadAt(data, int64(i)*ix.FrameSize); n < len(data) {
-		return false, fmt.Errorf("read frame %d: %w", i, err)
-	}
-	if ix.Frames[i].Zero {
-		return isZero(data), nil
-	}
-	return hexDigest(sha256.Sum256(data)) == ix.Frames[i].Content, nil
+	return nil
 }
