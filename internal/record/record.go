@@ -82,6 +82,9 @@ type Agent struct {
 
 // Image is what the sandbox boots. Paths are absolute in memory.
 type Image struct {
+	// Address is the catalogue that it came from, without a password: where its
+	// files are asked for again when they were altered. Older records have none.
+	Address       string  `json:"address,omitempty"`
 	Release       string  `json:"release"`
 	Kernel        string  `json:"kernel"` // path
 	KernelVersion string  `json:"kernel_version"`

@@ -202,3 +202,25 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestImageAddress keeps the catalogue's address, and reads the records of
+// programs that did not.
+func TestImageAddress(t *testing.T) {
+	b := newBook(t, "")
+	r := create(t, b, "one")
+	without, err := encode(r)
+	if err != nil || strings.Contains(string(without), `"address"`) {
+		t.Fatalf("without an address: %s, %v", without, err)
+	}
+	if _, err := Decode(without); err != nil {
+		t.Fatal(err)
+	}
+	r.Image.Address = "https://example.org/images/manifest.json"
+	if err := b.Write(r); err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Read("one")
+	if err != nil || got.Image.Address != r.Image.Address {
+		t.Errorf("read %q, %v", got.Image.Address, err)
+	}
+}
