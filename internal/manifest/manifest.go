@@ -18,7 +18,10 @@ type Manifest struct {
 	Created    time.Time `json:"created"`
 	Expires    time.Time `json:"expires"`
 	MinVersion string    `json:"min_version"` // oldest smolvm that may use it
-	Rows       []Row     `json:"rows"`
+	// Mirrors are folders that hold the same files, asked after the address that
+	// the user named: http, https or oci.
+	Mirrors []string `json:"mirrors,omitempty"`
+	Rows    []Row    `json:"rows"`
 }
 
 // Row is the image of one (preset, arch, vmm).

@@ -21,7 +21,7 @@ const (
 
 // ErrSchema is wrapped by Parse's error for a document whose schema this
 // program does not know: a newer program may, so the caller can say "upgrade".
-var ErrSchema = errors.New("unknown manifest schema")
+var ErrSchema = errors.New("unknown schema")
 
 // Parse reads a document that nobody has to be trusted to have written well:
 // it refuses what two readers could understand differently (duplicate keys,
@@ -29,19 +29,8 @@ var ErrSchema = errors.New("unknown manifest schema")
 // bytes after the end), every field it does not know, and every value that
 // Validate refuses. The caller checks the signature first.
 func Parse(raw []byte) (Manifest, error) {
-	if len(raw) > MaxSize {
-		return Manifest{}, fmt.Errorf("read manifest: %d bytes, at most %d are allowed", len(raw), MaxSize)
-	}
-	if err := scan(raw); err != nil {
-		return Manifest{}, fmt.Errorf("read manifest: %w", err)
-	}
-	if err := knownSchema(raw); err != nil {
-		return Manifest{}, fmt.Errorf("read manifest: %w", err)
-	}
 	var m Manifest
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&m); err != nil {
+	if err := DecodeStrict(raw, MaxSize, Schema, &m); err != nil {
 		return Manifest{}, fmt.Errorf("read manifest: %w", err)
 	}
 	if err := Validate(m); err != nil {
@@ -50,36 +39,65 @@ func Parse(raw []byte) (Manifest, error) {
 	return m, nil
 }
 
+// DecodeStrict reads a signed document of at most limit bytes whose schema is
+// the one that is known, and leaves its values to the caller to check. It refuses
+// what Parse refuses about the form; the document of another schema is refused
+// as a whole, with ErrSchema.
+func DecodeStrict(raw []byte, limit, schema int, into any) error {
+	if len(raw) > limit {
+		return fmt.Errorf("%d bytes, at most %d are allowed", len(raw), limit)
+	}
+	if err := scan(raw); err != nil {
+		return err
+	}
+	if err := knownSchema(raw, schema); err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	return dec.Decode(into)
+}
+
 // Encode writes a document that Parse accepts, always in the same bytes for the
-// same value: indented, fields in their declared order, a final line feed.
+// same value.
 func Encode(m Manifest) ([]byte, error) {
 	if err := Validate(m); err != nil {
 		return nil, fmt.Errorf("write manifest: %w", err)
 	}
+	raw, err := EncodeStrict(m, MaxSize)
+	if err != nil {
+		return nil, fmt.Errorf("write manifest: %w", err)
+	}
+	return raw, nil
+}
+
+// EncodeStrict writes a document as DecodeStrict reads it: indented, fields in
+// their declared order, a final line feed.
+func EncodeStrict(document any, limit int) ([]byte, error) {
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(m); err != nil {
-		return nil, fmt.Errorf("write manifest: %w", err)
+	if err := enc.Encode(document); err != nil {
+		return nil, err
 	}
-	if out.Len() > MaxSize {
-		return nil, fmt.Errorf("write manifest: %d bytes, at most %d are allowed", out.Len(), MaxSize)
+	if out.Len() > limit {
+		return nil, fmt.Errorf("%d bytes, at most %d are allowed", out.Len(), limit)
 	}
 	return out.Bytes(), nil
 }
 
 // knownSchema looks at the schema alone, so that a document of a later one is
 // refused as a whole and not for the first field that is new in it.
-func knownSchema(raw []byte) error {
+func knownSchema(raw []byte, known int) error {
 	var head struct {
 		Schema int `json:"schema"`
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
 		return err
 	}
-	if head.Schema != Schema {
-		return fmt.Errorf("%w %d, this program reads %d", ErrSchema, head.Schema, Schema)
+	if head.Schema != known {
+		return fmt.Errorf("%w %d, this program reads %d", ErrSchema, head.Schema, known)
 	}
 	return nil
 }

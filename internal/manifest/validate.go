@@ -69,7 +69,7 @@ func validateHead(m Manifest) error {
 			return fmt.Errorf("min_version %.40q is not of the form 1.2.3", m.MinVersion)
 		}
 	}
-	return nil
+	return validateMirrors(m.Mirrors)
 }
 
 func validateRow(r Row) error {

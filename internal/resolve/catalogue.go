@@ -44,6 +44,13 @@ type Catalogue struct {
 	Address  string // of the manifest file; absolute where it is a path
 	Manifest manifest.Manifest
 	Signers  []string // ids of the trusted keys that signed it
+	// Root is what believes it, after the key lists that were followed.
+	Root trust.Root
+	// Document is the manifest as it was published.
+	Document trust.Document
+	// Places are the addresses of the manifest wherever its files are published:
+	// its own first, then the user's mirrors, then its publisher's.
+	Places []string
 	// Expired: what is here may still run, nothing more is fetched by it.
 	Expired bool
 	// Remembered: the address could not be reached, this is the last one seen.
@@ -108,7 +115,7 @@ func recall(address string, rules Rules, reason error) (Catalogue, error) {
 
 func check(doc trust.Document, rules Rules) (Catalogue, error) {
 	shown := fetch.Shown(doc.Address)
-	signers, err := rules.Policy.Verify(doc.Raw, doc.Signatures)
+	root, signers, err := rules.Policy.Judge(doc.Raw, doc.Signatures)
 	if err != nil {
 		return Catalogue{}, fmt.Errorf("use the manifest at %s: %w", shown, err)
 	}
@@ -126,7 +133,10 @@ func check(doc trust.Document, rules Rules) (Catalogue, error) {
 	if err := checkSerial(doc.Address, m.Serial, rules); err != nil {
 		return Catalogue{}, err
 	}
-	return Catalogue{Address: doc.Address, Manifest: m, Signers: signers, Expired: rules.Policy.Expired(m.Expires)}, nil
+	return Catalogue{
+		Address: doc.Address, Manifest: m, Signers: signers, Root: root, Document: doc, Places: []string{doc.Address},
+		Expired: rules.Policy.Expired(m.Expires),
+	}, nil
 }
 
 // checkSerial falls back to the released floor, and says so, where the memory

@@ -43,17 +43,19 @@ type Plan struct {
 	Serial  int64        `json:"serial"`
 	Signers []string     `json:"signers"`
 	Row     manifest.Row `json:"row"`
-	Steps   []Step       `json:"steps"` // kernel, modules, layers from the bottom
-	Fetch   int64        `json:"fetch"` // bytes to download
-	Expires time.Time    `json:"expires"`
-	Expired bool         `json:"expired,omitempty"` // what is here may run, nothing is fetched
+	// Places are Catalogue.Places; they may hold passwords.
+	Places  []string  `json:"-"`
+	Steps   []Step    `json:"steps"` // kernel, modules, layers from the bottom
+	Fetch   int64     `json:"fetch"` // bytes to download
+	Expires time.Time `json:"expires"`
+	Expired bool      `json:"expired,omitempty"` // what is here may run, nothing is fetched
 }
 
 // Plan finds out what of a row is here. An expired catalogue allows no fetching.
 func (c Catalogue) Plan(ctx context.Context, row manifest.Row, inventory Inventory) (Plan, error) {
 	p := Plan{
 		Address: fetch.Shown(c.Address), Release: c.Manifest.Release, Serial: c.Manifest.Serial,
-		Signers: c.Signers, Row: row, Expires: c.Manifest.Expires, Expired: c.Expired,
+		Signers: c.Signers, Row: row, Places: c.Places, Expires: c.Manifest.Expires, Expired: c.Expired,
 	}
 	p.Steps = c.steps(row)
 	for i := range p.Steps {

@@ -46,6 +46,9 @@ type Document struct {
 	Address    string            `json:"address"`
 	Raw        []byte            `json:"raw"`
 	Signatures map[string][]byte `json:"signatures"` // by key id
+	// Keys are the key lists that lead from the keys that were given to those
+	// that signed, ascending.
+	Keys []SignedFile `json:"keys,omitempty"`
 }
 
 // Folder is where a catalogue's memory is kept.
