@@ -1,10 +1,12 @@
 // Package config turns the surroundings of the program into values: the
-// environment's SMOLVM_ variables, sizes as people write them, the host's extra
-// certificate authorities, and the files that describe presets.
+// environment's SMOLVM_ variables, SMOLVM_HOME/config.toml, sizes as people write
+// them, the host's extra certificate authorities, and the files that describe
+// presets.
 //
 // Inputs are the environment and file contents, outputs are checked values; a
 // value that cannot be honoured is refused, never ignored. It reads the host's
-// certificate files and keeps nothing on disk.
+// certificate files. What it keeps on disk is config.toml, replaced as a whole:
+// a crash leaves the old file or the new one, and at most a temporary file.
 package config
 
 import (
@@ -37,17 +39,22 @@ const QEMU = "qemu"
 
 // Config is the surroundings of one run.
 type Config struct {
-	Home        string   // state folder, absolute
-	Manifest    string   // absolute path, or file, http or https URL; "": none was named
-	Backend     string   // "": chosen for the host; else QEMU
-	BuildCache  string   // folder of reusable build products, absolute; "": none was named
-	TrustedKeys []string // public keys the user added to the built-in ones
+	Home     string // state folder, absolute
+	Manifest string // absolute path, or file, http, https or oci URL; "": none was named
+	// ManifestFrom says who named the manifest: SMOLVM_MANIFEST or the path of
+	// the file.
+	ManifestFrom string
+	File         string      // path of config.toml, which need not be there
+	Catalogues   []Catalogue // of the file
+	Backend      string      // "": chosen for the host; else QEMU
+	BuildCache   string      // folder of reusable build products, absolute; "": none was named
+	TrustedKeys  []string    // public keys the user added to the built-in ones
 	// Getenv gives a variable of the environment; "" when unset.
 	Getenv func(name string) string
 }
 
-// Load reads the environment, NAME=VALUE each; an empty value counts as unset.
-// The state folder is .smolvm in userHome unless SMOLVM_HOME says otherwise; a
+// Load reads the environment, NAME=VALUE each; an empty value counts as unset;
+// and config.toml in the state folder, which the environment overrules. The state folder is .smolvm in userHome unless SMOLVM_HOME says otherwise; a
 // relative path counts from the current folder.
 func Load(environ []string, userHome string) (Config, error) {
 	env := table(environ)
@@ -68,7 +75,31 @@ func Load(environ []string, userHome string) (Config, error) {
 	if c.BuildCache, err = absolute(env[envBuildCache]); err != nil {
 		return Config{}, named(envBuildCache, err)
 	}
-	return c, named(envUsePublished, checkUsePublished(env[envUsePublished]))
+	if err := checkUsePublished(env[envUsePublished]); err != nil {
+		return c, named(envUsePublished, err)
+	}
+	return c, c.readFile()
+}
+
+// readFile adds what config.toml says.
+func (c *Config) readFile() error {
+	c.File = filepath.Join(c.Home, fileName)
+	raw, err := readFile(c.File)
+	if err != nil {
+		return err
+	}
+	f, err := decodeFile(raw, c.File)
+	if err != nil {
+		return err
+	}
+	c.Catalogues, c.ManifestFrom = f.Catalogues, envManifest
+	if c.Manifest == "" {
+		c.Manifest, c.ManifestFrom = f.Manifest, c.File
+	}
+	if c.Manifest == "" {
+		c.ManifestFrom = ""
+	}
+	return nil
 }
 
 // OwnHome reports whether the environment names the state folder.
@@ -143,18 +174,16 @@ func absolute(path string) (string, error) {
 }
 
 // ManifestAddress checks what a user named as a manifest: a path (made
-// absolute), or a file, http or https URL. "" stays.
+// absolute), or a file, http, https or oci URL. "" stays.
 func ManifestAddress(text string) (string, error) {
 	scheme, _, isURL := strings.Cut(text, "://")
 	if !isURL {
 		return absolute(text)
 	}
 	switch strings.ToLower(scheme) {
-	case "http", "https", "file":
-	case "oci":
-		return "", fault.New(fault.Usage, "Name the manifest by path or http(s) URL.", "manifest %q: oci:// is not available yet", text)
+	case "http", "https", "file", "oci":
 	default:
-		return "", fault.New(fault.Usage, "Name the manifest by path or http(s) URL.", "manifest %q: unknown scheme %q", text, scheme)
+		return "", fault.New(fault.Usage, "Name the manifest by path, http(s) URL or oci:// reference.", "manifest %q: unknown scheme %q", text, scheme)
 	}
 	u, err := url.Parse(text)
 	if err != nil {

@@ -67,7 +67,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"SMOLVM_HOME=~/x", []string{"SMOLVM_HOME", "starts with ~"}},
 		{"SMOLVM_HOME=/a\nb", []string{"SMOLVM_HOME", "line break"}},
 		{"SMOLVM_MANIFEST=ftp://x/y", []string{"SMOLVM_MANIFEST", `unknown scheme "ftp"`}},
-		{"SMOLVM_MANIFEST=oci://x/y", []string{"not available yet"}},
+		{"SMOLVM_MANIFEST=oci://", []string{"names no server"}},
 		{"SMOLVM_MANIFEST=https:///y", []string{"names no server"}},
 		{"SMOLVM_MANIFEST=https://[::1/y", []string{"SMOLVM_MANIFEST"}},
 		{"SMOLVM_BACKEND=firecracker", []string{"SMOLVM_BACKEND", "not available yet"}},
