@@ -2,106 +2,148 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/gofrs/flock"
 
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/manifest"
 )
 
-// Claim is the right to add, verify or drop one object. One process at a time
-// has it; when that process dies, the next one that waits gets it.
+// Claim is the right to add, verify, repair or drop one object. One process at a
+// time has it; when that process dies, the next one that waits gets it.
+//
+// Progress may be called from any goroutine; nothing else may be called at the
+// same time as another method.
 type Claim struct {
 	store *Store
 	key   string
 	lock  *flock.Flock
-	dir   string   // in tmp, "" before Create
-	file  *os.File // in dir
+	dir   string // where content and archive are made: the partial, or in tmp after Create
+
+	content, archive *os.File // in dir
+	progress         progress
 }
 
-// Claim waits for the right to an object. Waiting, if not nil, is called once if
-// another process has it. What that process left behind is removed.
-func (s *Store) Claim(ctx context.Context, key string, waiting func()) (*Claim, error) {
+// Claim2 waits for the right to an object, or until no right is needed because
+// the object is Ready: then ready is true and there is no claim. While another
+// process has the claim, waiting, if not nil, is told at once and about five
+// times a second how far that process is, 0 of 0 when it does not say.
+//
+// To look into an object that is Ready, use Seize.
+func (s *Store) Claim2(ctx context.Context, key string, waiting func(done, total int64)) (c *Claim, ready bool, err error) {
+	if !manifest.IsSHA256(key) {
+		return nil, false, fmt.Errorf("claim %.80q in the store: not a SHA-256", key)
+	}
+	isReady := func() bool { return s.look(key).State == Ready }
+	if isReady() {
+		return nil, true, nil
+	}
+	lock, err := s.wait(ctx, key, longestPoll, s.follow(key, waiting, isReady))
+	if err != nil {
+		return nil, false, err
+	}
+	if lock == nil {
+		return nil, true, nil
+	}
+	if isReady() { // since the last look
+		return nil, true, lock.Unlock()
+	}
+	c, err = s.begin(key, lock)
+	return c, false, err
+}
+
+// Seize waits for the right to an object whatever its state: to verify, doubt or
+// drop it, or to keep its archive.
+func (s *Store) Seize(ctx context.Context, key string, waiting func(done, total int64)) (*Claim, error) {
 	if !manifest.IsSHA256(key) {
 		return nil, fmt.Errorf("claim %.80q in the store: not a SHA-256", key)
 	}
-	lock, err := s.take(ctx, key, waiting)
+	lock, err := s.wait(ctx, key, longestPoll, s.follow(key, waiting, func() bool { return false }))
 	if err != nil {
 		return nil, err
 	}
+	return s.begin(key, lock)
+}
+
+// Claim is Seize with a waiting that is told nothing, and once.
+func (s *Store) Claim(ctx context.Context, key string, waiting func()) (*Claim, error) {
+	var once sync.Once
+	return s.Seize(ctx, key, func(int64, int64) {
+		if waiting != nil {
+			once.Do(waiting)
+		}
+	})
+}
+
+// follow is what a process does between two tries to get a claim. The first try
+// may have failed because a prune was looking; nobody is told of that.
+func (s *Store) follow(key string, waiting func(done, total int64), isReady func() bool) func(time.Duration) bool {
+	next := firstPoll
+	return func(waited time.Duration) bool {
+		if isReady() {
+			return true
+		}
+		if waiting != nil && waited >= next {
+			waiting(s.readProgress(key))
+			next = waited + longestPoll
+		}
+		return false
+	}
+}
+
+// begin makes a claim of a lock. What a process left in tmp that died with the
+// claim is removed.
+func (s *Store) begin(key string, lock *flock.Flock) (*Claim, error) {
 	c := &Claim{store: s, key: key, lock: lock}
-	if err := s.removeTemps(key + "-"); err != nil {
-		return nil, errors.Join(storage(s.tmp, "clean up", err), c.Release())
+	err := s.refuseNewer(key)
+	if err == nil {
+		if failed := s.removeTemps(key + "-"); failed != nil {
+			err = storage(s.tmp, "clean up", failed)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Release())
 	}
 	return c, nil
 }
 
-// Create makes the empty file that the object's bytes are expanded to. A file
-// made before under this claim is thrown away. The claim closes the file.
+// refuseNewer keeps hands off an object that a newer version has recorded.
+func (s *Store) refuseNewer(key string) error {
+	if object := s.look(key); object.State == Foreign {
+		return fault.New(fault.Conflict, "Update this SmolVM, or use another SMOLVM_HOME.",
+			"claim %s: a newer version of SmolVM keeps it", object.Path)
+	}
+	return nil
+}
+
+// Create makes an empty file for the object's bytes that does not outlive the
+// claim. A file made before under this claim is thrown away. The claim closes the
+// file.
 func (c *Claim) Create() (*os.File, error) {
 	if err := c.discard(); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(c.store.tmp, c.key+"-")
+	dir, err := c.store.makeTemp(c.key + "-")
 	if err != nil {
 		return nil, storage(c.store.tmp, "make a file in", err)
 	}
 	c.dir = dir
-	c.file, err = createFile(filepath.Join(dir, contentFile))
+	c.content, err = createFile(filepath.Join(dir, contentFile))
 	if err != nil {
 		return nil, storage(dir, "make a file in", err)
 	}
-	return c.file, nil
+	return c.content, nil
 }
 
-// Commit adopts the created file, whose every byte the caller has verified
-// against index, as the object. An object that is there is replaced.
-func (c *Claim) Commit(ctx context.Context, origin Origin, index []byte) (Object, error) {
-	if c.file == nil {
-		return Object{}, fmt.Errorf("store %s: nothing was created", origin.Name)
-	}
-	file := c.file
-	c.file = nil
-	if err := finish(file, 0o444); err != nil {
-		return Object{}, fmt.Errorf("store %s: %w", origin.Name, err)
-	}
-	if err := c.describe(origin, index); err != nil {
-		return Object{}, fmt.Errorf("store %s: %w", origin.Name, err)
-	}
-	lock, err := c.store.lock(ctx)
-	if err != nil {
-		return Object{}, err
-	}
-	defer lock.Unlock()
-	if err := c.store.publish(c.dir, c.store.folder(c.key)); err != nil {
-		return Object{}, fmt.Errorf("store %s: %w", origin.Name, err)
-	}
-	c.dir = ""
-	return c.store.look(c.key), nil
-}
-
-// describe writes index and record beside the content, all still in tmp.
-func (c *Claim) describe(origin Origin, index []byte) error {
-	identity, err := identify(filepath.Join(c.dir, contentFile))
-	if err != nil {
-		return err
-	}
-	raw, err := json.MarshalIndent(record{schema, origin, identity}, "", " ")
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		writeFile(filepath.Join(c.dir, indexFile), index, 0o444),
-		writeFile(filepath.Join(c.dir, recordFile), append(raw, '\n'), 0o644))
-}
-
-// Open opens the content of an object that is Doubtful, for the caller to verify,
-// with its identity before the first byte was read.
+// Open opens the content of the object, for the caller to verify, with its
+// identity before the first byte was read.
 func (c *Claim) Open() (*os.File, Identity, error) {
 	path := filepath.Join(c.store.folder(c.key), contentFile)
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
@@ -112,6 +154,7 @@ func (c *Claim) Open() (*os.File, Identity, error) {
 	if err != nil {
 		return nil, Identity{}, errors.Join(err, file.Close())
 	}
+	identity.settle()
 	return file, identity, nil
 }
 
@@ -137,31 +180,54 @@ func (c *Claim) Settle(ctx context.Context, origin Origin, verified Identity) (O
 	return c.store.look(c.key), nil
 }
 
-// Drop removes the object.
-func (c *Claim) Drop(ctx context.Context) error {
+// Doubt makes an object Doubtful whose bytes turned out to be wrong although its
+// identity is unchanged: a disk that forgets does not change times.
+func (c *Claim) Doubt(ctx context.Context) error {
 	lock, err := c.store.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
-	if err := c.store.retire(c.store.folder(c.key)); err != nil {
+	rec, err := c.store.readRecord(c.key)
+	if err != nil {
+		return nil //nolint:nilerr // without a record it is Doubtful, or not there
+	}
+	if err := c.store.writeRecord(c.key, rec.Origin, Identity{}); err != nil {
+		return fmt.Errorf("doubt %s: %w", c.store.folder(c.key), err)
+	}
+	return nil
+}
+
+// Drop removes the object and the views that show it.
+func (c *Claim) Drop(ctx context.Context) error {
+	err := c.store.retiring(ctx, func(bin string) error {
+		for _, v := range c.store.views() {
+			if v.shows(c.key) {
+				if err := c.store.retire(c.store.Folder(v), bin); err != nil {
+					return err
+				}
+			}
+		}
+		return c.store.retire(c.store.folder(c.key), bin)
+	})
+	if err != nil {
 		return storage(c.store.folder(c.key), "remove", err)
 	}
 	return nil
 }
 
-// Release gives the claim up and deletes what was created and not committed.
-func (c *Claim) Release() error { return errors.Join(c.discard(), c.lock.Unlock()) }
+// Release gives the claim up. The partial stays for the next claim to resume;
+// what Create made is deleted. Releasing twice does nothing.
+func (c *Claim) Release() error {
+	return errors.Join(c.discard(), c.closePartial(true), c.lock.Unlock())
+}
 
+// discard throws away what Create made.
 func (c *Claim) discard() error {
-	var err error
-	if c.file != nil {
-		err = c.file.Close()
-		c.file = nil
+	if c.dir == "" || c.dir == c.partial() {
+		return nil
 	}
-	if c.dir != "" {
-		err = errors.Join(err, os.RemoveAll(c.dir))
-		c.dir = ""
-	}
+	err := errors.Join(c.closeFiles(), c.store.removeAll(c.dir))
+	c.dir = ""
 	return err
 }

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/smolvm/smolvm/internal/fault"
 )
 
@@ -51,26 +49,6 @@ func closeDir(dir string) error {
 	return nil
 }
 
-// writeFile makes a new file with exactly these bytes, on disk when it returns.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	f, err := createFile(path)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, finish(f, mode))
-}
-
-// createFile never opens something that exists, be it a link, a device or a file.
-func createFile(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
-}
-
-// finish gives a file its mode whatever the umask, and waits for the disk.
-func finish(f *os.File, mode fs.FileMode) error {
-	return errors.Join(f.Chmod(mode), f.Sync(), f.Close())
-}
-
 // readFile reads a regular file of bounded size and follows no link.
 func readFile(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
@@ -92,78 +70,122 @@ func readFile(path string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-func syncDir(dir string) error {
+// createFile never opens something that exists, be it a link, a device or a file.
+func createFile(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+}
+
+// The file operations that change the store go through the methods below. After
+// each of them did, if it is set, is told: tests stop the process there, and
+// check that whatever is renamed was synced before.
+
+func (s *Store) told(op, path string, err error) error {
+	if err == nil && s.did != nil {
+		s.did(op, path)
+	}
+	return err
+}
+
+// writeFile makes a new file with exactly these bytes, on disk when it returns.
+func (s *Store) writeFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := createFile(path)
+	if s.told("create", path, err) != nil {
+		return err
+	}
+	if _, err = f.Write(data); s.told("write", path, err) != nil {
+		return errors.Join(err, f.Close())
+	}
+	return s.finish(f, mode)
+}
+
+// finish gives a file its mode whatever the umask, and waits for the disk.
+func (s *Store) finish(f *os.File, mode fs.FileMode) error {
+	err := s.told("chmod", f.Name(), f.Chmod(mode))
+	if err == nil {
+		err = s.told("sync", f.Name(), f.Sync())
+	}
+	return errors.Join(err, f.Close())
+}
+
+func (s *Store) rename(from, to string) error {
+	return s.told("rename "+from, to, os.Rename(from, to))
+}
+
+func (s *Store) remove(path string) error {
+	return s.told("remove", path, os.Remove(path))
+}
+
+func (s *Store) removeAll(path string) error {
+	return s.told("remove all", path, os.RemoveAll(path))
+}
+
+func (s *Store) syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return s.told("sync", dir, errors.Join(d.Sync(), d.Close()))
 }
 
-// publish moves a finished folder of tmp to its place. What is there goes away
-// first, and a crash between the two leaves nothing there.
-func (s *Store) publish(from, to string) error {
-	if err := s.retire(to); err != nil {
-		return err
-	}
-	if err := errors.Join(os.Chmod(from, 0o755), syncDir(from)); err != nil {
-		return err
-	}
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(to))
+// makeTemp makes a new folder in tmp.
+func (s *Store) makeTemp(prefix string) (string, error) {
+	dir, err := os.MkdirTemp(s.tmp, prefix)
+	return dir, s.told("mkdir", dir, err)
 }
 
-// retire takes something out of its place in one step and then deletes it. A
-// symbolic link goes itself, never what it points to.
-func (s *Store) retire(path string) error {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	bin, err := os.MkdirTemp(s.tmp, metaPrefix)
+// replace puts bytes at a path in one step; the caller holds the store's lock.
+func (s *Store) replace(path string, data []byte) error {
+	dir, err := s.makeTemp(metaPrefix)
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(path, filepath.Join(bin, "old")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, os.Remove(bin))
+	temp := filepath.Join(dir, "new")
+	err = s.writeFile(temp, data, 0o644)
+	if err == nil {
+		err = s.rename(temp, path)
 	}
-	return errors.Join(syncDir(filepath.Dir(path)), os.RemoveAll(bin))
+	if err == nil {
+		err = s.syncDir(filepath.Dir(path))
+	}
+	return errors.Join(err, s.removeAll(dir))
 }
 
-// Identity is what a file system says about a file without reading it. A change
-// of the content changes at least ctime, which no program can set back.
-type Identity struct {
-	Size   int64  `json:"size"`
-	MTime  int64  `json:"mtime_ns"`
-	CTime  int64  `json:"ctime_ns"`
-	Inode  uint64 `json:"inode"`
-	Blocks int64  `json:"blocks"` // of 512 bytes
+// bin makes a folder for what is retired. Nobody works in it, so that any process
+// may empty it.
+func (s *Store) bin() (string, error) { return s.makeTemp(binPrefix) }
+
+// retire moves something out of its place into a bin in one step. A symbolic link
+// goes itself, never what it points to. It is deleted with the bin.
+func (s *Store) retire(path, bin string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	dir, err := os.MkdirTemp(bin, "")
+	if err != nil {
+		return err
+	}
+	err = s.rename(path, filepath.Join(dir, filepath.Base(path)))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		err = s.setAside(path)
+	}
+	if err != nil {
+		return err
+	}
+	return s.syncDir(filepath.Dir(path))
 }
 
-// identify looks at a regular file, not through a link.
-func identify(path string) (Identity, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return Identity{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
+// setAside gives a folder of another user, which cannot be moved to another
+// folder nor emptied, a name that means nothing to the store.
+func (s *Store) setAside(path string) error {
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".planted-")
+	if err != nil {
+		return err
 	}
-	return identityOf(path, &st)
-}
-
-func identifyOpen(f *os.File) (Identity, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return Identity{}, &fs.PathError{Op: "fstat", Path: f.Name(), Err: err}
+	if err := s.rename(path, dir); err != nil {
+		return errors.Join(err, os.Remove(dir))
 	}
-	return identityOf(f.Name(), &st)
-}
-
-func identityOf(path string, st *unix.Stat_t) (Identity, error) {
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return Identity{}, fmt.Errorf("look at %s: not a regular file", path)
-	}
-	return Identity{
-		Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano(),
-		Inode: st.Ino, Blocks: st.Blocks,
-	}, nil
+	return nil
 }

@@ -4,7 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"github.com/smolvm/smolvm/internal/manifest"
 )
 
 // Image is one entry of the listing.
@@ -23,27 +24,18 @@ type ImageFile struct {
 	Size      int64  `json:"size"`
 	Allocated int64  `json:"allocated"`
 	State     State  `json:"state"`
+	Archive   bool   `json:"archive_kept,omitempty"`
 }
 
 // Images lists what is here, sorted by release and name. Folders that are not
 // complete images are left out.
 func (s *Store) Images() ([]Image, error) {
-	releases, err := os.ReadDir(s.images)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.ReadDir(s.images); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, storage(s.images, "list", err)
 	}
 	var images []Image
-	for _, release := range releases {
-		folders, err := os.ReadDir(filepath.Join(s.images, release.Name()))
-		if err != nil || !release.IsDir() {
-			continue
-		}
-		for _, folder := range folders {
-			dir := filepath.Join(s.images, release.Name(), folder.Name())
-			if v, err := s.readView(dir); err == nil && s.Folder(v) == dir {
-				images = append(images, s.describe(v))
-			}
-		}
+	for _, v := range s.views() {
+		images = append(images, s.describe(v))
 	}
 	return images, nil
 }
@@ -55,6 +47,7 @@ func (s *Store) describe(v View) Image {
 		image.Assets = append(image.Assets, ImageFile{
 			Name: f.Name, SHA256: object.Origin.Content.SHA256,
 			Size: object.Origin.Content.Size, Allocated: object.Allocated, State: object.State,
+			Archive: object.Archive != "",
 		})
 		image.Size += object.Origin.Content.Size
 		image.Allocated += object.Allocated
@@ -70,6 +63,9 @@ func (s *Store) Usage() (int64, error) {
 	}
 	var total int64
 	for _, entry := range entries {
+		if !manifest.IsSHA256(entry.Name()) {
+			continue
+		}
 		total += s.look(entry.Name()).Allocated
 	}
 	return total, nil

@@ -5,40 +5,41 @@
 //	store/objects/KEY/content      the expanded file, 0444
 //	store/objects/KEY/index.json   its frame index; KEY is the SHA-256 of this file
 //	store/objects/KEY/record.json  where it came from, and the content's identity on disk
-//	store/locks/                   one lock file per KEY, and one for the store
+//	store/objects/KEY/archive.zst  the published archive, only if somebody asked for it
+//	store/partial/KEY/             what is being downloaded, resumed by the next claim; unverified
+//	store/leases/                  one locked file per process that needs objects to stay
+//	store/locks/                   one lock file per KEY, one for the store, one for copies
 //	store/tmp/                     work in progress; nothing in it is ever used
 //	images/RELEASE/PRESET-ARCH-VMM/  the same files for people: hard links and .from-sha256 sidecars
 //
 // KEY commits to every expanded byte, so an object can be shared by catalogues
-// that do not trust each other. Everything is made in store/tmp, fsynced, and
-// renamed into place, folders fsynced too: after a crash an object or a view is
-// there as a whole or not at all, and the next run removes what is in tmp.
+// that do not trust each other. Everything is made in store/tmp or store/partial,
+// fsynced, and renamed into place, folders fsynced too: after a crash an object or
+// a view is there as a whole or not at all, and the next run removes what is in
+// tmp. docs/decisions/format-store.md has the table of every step.
 package store
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
 
-	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/fault"
 )
 
-// lockPoll is how often a lock that another process holds is tried: flock(2) has
-// no wait that a context can end.
-const lockPoll = 50 * time.Millisecond
-
 // Store is the cache under one home folder. It holds nothing open; any number
 // of processes may use the same folder.
 type Store struct {
-	home, objects, locks, tmp, images string
+	home, objects, partials, locks, leases, tmp, images string
+
+	now  func() time.Time
+	link func(from, to string) error // hard link
+	did  func(op, path string)       // nil, or told after each operation that changes the store
 }
 
 // Open checks the folders under home and makes those that are missing. A store
@@ -46,17 +47,26 @@ type Store struct {
 func Open(home string) (*Store, error) {
 	base := filepath.Join(home, "store")
 	s := &Store{
-		home:    home,
-		objects: filepath.Join(base, "objects"),
-		locks:   filepath.Join(base, "locks"),
-		tmp:     filepath.Join(base, "tmp"),
-		images:  filepath.Join(home, "images"),
+		home:     home,
+		objects:  filepath.Join(base, "objects"),
+		partials: filepath.Join(base, "partial"),
+		locks:    filepath.Join(base, "locks"),
+		leases:   filepath.Join(base, "leases"),
+		tmp:      filepath.Join(base, "tmp"),
+		images:   filepath.Join(home, "images"),
+		now:      time.Now,
+		link:     os.Link,
 	}
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		return nil, storage(home, "make the cache folder", err)
 	}
 	for _, dir := range []string{base, s.objects, s.locks, s.tmp, s.images} {
 		if err := ensureDir(dir); err != nil {
+			return nil, err
+		}
+	}
+	for _, dir := range []string{s.partials, s.leases} { // newer than the others
+		if err := ensureDir(dir); err != nil && !isForbidden(err) {
 			return nil, err
 		}
 	}
@@ -124,37 +134,4 @@ func isForbidden(err error) bool {
 
 func storage(path, attempt string, err error) error {
 	return fault.New(fault.Storage, writeHint, "%s %s: %w", attempt, path, err)
-}
-
-// lock takes the store's own lock, which guards records and views. It is held
-// for milliseconds, and never while waiting for a claim.
-func (s *Store) lock(ctx context.Context) (*flock.Flock, error) {
-	return s.take(ctx, "store", nil)
-}
-
-// take waits for the lock of that name; waiting, if any, is called once when
-// somebody else holds it.
-func (s *Store) take(ctx context.Context, name string, waiting func()) (*flock.Flock, error) {
-	l := s.newLock(name)
-	held, err := l.TryLock()
-	if err == nil && !held {
-		if waiting != nil {
-			waiting()
-		}
-		_, err = l.TryLockContext(ctx, lockPoll)
-	}
-	switch {
-	case err == nil:
-		return l, nil
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("wait for the lock %s: %w", l.Path(), context.Cause(ctx))
-	}
-	return nil, storage(l.Path(), "lock", err)
-}
-
-// newLock opens no symbolic link and does not block on a FIFO. Reading is enough
-// for flock, and lets a second user of a shared cache lock too.
-func (s *Store) newLock(name string) *flock.Flock {
-	flags := os.O_CREATE | os.O_RDONLY | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
-	return flock.New(filepath.Join(s.locks, name), flock.SetFlag(flags), flock.SetPermissions(0o644))
 }

@@ -3,50 +3,95 @@ package store
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/smolvm/smolvm/internal/manifest"
 )
 
-// metaPrefix begins the names in tmp of work done under the store's lock; other
-// names begin with the key of the claim they belong to.
-const metaPrefix = "meta-"
+// Names in tmp begin with the lock that their maker holds: metaPrefix for the
+// store's, copyPrefix for that of copies, a key for that claim's. What begins with
+// binPrefix is retired, and anybody may delete it. Other names belong to another
+// version and stay.
+const (
+	metaPrefix = "meta-"
+	binPrefix  = "bin-"
+)
 
-// Sweep removes what killed processes left in tmp: everything whose lock is
-// free. Names it does not know belong to another version and stay. It costs one
-// directory read when there is nothing to do.
+// Sweep removes what killed processes left in tmp and among the leases:
+// everything whose lock is free. It costs two directory reads when there is
+// nothing to do.
 func (s *Store) Sweep(ctx context.Context) error {
-	entries, err := os.ReadDir(s.tmp)
-	if err != nil || len(entries) == 0 {
-		return err
-	}
-	lock, err := s.lock(ctx)
+	temps, err := os.ReadDir(s.tmp)
 	if err != nil {
 		return err
 	}
-	err = s.removeTemps(metaPrefix)
-	if err := errors.Join(err, lock.Unlock()); err != nil {
+	leases, err := os.ReadDir(s.leases)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, entry := range entries {
-		key, _, _ := strings.Cut(entry.Name(), "-")
-		if manifest.IsSHA256(key) {
-			err = errors.Join(err, s.sweepKey(key))
+	if len(temps) == 0 && !s.anyDead(leases) {
+		return nil
+	}
+	return s.sweep(ctx, temps)
+}
+
+func (s *Store) sweep(ctx context.Context, temps []os.DirEntry) error {
+	var dead []string
+	err := s.retiring(ctx, func(string) error {
+		for _, temp := range temps {
+			path := filepath.Join(s.tmp, temp.Name())
+			if s.isDead(temp.Name()) {
+				dead = append(dead, path)
+			}
 		}
+		_, leases, _, err := s.held()
+		for _, path := range leases {
+			err = errors.Join(err, s.removeAll(path))
+		}
+		for _, path := range dead {
+			err = errors.Join(err, s.detach(path))
+		}
+		return err
+	})
+	for _, path := range dead {
+		err = errors.Join(err, s.removeAll(path))
 	}
 	return err
 }
 
-// sweepKey leaves alone what a living process works on.
-func (s *Store) sweepKey(key string) error {
-	lock := s.newLock(key)
-	held, err := lock.TryLock()
-	if err != nil || !held {
-		return err
+func (s *Store) anyDead(leases []os.DirEntry) bool {
+	for _, lease := range leases {
+		if strings.HasPrefix(lease.Name(), leasePrefix) && !isLeased(filepath.Join(s.leases, lease.Name())) {
+			return true
+		}
 	}
-	return errors.Join(s.removeTemps(key+"-"), lock.Unlock())
+	return false
+}
+
+// isDead tells whether nobody works on that entry of tmp any more. The caller
+// holds the store's lock. Once free, the lock of a name is of no use to it again:
+// every work makes a new name.
+func (s *Store) isDead(name string) bool {
+	key, _, _ := strings.Cut(name, "-")
+	switch {
+	case strings.HasPrefix(name, metaPrefix), strings.HasPrefix(name, binPrefix):
+		return true
+	case strings.HasPrefix(name, copyPrefix):
+		return s.isFree(copyLock)
+	case manifest.IsSHA256(key):
+		return s.isFree(key)
+	}
+	return false
+}
+
+func (s *Store) isFree(name string) bool {
+	lock, err := s.try(name)
+	return err == nil && lock != nil && lock.Unlock() == nil
 }
 
 // removeTemps deletes the entries of tmp with that prefix, whose lock the caller
@@ -58,8 +103,87 @@ func (s *Store) removeTemps(prefix string) error {
 	}
 	for _, entry := range entries {
 		if strings.HasPrefix(entry.Name(), prefix) {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(s.tmp, entry.Name())))
+			err = errors.Join(err, s.removeAll(filepath.Join(s.tmp, entry.Name())))
 		}
 	}
 	return err
+}
+
+// retiring does work under the store's lock. What the work retires to the bin is
+// deleted when the lock is free again: that can take a while.
+func (s *Store) retiring(ctx context.Context, work func(bin string) error) error {
+	lock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	bin, err := s.bin()
+	if err != nil {
+		return errors.Join(err, lock.Unlock())
+	}
+	err = work(bin)
+	err = errors.Join(err, s.detach(bin), lock.Unlock())
+	return errors.Join(err, s.removeAll(bin))
+}
+
+// detach unlinks, below a retired folder, the further links of objects that stay,
+// and records the objects' identities again. The caller holds the store's lock.
+func (s *Store) detach(dir string) error {
+	var links []string
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() && links1(path) > 1 {
+			links = append(links, path)
+		}
+		return nil //nolint:nilerr // what cannot be looked at is not deleted either
+	})
+	if err != nil || len(links) == 0 {
+		return err
+	}
+	return s.unlink(links)
+}
+
+func (s *Store) unlink(links []string) error {
+	ready, touched := s.ready(), map[string]record{}
+	for _, path := range links {
+		identity, err := identify(path)
+		if err != nil {
+			continue
+		}
+		key, stays := ready[identity.Inode]
+		if !stays {
+			continue
+		}
+		rec, err := s.readRecord(key)
+		if err != nil {
+			continue
+		}
+		if err := s.remove(path); err != nil {
+			return err
+		}
+		touched[key] = rec
+	}
+	return s.relearn(touched)
+}
+
+// ready are the keys of the Ready objects by the inodes of their contents.
+func (s *Store) ready() map[uint64]string {
+	ready := map[uint64]string{}
+	entries, _ := os.ReadDir(s.objects)
+	for _, entry := range entries {
+		if !manifest.IsSHA256(entry.Name()) || s.look(entry.Name()).State != Ready {
+			continue
+		}
+		if identity, err := identify(filepath.Join(s.folder(entry.Name()), contentFile)); err == nil {
+			ready[identity.Inode] = entry.Name()
+		}
+	}
+	return ready
+}
+
+// links1 is the number of a file's names.
+func links1(path string) uint64 {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return 0
+	}
+	return uint64(st.Nlink) //nolint:unconvert // the types differ between systems
 }

@@ -6,85 +6,86 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
-
-	"github.com/smolvm/smolvm/internal/manifest"
 )
 
-const (
-	sidecarSuffix = ".from-sha256"
-	viewFile      = ".image.json"
-	maxView       = 64 << 10
-)
-
-// View is the folder that shows people the files of one image.
-type View struct {
-	Schema  int        `json:"schema"` // set by the store
-	Release string     `json:"release"`
-	Preset  string     `json:"preset"`
-	Arch    string     `json:"arch"`
-	VMM     string     `json:"vmm"`
-	Files   []ViewFile `json:"files"`
-}
-
-// ViewFile is one file of a view.
-type ViewFile struct {
-	Name    string `json:"name"`    // kernel, modules.cpio, base.ext4
-	Key     string `json:"key"`     // of the object
-	Archive string `json:"archive"` // SHA-256 of the published archive, the sidecar's content
-	// Unlinked is set by the store where the file system allows no hard link: the
-	// view then shows the sidecar alone.
-	Unlinked bool `json:"unlinked,omitempty"`
-}
-
-// Folder is where the view is shown.
-func (s *Store) Folder(v View) string {
-	return filepath.Join(s.images, v.Release, strings.Join([]string{v.Preset, v.Arch, v.VMM}, "-"))
-}
+// errNoLink says that a file system allows no hard link.
+var errNoLink = errors.New("no hard link")
 
 // Show makes the view's folder, or replaces it where it differs. All its objects
 // have to be Ready. A view that is right already is not touched, and found to be
 // right without the lock.
 func (s *Store) Show(ctx context.Context, v View) error {
-	v.Schema = schema
+	v.Schema, v.Copies = schema, nil
 	if err := v.validate(); err != nil {
 		return err
 	}
 	if s.isShown(v) {
 		return nil
 	}
-	lock, err := s.lock(ctx)
-	if err != nil {
-		return err
+	err := s.retiring(ctx, func(bin string) error { return s.show(v, bin, "") })
+	if errors.Is(err, errNoLink) {
+		err = s.showCopies(ctx, v)
 	}
-	defer lock.Unlock()
-	if err := s.show(v); err != nil {
+	if err != nil {
 		return fmt.Errorf("show %s: %w", s.Folder(v), err)
 	}
 	return nil
 }
 
-// show builds the whole folder in tmp, so that a file is never seen beside
-// another image's sidecar.
-func (s *Store) show(v View) error {
-	release := filepath.Dir(s.Folder(v))
-	if err := ensureDir(release); err != nil {
-		return err
+// showAgain brings the views of a replaced object up to date, under the store's
+// lock. Where that takes copies it is left to the next Show: a view is for people.
+func (s *Store) showAgain(key, bin string) error {
+	for _, v := range s.views() {
+		if !v.shows(key) || s.isShown(v) {
+			continue
+		}
+		if err := s.show(v, bin, ""); err != nil && isFull(err) {
+			return err
+		}
 	}
-	dir, err := os.MkdirTemp(s.tmp, metaPrefix)
+	return nil
+}
+
+// show builds the whole folder in tmp, so that a file is never seen beside
+// another image's sidecar. The caller holds the store's lock.
+func (s *Store) show(v View, bin, copies string) error {
+	if s.isShown(v) { // another process was faster
+		return nil
+	}
+	known, err := s.known(v)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	known := s.known(v)
-	for i := range v.Files {
-		if _, ok := known[v.Files[i].Key]; !ok {
-			return fmt.Errorf("%s: its object is %s", v.Files[i].Name, s.look(v.Files[i].Key).State)
+	if err := ensureDir(filepath.Dir(s.Folder(v))); err != nil {
+		return err
+	}
+	dir, err := s.makeTemp(metaPrefix)
+	if err != nil {
+		return err
+	}
+	err = s.fill(dir, &v, copies)
+	err = errors.Join(err, s.relearn(known)) // whatever was linked
+	if err == nil {
+		err = s.replaceView(dir, s.Folder(v), bin)
+	}
+	if err != nil {
+		return errors.Join(err, s.retire(dir, bin))
+	}
+	return nil
+}
+
+// fill makes the files of a view in a folder of tmp.
+func (s *Store) fill(dir string, v *View, copies string) error {
+	v.Copies = nil
+	for _, f := range v.Files {
+		for name, from := range s.shown(f) {
+			if err := s.place(dir, v, copies, name, from); err != nil {
+				return err
+			}
 		}
-		if err := s.link(dir, &v.Files[i]); err != nil {
+		if err := s.writeFile(filepath.Join(dir, f.Name+sidecarSuffix), sidecar(f), 0o444); err != nil {
 			return err
 		}
 	}
@@ -92,35 +93,73 @@ func (s *Store) show(v View) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, viewFile), append(raw, '\n'), 0o444); err != nil {
+	if err := s.writeFile(filepath.Join(dir, viewFile), append(raw, '\n'), 0o444); err != nil {
 		return err
 	}
-	return errors.Join(s.publish(dir, s.Folder(v)), s.relearn(known))
+	return errors.Join(os.Chmod(dir, 0o755), s.syncDir(dir))
 }
 
-// link adds one file and its sidecar.
-func (s *Store) link(dir string, f *ViewFile) error {
-	path := filepath.Join(dir, f.Name)
-	if err := os.Link(filepath.Join(s.folder(f.Key), contentFile), path); err != nil {
-		f.Unlinked = true
+// shown are the files of the store that a file of a view consists of, by their
+// names in the view.
+func (s *Store) shown(f ViewFile) map[string]string {
+	files := map[string]string{f.Name: filepath.Join(s.folder(f.Key), contentFile)}
+	archive := filepath.Join(s.folder(f.Key), archiveFile)
+	if _, err := identify(archive); err == nil {
+		files[f.Name+archiveSuffix] = archive
 	}
-	return writeFile(path+sidecarSuffix, sidecar(*f), 0o444)
+	return files
 }
 
-// known are the records of the Ready objects that showing the view will link or
-// unlink: its own files and those of the folder it replaces.
-func (s *Store) known(v View) map[string]record {
+// place links one file into the folder, or moves the copy of it there.
+func (s *Store) place(dir string, v *View, copies, name, from string) error {
+	to := filepath.Join(dir, name)
+	if copies == "" {
+		if err := s.told("link", to, s.link(from, to)); err != nil {
+			return fmt.Errorf("%w: %w", errNoLink, err)
+		}
+		return nil
+	}
+	if err := s.rename(filepath.Join(copies, name), to); err != nil {
+		return err
+	}
+	identity, err := identify(to)
+	if err != nil {
+		return err
+	}
+	if v.Copies == nil {
+		v.Copies = map[string]Identity{}
+	}
+	v.Copies[name] = identity
+	return nil
+}
+
+// replaceView moves a finished folder of tmp to its place. What is there goes
+// away first; a crash between the two leaves no view, and the next launch shows
+// it again.
+func (s *Store) replaceView(from, to, bin string) error {
+	if err := s.retire(to, bin); err != nil {
+		return err
+	}
+	if err := s.rename(from, to); err != nil {
+		return err
+	}
+	return errors.Join(s.syncDir(filepath.Dir(to)), s.syncDir(s.images))
+}
+
+// known are the records of the objects that showing the view will link.
+func (s *Store) known(v View) (map[string]record, error) {
 	known := map[string]record{}
-	old, _ := s.readView(s.Folder(v)) // not there, or not ours: nothing to relearn
-	for _, f := range append(old.Files, v.Files...) {
-		if s.look(f.Key).State != Ready {
-			continue
+	for _, f := range v.Files {
+		if state := s.look(f.Key).State; state != Ready {
+			return nil, fmt.Errorf("%s: its object is %s", f.Name, state)
 		}
-		if rec, err := s.readRecord(f.Key); err == nil {
-			known[f.Key] = rec
+		rec, err := s.readRecord(f.Key)
+		if err != nil {
+			return nil, err
 		}
+		known[f.Key] = rec
 	}
-	return known
+	return known, nil
 }
 
 // relearn records the identities again after our own links and unlinks, which
@@ -137,14 +176,13 @@ func (s *Store) relearn(known map[string]record) error {
 		if now != expected || now == rec.Identity {
 			continue
 		}
+		now.settle()
 		if err := s.writeRecord(key, rec.Origin, now); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-func sidecar(f ViewFile) []byte { return []byte(f.Archive + "\n") }
 
 // isShown compares every file with its object and every sidecar with its digest.
 func (s *Store) isShown(v View) bool {
@@ -153,67 +191,40 @@ func (s *Store) isShown(v View) bool {
 		return false
 	}
 	for i, f := range v.Files {
-		f.Unlinked = there.Files[i].Unlinked
-		if there.Files[i] != f || !s.isLinked(s.Folder(v), f) {
+		if there.Files[i] != f || !s.isPlaced(there, f) {
 			return false
 		}
 	}
 	return there.Release == v.Release && there.Preset == v.Preset && there.Arch == v.Arch && there.VMM == v.VMM
 }
 
-func (s *Store) isLinked(dir string, f ViewFile) bool {
-	path := filepath.Join(dir, f.Name)
+func (s *Store) isPlaced(there View, f ViewFile) bool {
+	path := filepath.Join(s.Folder(there), f.Name)
 	mark, err := readFile(path+sidecarSuffix, 128)
 	if err != nil || !bytes.Equal(mark, sidecar(f)) {
 		return false
 	}
-	if f.Unlinked {
-		return true
+	files := s.shown(f)
+	for name, from := range files {
+		if !isSame(filepath.Join(s.Folder(there), name), from, there.Copies[name]) {
+			return false
+		}
+	}
+	_, err = os.Lstat(path + archiveSuffix)
+	return (err == nil) == (len(files) > 1)
+}
+
+// isSame tells whether a file of a view is a link to the store's, or still the
+// copy that was made of it.
+func isSame(path, from string, copied Identity) bool {
+	if copied != (Identity{}) {
+		now, err := identify(path)
+		return err == nil && now == copied
 	}
 	shown, err := os.Lstat(path)
 	if err != nil {
 		return false
 	}
-	object, err := os.Lstat(filepath.Join(s.folder(f.Key), contentFile))
-	return err == nil && os.SameFile(shown, object)
-}
-
-func (s *Store) readView(dir string) (View, error) {
-	for _, d := range []string{filepath.Dir(dir), dir} {
-		if info, err := os.Lstat(d); err != nil || !info.IsDir() {
-			return View{}, errors.Join(err, fmt.Errorf("%s is not a folder", d))
-		}
-	}
-	raw, err := readFile(filepath.Join(dir, viewFile), maxView)
-	if err != nil {
-		return View{}, err
-	}
-	var v View
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
-		return View{}, fmt.Errorf("read %s: %w", dir, err)
-	}
-	if v.Schema != schema {
-		return View{}, fmt.Errorf("read %s: schema %d", dir, v.Schema)
-	}
-	return v, v.validate()
-}
-
-// validate keeps a view inside its folder, whoever wrote it.
-func (v View) validate() error {
-	for _, name := range []string{v.Release, v.Preset, v.Arch, v.VMM} {
-		if !fs.ValidPath(name) || strings.ContainsAny(name, "/\\") || strings.HasPrefix(name, ".") {
-			return fmt.Errorf("show an image: %.80q is not a plain name", name)
-		}
-	}
-	for _, f := range v.Files {
-		if !fs.ValidPath(f.Name) || strings.ContainsAny(f.Name, "/\\") || strings.HasPrefix(f.Name, ".") {
-			return fmt.Errorf("show an image: %.80q is not a plain file name", f.Name)
-		}
-		if !manifest.IsSHA256(f.Key) || !manifest.IsSHA256(f.Archive) {
-			return fmt.Errorf("show an image: %s has no digest", f.Name)
-		}
-	}
-	return nil
+	stored, err := os.Lstat(from)
+	return err == nil && os.SameFile(shown, stored)
 }
