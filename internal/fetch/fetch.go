@@ -1,27 +1,30 @@
-// Package fetch opens published bytes by address: a path, a file:// URL, or an
-// http(s) URL.
+// Package fetch opens published bytes by address: a path, a file:// URL, an
+// http(s) URL, or a file in an OCI registry (oci://host/repo:tag#file).
 //
-// Output is a stream that ends with a clear error instead of hanging or ending
-// short. Nothing of what it delivers is verified: the reader of the stream does
-// that. Nothing is kept on disk.
+// Output is a stream of a file or of a span of it that ends with a clear error
+// instead of hanging or ending short. Source asks one address; Mirrors asks the
+// places that publish the same files, waits and tries again where that may help.
+// Nothing of what it delivers is verified: the reader of the stream does that,
+// and strikes out the place that served wrong bytes. Nothing is kept on disk, so
+// nothing is left after a crash.
 package fetch
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fetch/oci"
 )
 
 // Defaults of Options. There is no limit on the whole time: 1 GiB over a slow
@@ -31,8 +34,11 @@ const (
 	defaultFloor = 1 << 10 // bytes a second
 )
 
-// ErrUnreachable is wrapped by the error for a server that gave no answer at all.
-var ErrUnreachable = errors.New("no answer")
+// Errors that callers tell apart.
+var (
+	ErrUnreachable = errors.New("no answer")             // the server could not be asked at all
+	ErrChanged     = errors.New("changed on the server") // not the file it was when the download began
+)
 
 // Options are what a Source may be told. The zero value is right for users.
 type Options struct {
@@ -51,80 +57,79 @@ type Options struct {
 
 // Source opens addresses. It is safe for use by several goroutines.
 type Source struct {
-	client *http.Client
-	stall  time.Duration
-	floor  int64
-	agent  string
+	transport http.RoundTripper
+	client    *http.Client
+	registry  *oci.Client
+	stall     time.Duration
+	floor     int64
+	agent     string
+	wait      func(context.Context, time.Duration) error
+	jitter    func() float64
 }
 
 // New makes a Source.
 func New(o Options) *Source {
-	s := &Source{stall: o.Stall, floor: o.Floor, agent: o.UserAgent}
-	if s.stall <= 0 {
-		s.stall = defaultStall
+	s := &Source{
+		transport: o.Transport, stall: cmp.Or(max(o.Stall, 0), defaultStall), floor: cmp.Or(max(o.Floor, 0), defaultFloor),
+		agent: cmp.Or(o.UserAgent, "smolvm"), wait: o.Wait, jitter: o.Jitter,
 	}
-	if s.floor <= 0 {
-		s.floor = defaultFloor
+	if s.transport == nil {
+		s.transport = newTransport(s.stall)
 	}
-	if s.agent == "" {
-		s.agent = "smolvm"
+	if s.wait == nil {
+		s.wait = pause
 	}
-	transport := o.Transport
-	if transport == nil {
-		transport = newTransport(s.stall)
+	if s.jitter == nil {
+		s.jitter = rand.Float64
 	}
-	s.client = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
+	s.client = &http.Client{Transport: s.transport, CheckRedirect: checkRedirect}
+	s.registry = oci.New(s.transport, s.agent, checkRedirect)
 	return s
 }
 
-// Open starts to deliver the bytes at address. Size is -1 when it is not known
-// beforehand. The stream holds ctx: cancelling it ends a Read. An error for
-// something that is not there satisfies errors.Is(err, fs.ErrNotExist).
+// Open starts to deliver the bytes at address, in one attempt. Size is -1 when it
+// is not known beforehand. The stream holds ctx: cancelling it ends a Read. An
+// error for something that is not there satisfies errors.Is(err, fs.ErrNotExist).
 func (s *Source) Open(ctx context.Context, address string) (stream io.ReadCloser, size int64, err error) {
-	scheme, rest, ok := strings.Cut(address, "://")
-	switch {
-	case !ok:
-		return openFile(address)
-	case scheme == "file":
-		name, err := filePath(address)
-		if err != nil {
-			return nil, 0, err
-		}
-		return openFile(name)
-	case scheme == "http" || scheme == "https":
-		return s.openHTTP(ctx, address)
+	opened, err := s.OpenSpan(ctx, address, Span{})
+	if err != nil {
+		return nil, 0, err
 	}
-	return nil, 0, fault.New(fault.Usage, "Use a path, file://, http:// or https://.",
-		"open %s://%s: this kind of address is not supported", scheme, rest)
+	return opened, opened.Size, nil
 }
 
-// Get reads all bytes at address, at most limit.
+// Get reads all bytes at address, at most limit. It tries again a few times
+// where that may help; a server that cannot be reached at all fails at once.
 func (s *Source) Get(ctx context.Context, address string, limit int64) ([]byte, error) {
-	stream, size, err := s.Open(ctx, address)
-	if err != nil {
-		return nil, err
-	}
-	defer stream.Close()
-	if size > limit {
-		return nil, tooLarge(address, limit)
+	m := s.Mirrors([]string{address}, event.Discard{})
+	m.patience = brief
+	return m.Get(ctx, "", limit, func([]byte) error { return nil })
+}
+
+// readAll reads a whole small file.
+func readAll(stream *Stream, limit int64) ([]byte, error) {
+	if stream.Size > limit {
+		return nil, tooLarge(stream.address, limit)
 	}
 	data, err := io.ReadAll(io.LimitReader(stream, limit+1))
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, tooLarge(address, limit)
-	}
-	if looksLikeHTML(data) {
-		return nil, htmlPage(address)
+	case int64(len(data)) > limit:
+		return nil, tooLarge(stream.address, limit)
+	case looksLikeHTML(data):
+		return nil, htmlPage(stream.address)
 	}
 	return data, nil
 }
 
 // Beside is the address of another file in the folder that address is in.
 func Beside(address, file string) string {
-	if !strings.Contains(address, "://") {
+	switch scheme, _, ok := strings.Cut(address, "://"); {
+	case !ok:
 		return filepath.Join(filepath.Dir(address), file)
+	case scheme == oci.Scheme:
+		return oci.Beside(address, file)
 	}
 	u, err := url.Parse(address)
 	if err != nil { // Open has refused such an address before
@@ -143,34 +148,9 @@ func Shown(address string) string {
 	return address
 }
 
-func openFile(name string) (io.ReadCloser, int64, error) {
-	info, err := os.Stat(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, 0, fault.New(fault.NotFound, "Check the path.", "open %s: %w", name, fs.ErrNotExist)
-	case err != nil:
-		return nil, 0, fault.New(fault.NotFound, "", "%w", err)
-	case !info.Mode().IsRegular(): // a FIFO would block the open
-		return nil, 0, fault.New(fault.Usage, "Name the file itself.", "open %s: it is not a regular file", name)
-	}
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, 0, fault.New(fault.NotFound, "", "%w", err)
-	}
-	return file, info.Size(), nil
-}
-
-func filePath(address string) (string, error) {
-	u, err := url.Parse(address)
-	if err != nil || u.Host != "" && u.Host != "localhost" || u.Path == "" {
-		return "", fault.New(fault.Usage, "Write file:///PATH.", "open %s: not the address of a file on this computer", address)
-	}
-	return filepath.FromSlash(u.Path), nil
-}
-
 func tooLarge(address string, limit int64) error {
-	return fault.New(fault.Network, "Check the address: this is not the file that SmolVM looks for.",
-		"download %s: it is larger than the %d bytes allowed", Shown(address), limit)
+	return failed(never, address, "Check the address: this is not the file that SmolVM looks for.",
+		"it is larger than the %d bytes allowed", limit)
 }
 
 // looksLikeHTML recognizes the pages that captive portals, proxies and object
@@ -181,11 +161,6 @@ func looksLikeHTML(data []byte) bool {
 }
 
 func htmlPage(address string) error {
-	return fault.New(fault.Network, "A login page, a proxy or a wrong address answered. Open the address in a browser to see which.",
-		"download %s: the server sent a web page instead of the file", Shown(address))
-}
-
-// failed wraps what went wrong with an address that was being read.
-func failed(address, hint, format string, args ...any) error {
-	return fault.New(fault.Network, hint, "download %s: %w", Shown(address), fmt.Errorf(format, args...))
+	return failed(never, address, "A login page, a proxy or a wrong address answered. Open the address in a browser to see which.",
+		"the server sent a web page instead of the file")
 }

@@ -24,6 +24,9 @@ import (
 
 const text = "the published bytes, long enough to be cut in the middle"
 
+// noWait takes every back-off as over at once.
+func noWait(ctx context.Context, _ time.Duration) error { return context.Cause(ctx) }
+
 // serve makes a faulty server of a folder with one file, "file".
 func serve(t *testing.T) (*faulty.Server, string) {
 	t.Helper()
@@ -83,7 +86,7 @@ func TestGetRefuses(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			server.Set("file", test.fault)
-			_, err := New(Options{Stall: 300 * time.Millisecond}).Get(t.Context(), address, 1000)
+			_, err := New(Options{Stall: 300 * time.Millisecond, Wait: noWait}).Get(t.Context(), address, 1000)
 			if err == nil || !strings.Contains(err.Error(), test.says) || !strings.Contains(err.Error(), address) {
 				t.Errorf("err = %v, want one with %q and the address", err, test.says)
 			}
@@ -274,8 +277,8 @@ func TestRateFloor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
-				s := &stream{
-					address: "x", body: &drip{test.wait, test.bytes, test.parts, ctx}, size: -1,
+				s := &Stream{
+					address: "x", body: &drip{test.wait, test.bytes, test.parts, ctx}, Size: -1, want: -1,
 					cancel: cancel, cause: func() error { return context.Cause(ctx) }, stall: defaultStall, floor: defaultFloor,
 				}
 				defer s.Close()

@@ -2,113 +2,97 @@ package fetch
 
 import (
 	"context"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"mime"
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
-	"syscall"
 	"time"
 )
 
-// maxRedirects is what download sites need at most: a shortener, a mirror
-// choice, an object store.
-const maxRedirects = 5
+const (
+	// maxRedirects is what download sites need at most: a shortener, a mirror
+	// choice, an object store.
+	maxRedirects = 5
 
+	dialTimeout = 10 * time.Second // another place may be better by then
+	// commitTimeout bounds how long a registry takes to put a pushed blob where it
+	// belongs. Downloads have a shorter limit of their own.
+	commitTimeout = 5 * time.Minute
+
+	readBuffer = 64 << 10 // larger reads go past it
+	maxHeader  = 256 << 10
+)
+
+// newTransport speaks HTTP/1.1 only: spans that are asked for at the same time
+// have to travel over connections of their own, each with its own TCP window,
+// where HTTP/2 would put all of them into one.
 func newTransport(stall time.Duration) *http.Transport {
-	dialer := &net.Dialer{Timeout: stall, KeepAlive: 15 * time.Second}
+	dialer := &net.Dialer{Timeout: min(stall, dialTimeout), KeepAlive: 15 * time.Second}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
 	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer.DialContext,
-		ForceAttemptHTTP2:     true,
-		TLSHandshakeTimeout:   stall,
-		ResponseHeaderTimeout: stall,
-		IdleConnTimeout:       90 * time.Second,
-		MaxIdleConnsPerHost:   8,
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
+		Protocols:              protocols,
+		TLSHandshakeTimeout:    min(stall, dialTimeout),
+		ResponseHeaderTimeout:  commitTimeout,
+		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConnsPerHost:    8,
+		ReadBufferSize:         readBuffer,
+		MaxResponseHeaderBytes: maxHeader,
 		// The digests are those of the stored bytes: nobody may pack them again.
 		DisableCompression: true,
 	}
 }
 
-// openHTTP sends the request. The stream owns the request's context; its Close
-// ends the connection.
-func (s *Source) openHTTP(ctx context.Context, address string) (io.ReadCloser, int64, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	response, err := s.get(ctx, address)
-	if err != nil {
-		cancel(nil)
-		return nil, 0, err
-	}
-	stream := &stream{
-		address: address, body: response.Body, size: response.ContentLength,
-		cancel: cancel, cause: func() error { return context.Cause(ctx) }, stall: s.stall, floor: s.floor,
-	}
-	return stream, response.ContentLength, nil
+// target is where and how the bytes of an address are asked for.
+type target struct {
+	client *http.Client
+	url    string
 }
 
-func (s *Source) get(ctx context.Context, address string) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+// askHTTP sends the request. The stream owns the request's context; its Close
+// ends the connection.
+func (s *Source) askHTTP(ctx context.Context, q question, t target) (*Stream, validator, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watch := time.AfterFunc(s.stall, func() { cancel(errSlow) })
+	response, err := s.request(ctx, q, t)
+	if !watch.Stop() || err != nil {
+		if err == nil {
+			response.Body.Close()
+			err = s.notAnswered(ctx, q.address, errSlow)
+		}
+		cancel(nil)
+		return nil, validator{}, err
+	}
+	found, err := q.judge(response)
 	if err != nil {
-		return nil, failed(address, "Check the address.", "%w", withoutURL(err))
+		cancel(nil)
+		response.Body.Close()
+		return nil, validator{}, err
+	}
+	return s.stream(ctx, cancel, found), validatorOf(response, found.size), nil
+}
+
+func (s *Source) request(ctx context.Context, q question, t target) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
+	if err != nil {
+		return nil, failed(never, q.address, "Check the address.", "%w", withoutURL(err))
 	}
 	request.Header.Set("User-Agent", s.agent)
 	request.Header.Set("Accept-Encoding", "identity")
-	response, err := s.client.Do(request)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return nil, fmt.Errorf("download %s: %w", Shown(address), cause)
+	if !q.span.whole() {
+		request.Header.Set("Range", q.span.header())
+		if strong := q.known.strong(); strong != "" {
+			request.Header.Set("If-Range", strong)
 		}
-		return nil, notAnswered(address, err)
 	}
-	if err := checkResponse(address, response); err != nil {
-		response.Body.Close()
-		return nil, err
+	response, err := t.client.Do(request)
+	if err != nil {
+		return nil, s.notAnswered(ctx, q.address, err)
 	}
 	return response, nil
-}
-
-// notAnswered tells a server that could not be asked from one whose redirects
-// were refused.
-func notAnswered(address string, err error) error {
-	var refused *redirectError
-	if errors.As(err, &refused) {
-		return failed(address, "The server sends its visitors elsewhere: use the address it should have, or another mirror.", "%w", refused)
-	}
-	return failed(address, hintFor(err), "%w: %w", ErrUnreachable, withoutURL(err))
-}
-
-// checkResponse refuses every answer that is not the stored bytes.
-func checkResponse(address string, r *http.Response) error {
-	switch code := r.StatusCode; {
-	case code == http.StatusNotFound || code == http.StatusGone:
-		return failed(address, "Check the address, and whether the publisher still offers it.", "the server answers %s: %w", r.Status, fs.ErrNotExist)
-	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable:
-		return failed(address, busyHint(r), "the server answers %s", r.Status)
-	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		return failed(address, "The server wants a login, or does not have the file.", "the server answers %s", r.Status)
-	case code != http.StatusOK:
-		return failed(address, "Try again later, or use another mirror.", "the server answers %s", r.Status)
-	}
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return failed(address, "The server or a proxy has to send the file as it is stored.", "the bytes were packed again on the way (Content-Encoding: %.40q)", encoding)
-	}
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "text/html" {
-		return htmlPage(address)
-	}
-	return nil
-}
-
-func busyHint(r *http.Response) string {
-	if after := r.Header.Get("Retry-After"); after != "" {
-		return fmt.Sprintf("The server asks to try again after %.40q (seconds or a date).", after)
-	}
-	return "The server is busy: try again later."
 }
 
 // redirectError is a redirect that is not followed.
@@ -148,34 +132,8 @@ func isInside(host string) bool {
 		return false
 	}
 	ip = ip.Unmap()
-	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()
+	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || ip.IsMulticast() || shared.Contains(ip)
 }
 
-// withoutURL drops the method and address that net/http puts before its errors:
-// ours are already there.
-func withoutURL(err error) error {
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
-		return wrapped.Err
-	}
-	return err
-}
-
-func hintFor(err error) string {
-	var (
-		dns       *net.DNSError
-		authority x509.UnknownAuthorityError
-		timeout   net.Error
-	)
-	switch {
-	case errors.As(err, &dns):
-		return "The host's name cannot be resolved: check the address and this computer's network."
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "Nothing listens there: check the address, and that the server runs."
-	case errors.As(err, &authority):
-		return "If a proxy intercepts TLS here, name its CA certificate with SSL_CERT_FILE."
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return "The server does not answer: check this computer's network, or use another mirror."
-	}
-	return "Check the address and this computer's network and proxy settings."
-}
+// shared is the address space behind carriers' and overlay networks' NAT (RFC 6598).
+var shared = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10)

@@ -3,14 +3,60 @@ package fetch
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
 
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/fetch/oci"
 )
 
 // Push publishes files under an OCI reference (oci://host[:port]/repo[:tag]):
 // first every blob that is not there, at last the OCI manifest that names them.
-// Progress hears of bytes as they become part of the registry; it may be nil.
+// A push that was cut is tried again and goes on with the first blob that is
+// missing. Progress hears of the bytes of each file, from one goroutine at a
+// time; it may be nil.
 func (s *Source) Push(ctx context.Context, reference string, files []oci.File, progress func(file string, done, total int64)) error {
-	_, _, _, _ = ctx, reference, files, progress
-	return errors.New("not yet")
+	for failures := 1; ; failures++ {
+		err := s.registry.Push(ctx, reference, files, s.stall, progress)
+		if err == nil {
+			return nil
+		}
+		err = s.pushFailed(ctx, reference, err)
+		t := troubleOf(err)
+		if t.remedy != again || t.after > patient.longest || failures >= patient.tries {
+			return err
+		}
+		if err := s.wait(ctx, max(backOff(failures, s.jitter()), t.after)); err != nil {
+			return fmt.Errorf("push to %s: %w", reference, err)
+		}
+	}
+}
+
+// pushFailed explains a push as a download's failure is explained, but for its
+// verb. What is neither the registry's fault nor the network's is a local file's.
+func (s *Source) pushFailed(ctx context.Context, reference string, err error) error {
+	var (
+		status  *oci.StatusError
+		network *url.Error
+	)
+	switch {
+	case context.Cause(ctx) != nil:
+		return fmt.Errorf("push to %s: %w", reference, context.Cause(ctx))
+	case errors.As(err, &status), errors.As(err, &network), errors.Is(err, oci.ErrInvalid):
+		t := troubleOf(s.notAnswered(ctx, reference, err))
+		return fault.New(fault.Network, pushHint(err), "%w", &trouble{remedy: t.remedy, after: t.after, err: err})
+	}
+	return err
+}
+
+func pushHint(err error) string {
+	var status *oci.StatusError
+	switch {
+	case errors.As(err, &status) && (status.Code == http.StatusUnauthorized || status.Code == http.StatusForbidden):
+		return "Log in with docker login (or podman login) as somebody who may write there."
+	case errors.Is(err, oci.ErrInvalid):
+		return "Check the reference."
+	}
+	return hintFor(err)
 }
