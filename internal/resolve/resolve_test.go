@@ -121,7 +121,7 @@ func TestRefusals(t *testing.T) {
 		"later schema":      {func(w *world) { _ = w.made.PublishRaw([]byte(`{"schema":2,"x":2}`)) }, fault.Trust, "schema 2"},
 		"needs a newer one": {func(w *world) { w.rules.Version = "0.0.9" }, fault.Trust, "needs smolvm 0.1.0"},
 		"below the floor":   {func(w *world) { w.rules.FloorSerial = 8 }, fault.Trust, "older than 8"},
-		"oci":               {func(w *world) { w.url = "oci://registry" }, fault.Usage, "not supported"},
+		"ftp":               {func(w *world) { w.url = "ftp://host" }, fault.Usage, "not supported"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
