@@ -43,6 +43,8 @@ func (s *Source) pushFailed(ctx context.Context, reference string, err error) er
 	switch {
 	case context.Cause(ctx) != nil:
 		return fmt.Errorf("push to %s: %w", reference, context.Cause(ctx))
+	case errors.Is(err, oci.ErrReference):
+		return fault.New(fault.Usage, "Write oci://HOST[:PORT]/REPOSITORY[:TAG].", "push to %s: %w", reference, err)
 	case errors.As(err, &status), errors.As(err, &network), errors.Is(err, oci.ErrInvalid):
 		t := troubleOf(s.notAnswered(ctx, reference, err))
 		return fault.New(fault.Network, pushHint(err), "%w", &trouble{remedy: t.remedy, after: t.after, err: err})
@@ -56,7 +58,7 @@ func pushHint(err error) string {
 	case errors.As(err, &status) && (status.Code == http.StatusUnauthorized || status.Code == http.StatusForbidden):
 		return "Log in with docker login (or podman login) as somebody who may write there."
 	case errors.Is(err, oci.ErrInvalid):
-		return "Check the reference."
+		return "Check that a registry answers there."
 	}
 	return hintFor(err)
 }

@@ -75,6 +75,8 @@ func (s *Source) notAnswered(ctx context.Context, address string, err error) err
 		return failed(never, address, "The server sends its visitors elsewhere: use the address it should have, or another mirror.", "%w", refused)
 	case errors.As(err, &status):
 		return statusFailed(address, status.Code, status.Header, status.Error())
+	case errors.Is(err, oci.ErrReference):
+		return fault.New(fault.Usage, "Write oci://HOST[:PORT]/REPOSITORY[:TAG].", "open %s: %w", Shown(address), err)
 	case errors.Is(err, oci.ErrInvalid):
 		return failed(never, address, "Check the reference: it does not name a SmolVM release.", "%w", err)
 	case isCertificate(err):

@@ -26,7 +26,7 @@ func (c *Client) Push(ctx context.Context, reference string, files []File, stall
 	case err != nil:
 		return err
 	case r.digest != "":
-		return fmt.Errorf("%w reference %q: files are pushed under a tag, not a digest", ErrInvalid, r.text)
+		return fmt.Errorf("%w %q: files are pushed under a tag, not a digest", ErrReference, r.text)
 	}
 	if err := check(files); err != nil {
 		return err

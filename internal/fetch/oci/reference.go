@@ -25,9 +25,11 @@ const Scheme = "oci"
 // DefaultFile is meant where an address names no file.
 const DefaultFile = "manifest.json"
 
-// ErrInvalid is wrapped by the errors for a reference, a manifest or an answer
-// that makes no sense.
-var ErrInvalid = errors.New("invalid")
+// Errors that callers tell apart.
+var (
+	ErrReference = errors.New("invalid reference") // what the user wrote
+	ErrInvalid   = errors.New("invalid")           // what the registry answered
+)
 
 // Reference is a parsed address without its file.
 type Reference struct {
@@ -58,7 +60,7 @@ func Parse(address string) (r Reference, file string, err error) {
 	}
 	rest, ok := strings.CutPrefix(text, Scheme+"://")
 	if !ok {
-		return Reference{}, "", fmt.Errorf("%w reference %q: not an oci:// address", ErrInvalid, text)
+		return Reference{}, "", fmt.Errorf("%w %q: not an oci:// address", ErrReference, text)
 	}
 	r, err = parseReference(text, rest)
 	return r, file, err
@@ -67,19 +69,19 @@ func Parse(address string) (r Reference, file string, err error) {
 func parseReference(text, rest string) (Reference, error) {
 	host, _, _ := strings.Cut(rest, "/")
 	if host != "localhost" && !strings.ContainsAny(host, ".:") || strings.Contains(host, "@") {
-		return Reference{}, fmt.Errorf("%w reference %q: write oci://HOST/REPOSITORY:TAG, the host with a dot or a port, and no user name", ErrInvalid, text)
+		return Reference{}, fmt.Errorf("%w %q: write oci://HOST/REPOSITORY:TAG, the host with a dot or a port, and no user name", ErrReference, text)
 	}
 	r := Reference{text: text, tag: "latest"}
 	if base, digest, ok := strings.Cut(rest, "@"); ok {
 		hash, ok := strings.CutPrefix(digest, "sha256:")
 		if !ok || !isSHA256(hash) {
-			return Reference{}, fmt.Errorf("%w reference %q: the digest has to be sha256: and 64 hex digits", ErrInvalid, text)
+			return Reference{}, fmt.Errorf("%w %q: the digest has to be sha256: and 64 hex digits", ErrReference, text)
 		}
 		rest, r.digest = base, hash
 	}
 	tag, err := name.NewTag(rest, name.WithDefaultTag("latest"))
 	if err != nil {
-		return Reference{}, fmt.Errorf("%w reference %q: %v", ErrInvalid, text, err)
+		return Reference{}, fmt.Errorf("%w %q: %v", ErrReference, text, err)
 	}
 	r.repo, r.tag = tag.Context(), tag.TagStr()
 	return r, nil
