@@ -150,16 +150,19 @@ func (s *Store) replace(path string, data []byte) error {
 	return errors.Join(err, s.removeAll(dir))
 }
 
-// bin makes a folder for what is retired. Nobody works in it, so that any process
-// may empty it.
-func (s *Store) bin() (string, error) { return s.makeTemp(binPrefix) }
-
-// retire moves something out of its place into a bin in one step. A symbolic link
-// goes itself, never what it points to. It is deleted with the bin.
+// retire moves something out of its place into a bin in one step, for good. A
+// symbolic link goes itself, never what it points to. It is deleted with the bin.
 func (s *Store) retire(path, bin string) error {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err := s.move(path, bin); err != nil {
+		return err
+	}
+	return s.syncDir(filepath.Dir(path))
+}
+
+func (s *Store) move(path, bin string) error {
 	dir, err := os.MkdirTemp(bin, "")
 	if err != nil {
 		return err
@@ -169,12 +172,9 @@ func (s *Store) retire(path, bin string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case errors.Is(err, fs.ErrPermission):
-		err = s.setAside(path)
+		return s.setAside(path)
 	}
-	if err != nil {
-		return err
-	}
-	return s.syncDir(filepath.Dir(path))
+	return err
 }
 
 // setAside gives a folder of another user, which cannot be moved to another

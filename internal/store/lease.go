@@ -108,13 +108,25 @@ func (s *Store) pin(keys []string) *Lease {
 		if err != nil {
 			continue // not here, and in this store it will not come
 		}
-		if unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		if !share(file) {
 			_ = file.Close() // just being pruned: the lookup that follows tells
 			continue
 		}
 		lease.pins = append(lease.pins, file)
 	}
 	return lease
+}
+
+// share locks a folder together with other readers. A prune that looks at it has
+// it for a moment; one that takes it for longer takes it away.
+func share(folder *os.File) bool {
+	for range 25 {
+		if unix.Flock(int(folder.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+			return true
+		}
+		<-time.After(firstPoll)
+	}
+	return false
 }
 
 func openFolder(path string) (*os.File, error) {

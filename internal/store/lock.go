@@ -82,14 +82,3 @@ func (s *Store) newLock(name string) *flock.Flock {
 	flags := os.O_CREATE | os.O_RDONLY | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 	return flock.New(filepath.Join(s.locks, name), flock.SetFlag(flags), flock.SetPermissions(0o644))
 }
-
-// release gives back locks in any order.
-func release(locks []*flock.Flock) error {
-	var failed error
-	for _, lock := range locks {
-		if err := lock.Unlock(); err != nil {
-			failed = err
-		}
-	}
-	return failed
-}

@@ -137,7 +137,7 @@ func (c *Claim) ensurePartial() error {
 	if err := c.store.trustPartials(); err != nil {
 		return err
 	}
-	if err := c.store.dispose(dir); err != nil {
+	if err := c.dispose(dir); err != nil {
 		return storage(dir, "replace", err)
 	}
 	err := os.Mkdir(dir, 0o700)
@@ -150,13 +150,13 @@ func (c *Claim) ensurePartial() error {
 	return nil
 }
 
-// dispose gets rid of whatever is at a path that only the caller may use.
-func (s *Store) dispose(path string) error {
-	bin, err := s.bin()
+// dispose gets rid of whatever is at a path that only the claim's owner may use.
+func (c *Claim) dispose(path string) error {
+	bin, err := c.store.makeTemp(c.key + "-")
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.retire(path, bin), s.removeAll(bin))
+	return errors.Join(c.store.retire(path, bin), c.store.removeAll(bin))
 }
 
 // trustPartials refuses a folder of partials that belongs to somebody who is

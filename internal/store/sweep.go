@@ -14,9 +14,9 @@ import (
 )
 
 // Names in tmp begin with the lock that their maker holds: metaPrefix for the
-// store's, copyPrefix for that of copies, a key for that claim's. What begins with
-// binPrefix is retired, and anybody may delete it. Other names belong to another
-// version and stay.
+// store's, copyPrefix for that of copies, a key for that claim's; what begins with
+// binPrefix is retired, and is locked itself. Other names belong to another version
+// and stay.
 const (
 	metaPrefix = "meta-"
 	binPrefix  = "bin-"
@@ -79,8 +79,10 @@ func (s *Store) anyDead(leases []os.DirEntry) bool {
 func (s *Store) isDead(name string) bool {
 	key, _, _ := strings.Cut(name, "-")
 	switch {
-	case strings.HasPrefix(name, metaPrefix), strings.HasPrefix(name, binPrefix):
+	case strings.HasPrefix(name, metaPrefix):
 		return true
+	case strings.HasPrefix(name, binPrefix):
+		return s.isAbandoned(filepath.Join(s.tmp, name))
 	case strings.HasPrefix(name, copyPrefix):
 		return s.isFree(copyLock)
 	case manifest.IsSHA256(key):
@@ -92,6 +94,15 @@ func (s *Store) isDead(name string) bool {
 func (s *Store) isFree(name string) bool {
 	lock, err := s.try(name)
 	return err == nil && lock != nil && lock.Unlock() == nil
+}
+
+// isAbandoned tells whether nobody is emptying that bin.
+func (s *Store) isAbandoned(bin string) bool {
+	file, err := lockFolder(bin)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false
+	}
+	return err != nil || file.Close() == nil // what is no folder is no bin
 }
 
 // removeTemps deletes the entries of tmp with that prefix, whose lock the caller
@@ -110,19 +121,36 @@ func (s *Store) removeTemps(prefix string) error {
 }
 
 // retiring does work under the store's lock. What the work retires to the bin is
-// deleted when the lock is free again: that can take a while.
+// deleted when the lock is free again: that can take a while. A lock on the bin
+// itself tells others that somebody is at it.
 func (s *Store) retiring(ctx context.Context, work func(bin string) error) error {
 	lock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
-	bin, err := s.bin()
+	bin, err := s.makeTemp(binPrefix)
 	if err != nil {
 		return errors.Join(err, lock.Unlock())
 	}
-	err = work(bin)
+	mine, err := lockFolder(bin)
+	if err == nil {
+		defer mine.Close()
+		err = work(bin)
+	}
 	err = errors.Join(err, s.detach(bin), lock.Unlock())
 	return errors.Join(err, s.removeAll(bin))
+}
+
+// lockFolder locks a folder until it is closed, or fails if it is locked.
+func lockFolder(path string) (*os.File, error) {
+	file, err := openFolder(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // detach unlinks, below a retired folder, the further links of objects that stay,
