@@ -6,14 +6,19 @@
 // build or go run instead of make build) works up to the point where it is
 // needed, and then says so.
 //
+// A release may hold release/keys.json instead of releaseKeys: the key list (see
+// docs/decisions/format-key-list.md) that was the newest when it was built, so
+// that key lists are followed from there.
+//
 // The linker sets, with -X github.com/smolvm/smolvm/internal/embedded.NAME=VALUE:
 //
-//	version         1.2.3; unset in a development build
-//	commit          the full commit hash
-//	buildTime       seconds since 1970, the floor of every clock
-//	developmentKey  public half of the checkout's own key; never in a release
-//	releaseKeys     public keys, separated by commas; only in a release
-//	manifestAddress where a release finds its live manifest
+//	version          1.2.3; unset in a development build
+//	commit           the full commit hash
+//	buildTime        seconds since 1970, the floor of every clock
+//	developmentKey   public half of the checkout's own key; never in a release
+//	releaseKeys      public keys, separated by commas; only in a release
+//	releaseThreshold how many of them have to sign; unset: 1
+//	manifestAddress  where a release finds its live manifest
 package embedded
 
 import (
@@ -34,12 +39,13 @@ import (
 
 // Set by the linker, see the package comment.
 var (
-	version         string
-	commit          string
-	buildTime       string
-	developmentKey  string
-	releaseKeys     string
-	manifestAddress string
+	version          string
+	commit           string
+	buildTime        string
+	developmentKey   string
+	releaseKeys      string
+	releaseThreshold string
+	manifestAddress  string
 )
 
 // The patterns name directories with all:, so that their .gitignore makes them
@@ -140,6 +146,31 @@ func Keys() []string {
 		return list(developmentKey)
 	}
 	return list(releaseKeys)
+}
+
+// Threshold is how many of Keys have to sign a manifest: 1 in a development
+// build. A release whose threshold is not a number accepts nothing.
+func Threshold() int {
+	if version == "" || releaseThreshold == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(releaseThreshold)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// KeyList is the key list that a release carries, as it was published. ok is
+// false where it has none.
+func KeyList() (raw []byte, ok bool) { return keyList(releaseFiles) }
+
+func keyList(files fs.FS) ([]byte, bool) {
+	if version == "" {
+		return nil, false
+	}
+	raw, err := fs.ReadFile(files, "release/keys.json")
+	return raw, err == nil
 }
 
 // list splits at commas and drops empty parts.

@@ -95,7 +95,22 @@ func TestKeys(t *testing.T) {
 	if d := cmp.Diff([]string{"dev"}, Keys()); d != "" || !Release().Development {
 		t.Errorf("a development build: %s", d)
 	}
+	if _, ok := keyList(fstest.MapFS{"release/keys.json": {Data: []byte("{}")}}); ok || Threshold() != 1 {
+		t.Error("a development build takes a release's keys")
+	}
 	link(t, "1.2.3", "dev", "one, two,")
+	if raw, ok := keyList(fstest.MapFS{"release/keys.json": {Data: []byte("{}")}}); !ok || string(raw) != "{}" {
+		t.Errorf("the key list of a release is %q", raw)
+	}
+	if _, ok := keyList(fstest.MapFS{}); ok {
+		t.Error("a key list in a release without one")
+	}
+	for text, want := range map[string]int{"": 1, "2": 2, "two": 0, "-1": -1} {
+		if releaseThreshold = text; Threshold() != want {
+			t.Errorf("threshold %q is %d", text, Threshold())
+		}
+	}
+	releaseThreshold = ""
 	if d := cmp.Diff([]string{"one", "two"}, Keys()); d != "" || Release().Development || DevelopmentKey() != "" {
 		t.Errorf("a release takes the development key: %s %q", d, DevelopmentKey())
 	}

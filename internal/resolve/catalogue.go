@@ -8,16 +8,13 @@ package resolve
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
-	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/trust"
 )
@@ -36,7 +33,13 @@ type Rules struct {
 	Memory      *trust.Memory // nil: nothing is remembered
 	FloorSerial int64         // of the manifest this program was released with; 0: none
 	Version     string        // of this program, against the manifest's min_version
-	Sink        event.Sink    // gets warnings; nil: none
+	// Mirrors are the user's own, folders with the same files, asked after the
+	// catalogue's address.
+	Mirrors []string
+	// Carried is the manifest that this program was released with: while it has
+	// not expired, nothing is asked for. Nil: none.
+	Carried *trust.Document
+	Sink    event.Sink // gets warnings; nil: none
 }
 
 // Catalogue is a manifest that was believed.
@@ -59,8 +62,10 @@ type Catalogue struct {
 
 // LoadCatalogue downloads the manifest at address (a file, or the folder or URL
 // with a final slash that it is in) with the signatures of the trusted keys, and
-// checks signatures, form, version and serial. When the address cannot be
-// reached at all, the last manifest believed from there stands in.
+// checks signatures, form, version and serial. Key lists beside it are followed
+// first. Where the address fails, the user's mirrors and those of the manifest
+// seen last are asked; when it cannot be reached at all and they do not help, the
+// manifest seen last stands in.
 func LoadCatalogue(ctx context.Context, source Source, address string, rules Rules) (Catalogue, error) {
 	if rules.Sink == nil {
 		rules.Sink = event.Discard{}
@@ -69,92 +74,58 @@ func LoadCatalogue(ctx context.Context, source Source, address string, rules Rul
 	if err != nil {
 		return Catalogue{}, err
 	}
-	ids, err := rules.Policy.KeyIDs()
-	if err != nil {
+	if _, err := rules.Policy.KeyIDs(); err != nil {
 		return Catalogue{}, err
 	}
-	doc, err := download(ctx, source, address, ids)
-	if err == nil {
-		return accept(doc, rules)
+	l := &loader{source: source, rules: rules, address: address, policy: rules.Policy}
+	l.remember()
+	if c, ok := l.carried(); ok {
+		return c, nil
 	}
-	if rules.Memory == nil || !errors.Is(err, fetch.ErrUnreachable) {
+	return l.load(ctx)
+}
+
+// Admit judges a manifest that came by another way than its address, such as a
+// file, as if it had just been downloaded from there, and remembers it. Its key
+// lists are followed.
+func Admit(doc trust.Document, rules Rules) (Catalogue, error) {
+	if rules.Sink == nil {
+		rules.Sink = event.Discard{}
+	}
+	if _, err := rules.Policy.KeyIDs(); err != nil {
 		return Catalogue{}, err
 	}
-	return recall(address, rules, err)
-}
-
-// accept turns a document into a catalogue or says why not, and remembers it.
-func accept(doc trust.Document, rules Rules) (Catalogue, error) {
-	c, err := check(doc, rules)
-	if err != nil || rules.Memory == nil {
-		return c, err
-	}
-	if err := rules.Memory.Remember(doc, c.Manifest.Serial); err != nil {
-		warn(rules, "an older manifest could not be told from this one next time: %v", err)
-	}
-	return c, nil
-}
-
-// recall uses the last document; the reason it is needed is told.
-func recall(address string, rules Rules, reason error) (Catalogue, error) {
-	doc, err := rules.Memory.Last(address)
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			warn(rules, "%v", err)
+	l := &loader{rules: rules, address: doc.Address, policy: rules.Policy}
+	l.remember()
+	for _, list := range doc.Keys[:min(len(doc.Keys), trust.MaxChain)] {
+		if _, err := l.advance(list); err != nil {
+			l.doubts = append(l.doubts, err.Error())
 		}
-		return Catalogue{}, reason
 	}
-	c, err := check(doc, rules)
+	c, err := l.check(doc, doc.Address)
 	if err != nil {
-		return Catalogue{}, fmt.Errorf("%w (it is the manifest seen last; the newest could not be had: %v)", err, reason)
+		return Catalogue{}, err
 	}
-	c.Remembered = true
-	warn(rules, "%v; going on with the manifest seen last (serial %d)", reason, c.Manifest.Serial)
+	l.keep(c)
+	l.tellTime(c)
+	c.Places = l.order(c, nil)
 	return c, nil
 }
 
-func check(doc trust.Document, rules Rules) (Catalogue, error) {
-	shown := fetch.Shown(doc.Address)
-	root, signers, err := rules.Policy.Judge(doc.Raw, doc.Signatures)
-	if err != nil {
-		return Catalogue{}, fmt.Errorf("use the manifest at %s: %w", shown, err)
+// carried gives the copy that the program carries, while it may be used.
+func (l *loader) carried() (Catalogue, bool) {
+	if l.rules.Carried == nil {
+		return Catalogue{}, false
 	}
-	m, err := manifest.Parse(doc.Raw)
-	switch {
-	case errors.Is(err, manifest.ErrSchema):
-		return Catalogue{}, fault.New(fault.Trust, "A newer smolvm may read it.", "use the manifest at %s: %w", shown, err)
-	case err != nil:
-		return Catalogue{}, fault.New(fault.Trust, "Its signature is right, so its publisher made a mistake: tell them.",
-			"use the manifest at %s: %w", shown, err)
-	case !m.Supports(rules.Version):
-		return Catalogue{}, fault.New(fault.Trust, "Install a newer smolvm.",
-			"use the manifest at %s: it needs smolvm %s, this is %s", shown, m.MinVersion, rules.Version)
+	doc := *l.rules.Carried
+	doc.Address = l.address
+	c, err := l.check(doc, l.address)
+	if err != nil || c.Expired {
+		return Catalogue{}, false
 	}
-	if err := checkSerial(doc.Address, m.Serial, rules); err != nil {
-		return Catalogue{}, err
-	}
-	return Catalogue{
-		Address: doc.Address, Manifest: m, Signers: signers, Root: root, Document: doc, Places: []string{doc.Address},
-		Expired: rules.Policy.Expired(m.Expires),
-	}, nil
-}
-
-// checkSerial falls back to the released floor, and says so, where the memory
-// cannot be read.
-func checkSerial(address string, serial int64, rules Rules) error {
-	if rules.Memory == nil {
-		return nil
-	}
-	err := rules.Memory.Check(address, serial, rules.FloorSerial)
-	if err == nil || fault.CodeOf(err) == fault.Trust {
-		return err
-	}
-	warn(rules, "%v; serials are checked against %d only", err, rules.FloorSerial)
-	if serial < rules.FloorSerial {
-		return fault.New(fault.Trust, "Somebody serves an old catalogue.",
-			"use the manifest at %s: its serial %d is older than the %d of this program's own", fetch.Shown(address), serial, rules.FloorSerial)
-	}
-	return nil
+	l.keep(c)
+	c.Places = l.order(c, nil)
+	return c, true
 }
 
 // Find gives the row of one image.
@@ -167,26 +138,6 @@ func (c Catalogue) Find(preset, arch, vmm string) (manifest.Row, bool) {
 	return manifest.Row{}, false
 }
 
-// download gets the manifest and those signatures of trusted keys that are there.
-func download(ctx context.Context, source Source, address string, keyIDs []string) (trust.Document, error) {
-	raw, err := source.Get(ctx, address, manifest.MaxSize)
-	if err != nil {
-		return trust.Document{}, fmt.Errorf("load the manifest: %w", err)
-	}
-	doc := trust.Document{Address: address, Raw: raw, Signatures: map[string][]byte{}}
-	for _, id := range keyIDs {
-		signature, err := source.Get(ctx, trust.SignatureFile(address, id), trust.MaxSignature)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
-		case err != nil:
-			return trust.Document{}, fmt.Errorf("load the manifest's signature: %w", err)
-		}
-		doc.Signatures[id] = signature
-	}
-	return doc, nil
-}
-
 // complete makes an address that names the manifest file and does not depend on
 // the current folder.
 func complete(address string) (string, error) {
@@ -196,8 +147,8 @@ func complete(address string) (string, error) {
 			"Name a manifest with --manifest or SMOLVM_MANIFEST (a path or URL), or run `make quickstart` to build and publish one here.",
 			"no catalogue of images is configured")
 	case strings.Contains(address, "://"):
-		if strings.HasSuffix(address, "/") {
-			address += manifestFile
+		if strings.HasSuffix(address, "/") || strings.HasPrefix(address, "oci://") {
+			address = inFolder(address)
 		}
 		return address, nil
 	}
@@ -209,8 +160,4 @@ func complete(address string) (string, error) {
 		path = filepath.Join(path, manifestFile)
 	}
 	return path, nil
-}
-
-func warn(rules Rules, format string, args ...any) {
-	rules.Sink.Emit(event.Event{Time: rules.Policy.Now, Kind: event.Warning, Stage: event.Resolve, Text: fmt.Sprintf(format, args...)})
 }

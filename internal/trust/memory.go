@@ -6,32 +6,41 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/smolvm/smolvm/internal/fault"
 )
 
 const (
 	serialPrefix = "serial-"
-	lastFile     = "last.json"
+	lastPrefix   = "last-"
+	keysPrefix   = "keys-"
+	jsonSuffix   = ".json"
 	tempPrefix   = ".last-"
 	// maxLast bounds the kept copy: a manifest of 4 MiB in base64 and signatures.
 	maxLast = 8 << 20
+	// maxList bounds a kept key list: 16 KiB in base64 and 64 signatures.
+	maxList = 1 << 20
 	// orphanAge is when a temporary file cannot belong to a living write any more.
 	orphanAge = time.Hour
 )
 
-// Memory remembers, for every catalogue, the highest serial seen and the last
-// manifest believed. Each catalogue has a folder named after its address, and
-// the serial is the name of an empty file in it: creating a file is atomic, two
-// processes cannot lower what the other wrote, and there is no content to
-// corrupt. Deleting the folder takes the memory back to the floor.
+// Memory remembers, for every catalogue, the highest serial seen, the last
+// manifest believed and the key lists followed. Each catalogue has a folder named
+// after its address:
+//
+//	serial-N     empty; N is the highest serial seen
+//	last-N.json  the manifest of serial N, as it was published
+//	keys-N.json  key list N, as it was published
+//
+// The numbers are in the names: creating a file is atomic, two processes cannot
+// lower what the other wrote, and there is no content to corrupt. Deleting the
+// folder takes the memory back to what the build says.
 type Memory struct {
 	dir string
 	now func() time.Time
@@ -51,81 +60,176 @@ type Document struct {
 	Keys []SignedFile `json:"keys,omitempty"`
 }
 
+// kept is the content of last-N.json. The key lists have files of their own: two
+// processes that remember at once must not take each other's away.
+type kept struct {
+	Document
+	KeyLists []int `json:"key_lists,omitempty"` // that were there, by version
+}
+
+// Seen is what is remembered of a catalogue.
+type Seen struct {
+	Serial int64        // the highest; 0: none
+	Last   *Document    // nil: none, or it is damaged
+	Keys   []SignedFile // the key lists followed, ascending
+	// Damage says, ready to be shown, what is lost or spoilt.
+	Damage []string
+}
+
 // Folder is where a catalogue's memory is kept.
 func (m *Memory) Folder(address string) string {
 	sum := sha256.Sum256([]byte(address))
 	return filepath.Join(m.dir, hex.EncodeToString(sum[:8]))
 }
 
-// Highest is the highest serial seen at the address; 0 when none was.
-func (m *Memory) Highest(address string) (int64, error) {
-	entries, err := os.ReadDir(m.Folder(address))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("read the newest serial seen of %s: %w", address, err)
+// Seen reads the memory of a catalogue. What is damaged is told and passed over;
+// an error means that nothing could be read. The document and the key lists have
+// to be verified like those that were just downloaded.
+func (m *Memory) Seen(address string) (Seen, error) {
+	names, err := m.list(m.Folder(address))
+	if err != nil {
+		return Seen{}, fmt.Errorf("read what was seen of %s: %w", address, err)
 	}
-	var highest int64
-	for _, entry := range entries {
-		text, ok := strings.CutPrefix(entry.Name(), serialPrefix)
-		if n, err := strconv.ParseInt(text, 10, 64); ok && err == nil {
-			highest = max(highest, n)
+	r := recollection{folder: m.Folder(address), address: address, names: names}
+	r.readKeys()
+	r.readLast()
+	r.readSerial()
+	return r.seen, nil
+}
+
+// recollection reads one folder.
+type recollection struct {
+	folder, address string
+	names           []string
+	seen            Seen
+}
+
+func (r *recollection) damaged(format string, args ...any) {
+	r.seen.Damage = append(r.seen.Damage, fmt.Sprintf("in the memory of %s (%s) ", r.address, r.folder)+fmt.Sprintf(format, args...))
+}
+
+func (r *recollection) readKeys() {
+	for _, version := range slices.Sorted(maps.Keys(numbers(r.names, keysPrefix, jsonSuffix))) {
+		var list SignedFile
+		err := readJSON(filepath.Join(r.folder, KeyListFile(int(version))), maxList, &list)
+		if err == nil && int64(list.Version) != version {
+			err = fmt.Errorf("it holds key list %d", list.Version)
+		}
+		if err != nil {
+			r.damaged("key list %d cannot be read: the keys before it count again until it was downloaded anew: %v", version, err)
+			continue
+		}
+		r.seen.Keys = append(r.seen.Keys, list)
+	}
+}
+
+// readLast takes the newest copy only: an older one would be refused.
+func (r *recollection) readLast() {
+	newest := highest(numbers(r.names, lastPrefix, jsonSuffix))
+	if newest == 0 {
+		return
+	}
+	var last kept
+	err := readJSON(filepath.Join(r.folder, lastName(newest)), maxLast, &last)
+	if err == nil && last.Address != r.address {
+		err = fmt.Errorf("it is that of %s", last.Address)
+	}
+	if err != nil {
+		r.damaged("the manifest seen last cannot be read and does not help without a network: %v", err)
+		return
+	}
+	last.Keys = r.seen.Keys
+	r.seen.Last = &last.Document
+	for _, version := range last.KeyLists {
+		if !slices.ContainsFunc(r.seen.Keys, func(list SignedFile) bool { return list.Version == version }) {
+			r.damaged("key list %d is lost: the keys before it count again until it was downloaded anew", version)
 		}
 	}
-	return highest, nil
 }
 
-// Check refuses a serial lower than the highest one seen or the floor (the
-// serial of the manifest this program was released with; 0 for none).
-func (m *Memory) Check(address string, serial, floor int64) error {
-	highest, err := m.Highest(address)
-	if err != nil {
-		return err
+// readSerial also takes the number in the name of the copy: removing the mark
+// alone does not bring an old manifest back.
+func (r *recollection) readSerial() {
+	mark, copied := highest(numbers(r.names, serialPrefix, "")), highest(numbers(r.names, lastPrefix, jsonSuffix))
+	r.seen.Serial = max(mark, copied)
+	for _, name := range r.names {
+		if text, ok := strings.CutPrefix(name, serialPrefix); ok && number(text) == 0 {
+			r.damaged("%.60q is no serial", name)
+		}
 	}
-	if least := max(highest, floor); serial < least {
-		return fault.New(fault.Trust,
-			fmt.Sprintf("Somebody serves an old catalogue, or its publisher went back. If you know that it is right, remove %s.", m.Folder(address)),
-			"check the manifest at %s: its serial %d is older than %d, which was already seen", address, serial, least)
+	switch {
+	case mark < copied:
+		r.damaged("the mark of the newest serial seen is lost; the %d of the manifest seen last counts", copied)
+	case r.seen.Serial == 0 && len(r.names) > 0:
+		r.damaged("the newest serial seen is lost; only manifests older than this program's own are known to be old")
 	}
-	return nil
 }
 
-// Remember keeps a believed document and its serial.
-func (m *Memory) Remember(doc Document, serial int64) error {
-	folder := m.Folder(doc.Address)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return fmt.Errorf("remember the manifest of %s: %w", doc.Address, err)
-	}
-	if err := m.mark(folder, serial); err != nil {
-		return fmt.Errorf("remember serial %d of %s: %w", serial, doc.Address, err)
-	}
-	if err := m.keep(folder, doc); err != nil {
-		return fmt.Errorf("remember the manifest of %s: %w", doc.Address, err)
-	}
-	return nil
+// Highest is the highest serial seen at the address; 0 when none was.
+func (m *Memory) Highest(address string) (int64, error) {
+	seen, err := m.Seen(address)
+	return seen.Serial, err
 }
 
 // Last is the document remembered for the address. It has to be verified like
 // one that was just downloaded.
 func (m *Memory) Last(address string) (Document, error) {
-	file, err := os.Open(filepath.Join(m.Folder(address), lastFile))
+	seen, err := m.Seen(address)
+	switch {
+	case err != nil:
+		return Document{}, err
+	case seen.Last != nil:
+		return *seen.Last, nil
+	case len(seen.Damage) > 0:
+		return Document{}, errors.New(strings.Join(seen.Damage, "; "))
+	}
+	return Document{}, fmt.Errorf("read the remembered manifest of %s: %w", address, fs.ErrNotExist)
+}
+
+// Remember keeps a believed document, the key lists that were followed to
+// believe it, and its serial.
+func (m *Memory) Remember(doc Document, serial int64) error {
+	folder := m.Folder(doc.Address)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return fmt.Errorf("remember the manifest of %s: %w", doc.Address, err)
+	}
+	m.sweep(folder)
+	for _, list := range doc.Keys {
+		if err := m.keepList(folder, list); err != nil {
+			return fmt.Errorf("remember key list %d of %s: %w", list.Version, doc.Address, err)
+		}
+	}
+	if err := m.mark(folder, serial); err != nil {
+		return fmt.Errorf("remember serial %d of %s: %w", serial, doc.Address, err)
+	}
+	if err := m.keepLast(folder, doc, serial); err != nil {
+		return fmt.Errorf("remember the manifest of %s: %w", doc.Address, err)
+	}
+	return nil
+}
+
+func (m *Memory) keepList(folder string, list SignedFile) error {
+	raw, err := json.Marshal(list)
 	if err != nil {
-		return Document{}, fmt.Errorf("read the remembered manifest of %s: %w", address, err)
+		return err
 	}
-	defer file.Close()
-	raw, err := io.ReadAll(io.LimitReader(file, maxLast+1))
+	return m.keep(folder, KeyListFile(list.Version), raw, maxList)
+}
+
+func (m *Memory) keepLast(folder string, doc Document, serial int64) error {
+	last := kept{Document: doc}
+	for _, list := range doc.Keys {
+		last.KeyLists = append(last.KeyLists, list.Version)
+	}
+	last.Keys = nil
+	raw, err := json.Marshal(last)
 	if err != nil {
-		return Document{}, fmt.Errorf("read the remembered manifest of %s: %w", address, err)
+		return err
 	}
-	var doc Document
-	if len(raw) > maxLast {
-		return Document{}, fmt.Errorf("read the remembered manifest of %s: it is too large", address)
+	if err := m.keep(folder, lastName(serial), raw, maxLast); err != nil {
+		return err
 	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return Document{}, fmt.Errorf("read the remembered manifest of %s: %w", address, err)
-	}
-	if doc.Address != address {
-		return Document{}, fmt.Errorf("read the remembered manifest of %s: it is that of %s", address, doc.Address)
-	}
-	return doc, nil
+	return m.removeLower(folder, lastPrefix, jsonSuffix, serial)
 }
 
 // mark adds the serial and then removes lower ones, in that order: a crash
@@ -142,65 +246,71 @@ func (m *Memory) mark(folder string, serial int64) error {
 	if err := errors.Join(file.Close(), syncDir(folder)); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(folder)
+	return m.removeLower(folder, serialPrefix, "", serial)
+}
+
+func (m *Memory) removeLower(folder, prefix, suffix string, serial int64) error {
+	names, err := m.list(folder)
 	if err != nil {
 		return err
 	}
-	for _, entry := range entries {
-		text, ok := strings.CutPrefix(entry.Name(), serialPrefix)
-		if n, err := strconv.ParseInt(text, 10, 64); ok && err == nil && n < serial {
-			if err := os.Remove(filepath.Join(folder, entry.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
+	for n, name := range numbers(names, prefix, suffix) {
+		if n >= serial {
+			continue
+		}
+		if err := os.Remove(filepath.Join(folder, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
 }
 
-// keep replaces the copy: write beside, fsync, rename, fsync the folder.
-func (m *Memory) keep(folder string, doc Document) error {
-	m.sweep(folder)
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		return err
-	}
-	temp, err := os.CreateTemp(folder, tempPrefix)
-	if err != nil {
-		return err
-	}
-	_, err = temp.Write(raw)
-	if err == nil {
-		err = errors.Join(temp.Chmod(0o644), temp.Sync())
-	}
-	err = errors.Join(err, temp.Close())
-	if err == nil {
-		err = os.Rename(temp.Name(), filepath.Join(folder, lastFile))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp.Name()))
-	}
-	return syncDir(folder)
-}
-
-// sweep removes temporary files of writes that were killed. What it cannot
-// remove it leaves for the next time.
-func (m *Memory) sweep(folder string) {
+// list gives the names in a folder that mean something; none where there is no
+// folder.
+func (m *Memory) list(folder string) ([]string, error) {
 	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
+	var names []string
 	for _, entry := range entries {
-		info, err := entry.Info()
-		if err == nil && strings.HasPrefix(entry.Name(), tempPrefix) && m.now().Sub(info.ModTime()) > orphanAge {
-			_ = os.Remove(filepath.Join(folder, entry.Name()))
+		if !strings.HasPrefix(entry.Name(), ".") {
+			names = append(names, entry.Name())
 		}
 	}
+	return names, nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+func lastName(serial int64) string { return lastPrefix + strconv.FormatInt(serial, 10) + jsonSuffix }
+
+// numbers are the numbers in names of one form, with the names.
+func numbers(names []string, prefix, suffix string) map[int64]string {
+	found := map[int64]string{}
+	for _, name := range names {
+		text, ok := strings.CutPrefix(name, prefix)
+		if !ok || !strings.HasSuffix(text, suffix) {
+			continue
+		}
+		if n := number(strings.TrimSuffix(text, suffix)); n > 0 {
+			found[n] = name
+		}
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return found
+}
+
+// number is a positive number as it is written here, else 0.
+func number(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 || strconv.FormatInt(n, 10) != text {
+		return 0
+	}
+	return n
+}
+
+func highest(found map[int64]string) int64 {
+	var most int64
+	for n := range found {
+		most = max(most, n)
+	}
+	return most
 }

@@ -7,12 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/smolvm/smolvm/internal/fault"
 )
 
 const address = "https://example.org/images/manifest.json"
@@ -28,39 +27,141 @@ func remember(t *testing.T, m *Memory, serial int64) Document {
 
 func TestSerialOnlyRises(t *testing.T) {
 	m := NewMemory(filepath.Join(t.TempDir(), "trust"), time.Now)
-	if err := m.Check(address, 1, 0); err != nil {
-		t.Errorf("first use: %v", err)
+	if serial, err := m.Highest(address); err != nil || serial != 0 {
+		t.Errorf("first use: %d, %v", serial, err)
 	}
 	remember(t, m, 5)
-	for serial, ok := range map[int64]bool{4: false, 5: true, 6: true} {
-		err := m.Check(address, serial, 0)
-		if (err == nil) != ok {
-			t.Errorf("serial %d after 5: %v", serial, err)
-		}
-		if err != nil && (fault.CodeOf(err) != fault.Trust || !strings.Contains(fault.HintOf(err), m.Folder(address))) {
-			t.Errorf("serial %d: %v, hint %q", serial, err, fault.HintOf(err))
-		}
-	}
+	want := remember(t, m, 6)
 	remember(t, m, 4) // a slower process that saw an older one
-	if highest, err := m.Highest(address); err != nil || highest != 5 {
-		t.Errorf("Highest = %d, %v", highest, err)
+	seen, err := m.Seen(address)
+	if err != nil || seen.Serial != 6 || len(seen.Damage) > 0 {
+		t.Errorf("%+v, %v", seen, err)
 	}
-	if err := m.Check("https://elsewhere.example/manifest.json", 1, 0); err != nil {
-		t.Errorf("another catalogue: %v", err)
+	if d := cmp.Diff(&want, seen.Last); d != "" {
+		t.Errorf("the older manifest is the one remembered: %s", d)
+	}
+	if serial, err := m.Highest("https://elsewhere.example/manifest.json"); err != nil || serial != 0 {
+		t.Errorf("another catalogue: %d, %v", serial, err)
 	}
 }
 
-func TestFloorHoldsWithoutMemory(t *testing.T) {
-	m := NewMemory(filepath.Join(t.TempDir(), "trust"), time.Now)
-	if err := m.Check(address, 6, 7); err == nil {
-		t.Error("a serial below the released one was accepted")
+// Whatever happens to the folder, the serial is at least what is left to be known,
+// and somebody is told.
+func TestDamage(t *testing.T) {
+	file := func(name, content string) func(t *testing.T, folder string) {
+		return func(t *testing.T, folder string) {
+			must(t, os.RemoveAll(filepath.Join(folder, name)))
+			must(t, os.WriteFile(filepath.Join(folder, name), []byte(content), 0o644))
+		}
 	}
-	remember(t, m, 9)
-	if err := os.RemoveAll(m.Folder(address)); err != nil {
+	gone := func(names ...string) func(t *testing.T, folder string) {
+		return func(t *testing.T, folder string) {
+			for _, name := range names {
+				must(t, os.RemoveAll(filepath.Join(folder, name)))
+			}
+		}
+	}
+	tests := map[string]struct {
+		do     func(t *testing.T, folder string)
+		serial int64
+		last   bool
+		keys   int
+		says   string // "": no damage
+	}{
+		"whole":           {gone(), 5, true, 2, ""},
+		"folder gone":     {gone("../" + filepath.Base(NewMemory("", nil).Folder(address))), 0, false, 0, ""},
+		"mark gone":       {gone("serial-5"), 5, true, 2, "the mark of the newest serial seen is lost"},
+		"mark lowered":    {func(t *testing.T, f string) { gone("serial-5")(t, f); file("serial-3", "")(t, f) }, 5, true, 2, "the mark of the newest"},
+		"mark not empty":  {file("serial-5", "4"), 5, true, 2, ""},
+		"mark raised":     {file("serial-9", ""), 9, true, 2, ""},
+		"mark no number":  {file("serial-x", ""), 5, true, 2, `"serial-x" is no serial`},
+		"copy gone":       {gone("last-5.json"), 5, false, 2, ""},
+		"copy empty":      {file("last-5.json", ""), 5, false, 2, "cannot be read"},
+		"copy cut":        {file("last-5.json", `{"address":`), 5, false, 2, "cannot be read"},
+		"copy another's":  {file("last-5.json", `{"address":"https://elsewhere/"}`), 5, false, 2, "it is that of"},
+		"copy huge":       {file("last-5.json", strings.Repeat(" ", maxLast+1)), 5, false, 2, "more than"},
+		"mark, copy gone": {gone("serial-5", "last-5.json"), 0, false, 2, "the newest serial seen is lost"},
+		"list gone":       {gone("keys-2.json"), 5, true, 1, "key list 2 is lost"},
+		"lists gone":      {gone("keys-1.json", "keys-2.json"), 5, true, 0, "key list 1 is lost"},
+		"list empty":      {file("keys-1.json", ""), 5, true, 1, "key list 1 cannot be read"},
+		"list another's":  {file("keys-1.json", `{"version":7}`), 5, true, 1, "it holds key list 7"},
+		"a FIFO as copy":  {fifo("last-5.json"), 5, false, 2, "not a regular file"},
+		"a FIFO as list":  {fifo("keys-2.json"), 5, true, 1, "not a regular file"},
+		"a link as copy":  {link("last-5.json"), 5, false, 2, "cannot be read"},
+		"a folder as mark": {func(t *testing.T, f string) {
+			gone("serial-5")(t, f)
+			must(t, os.Mkdir(filepath.Join(f, "serial-5"), 0o755))
+		}, 5, true, 2, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := NewMemory(t.TempDir(), time.Now)
+			doc := Document{Address: address, Raw: []byte{5}, Keys: []SignedFile{{Version: 1, Raw: []byte("1")}, {Version: 2, Raw: []byte("2")}}}
+			must(t, m.Remember(doc, 5))
+			test.do(t, m.Folder(address))
+			seen, err := m.Seen(address)
+			if err != nil || seen.Serial != test.serial || (seen.Last != nil) != test.last || len(seen.Keys) != test.keys {
+				t.Errorf("%+v, %v", seen, err)
+			}
+			told := strings.Join(seen.Damage, "; ")
+			if (told == "") != (test.says == "") || !strings.Contains(told, test.says) || told != "" && !strings.Contains(told, m.Folder(address)) {
+				t.Errorf("damage %q, want %q", told, test.says)
+			}
+			if strings.HasPrefix(name, "a folder") {
+				return
+			}
+			doc.Raw = []byte{9}
+			must(t, m.Remember(doc, max(test.serial, 5)+1))
+			healed, err := m.Seen(address)
+			if err != nil || healed.Last == nil || len(healed.Keys) != 2 || len(healed.Damage) > 0 && name != "mark no number" {
+				t.Errorf("after the next manifest: %+v, %v", healed, err)
+			}
+		})
+	}
+}
+
+func fifo(name string) func(t *testing.T, folder string) {
+	return func(t *testing.T, folder string) {
+		must(t, os.Remove(filepath.Join(folder, name)))
+		must(t, syscall.Mkfifo(filepath.Join(folder, name), 0o644))
+	}
+}
+
+// link moves a file away and leaves a link to it.
+func link(name string) func(t *testing.T, folder string) {
+	return func(t *testing.T, folder string) {
+		elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+		must(t, os.Rename(filepath.Join(folder, name), elsewhere))
+		must(t, os.Symlink(elsewhere, filepath.Join(folder, name)))
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Check(address, 8, 7); err != nil {
-		t.Errorf("memory deleted: %v", err)
+}
+
+// A folder that cannot be written is an error, and so is one that cannot be read;
+// what is known already stays known.
+func TestFolderWithoutPermission(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may read and write everything")
+	}
+	m := NewMemory(t.TempDir(), time.Now)
+	remember(t, m, 5)
+	must(t, os.Chmod(m.Folder(address), 0o500))
+	t.Cleanup(func() { must(t, os.Chmod(m.Folder(address), 0o700)) })
+	if err := m.Remember(Document{Address: address}, 6); err == nil {
+		t.Error("read-only: remembered")
+	}
+	if seen, err := m.Seen(address); err != nil || seen.Serial != 5 {
+		t.Errorf("read-only: %+v, %v", seen, err)
+	}
+	must(t, os.Chmod(m.Folder(address), 0))
+	if seen, err := m.Seen(address); err == nil {
+		t.Errorf("not readable: %+v", seen)
 	}
 }
 
@@ -91,17 +192,6 @@ func TestLastDocument(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
-	}
-	last := filepath.Join(m.Folder(address), lastFile)
-	for name, content := range map[string]string{
-		"empty": "", "cut": `{"address":`, "another catalogue's": `{"address":"https://elsewhere/"}`, "huge": strings.Repeat(" ", maxLast+1),
-	} {
-		if err := os.WriteFile(last, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := m.Last(address); err == nil {
-			t.Errorf("%s copy was accepted", name)
-		}
 	}
 }
 
@@ -140,4 +230,29 @@ func TestManyRememberAtOnce(t *testing.T) {
 	if _, err := m.Last(address); err != nil {
 		t.Error(err)
 	}
+}
+
+// Whatever is in the files of the memory: reading them ends, and gives no serial
+// below the marks.
+func FuzzMemory(f *testing.F) {
+	f.Add([]byte(`{"address":"a","raw":"","signatures":{"x":"AA=="},"key_lists":[1]}`), []byte(`{"version":1,"raw":"AA=="}`))
+	f.Add([]byte(`{"address":"https://example.org/images/manifest.json","key_lists":[-1,0,99999999999]}`), []byte(`[]`))
+	dir := f.TempDir()
+	m := NewMemory(dir, time.Now)
+	must(f, os.MkdirAll(m.Folder(address), 0o755))
+	must(f, os.WriteFile(filepath.Join(m.Folder(address), "serial-3"), nil, 0o644))
+	f.Fuzz(func(t *testing.T, last, list []byte) {
+		must(t, os.WriteFile(filepath.Join(m.Folder(address), "last-3.json"), last, 0o644))
+		must(t, os.WriteFile(filepath.Join(m.Folder(address), "keys-1.json"), list, 0o644))
+		seen, err := m.Seen(address)
+		if err != nil || seen.Serial != 3 || seen.Last != nil && seen.Last.Address != address {
+			t.Errorf("%+v, %v", seen, err)
+		}
+		for _, kept := range seen.Keys {
+			if kept.Version != 1 {
+				t.Errorf("key list %d from keys-1.json", kept.Version)
+			}
+			_, _, _ = Policy{Roots: []Root{{Threshold: 1}}}.Advance(kept)
+		}
+	})
 }
