@@ -58,6 +58,7 @@ type App struct {
 	signals  *signals
 	progress *ui.Progress
 	begin    sync.Once
+	left     string // what to say when the command is interrupted now
 
 	*rooms
 }
@@ -85,7 +86,7 @@ func (a *App) Main(args []string) int {
 	if err == nil {
 		root.SetArgs(args)
 		cmd, err = root.ExecuteContextC(ctx)
-		err = interrupted(ctx, err)
+		err = interrupted(ctx, err, a.left)
 	}
 	if a.progress != nil {
 		a.progress.Close()
@@ -99,6 +100,17 @@ func (a *App) Main(args []string) int {
 func (a *App) Progress() *ui.Progress {
 	a.begin.Do(func() { a.progress = ui.NewProgress(a.Streams, ui.Style(a.global.Progress), a.Now) })
 	return a.progress
+}
+
+// whenInterrupted sets what is said when ctx ends before the returned function is
+// called.
+func (a *App) whenInterrupted(ctx context.Context, hint string) (done func()) {
+	a.left = hint
+	return func() {
+		if ctx.Err() == nil {
+			a.left = ""
+		}
+	}
 }
 
 // refuse makes the fault of a command line that cannot be honoured.

@@ -8,16 +8,12 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/embedded"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/fetch"
-	"github.com/smolvm/smolvm/internal/manifest"
-	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
-	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/trust"
 )
 
@@ -73,31 +69,66 @@ func (a *App) loadCatalogue(ctx context.Context) (resolve.Catalogue, error) {
 	}
 	done := event.Span(a.Progress(), a.Now, event.Resolve, "")
 	defer done(0)
-	source, rules := fetch.New(fetch.Options{UserAgent: "smolvm/" + a.Build.Version}), a.rules(c)
-	release := embedded.Release()
-	if c.Manifest != "" || release.Manifest == "" {
-		return resolve.LoadCatalogue(ctx, source, c.Manifest, rules)
+	release, address := embedded.Release(), c.Manifest
+	if address == "" {
+		address = release.Manifest
+	}
+	rules, err := a.rulesAt(address)
+	if err != nil {
+		return resolve.Catalogue{}, err
+	}
+	if c.Manifest != "" || address == "" {
+		return resolve.LoadCatalogue(ctx, a.source(), address, rules)
 	}
 	if raw, signatures, there := embedded.ReleaseManifest(); there {
-		own, err := resolve.LoadCatalogue(ctx, carried{release.Manifest, raw, signatures}, release.Manifest, rules)
+		own, err := resolve.LoadCatalogue(ctx, carried{address, raw, signatures}, address, rules)
 		if err == nil && !own.Expired {
 			return own, nil
 		}
 	}
-	return resolve.LoadCatalogue(ctx, source, release.Manifest, rules)
+	return resolve.LoadCatalogue(ctx, a.source(), address, rules)
 }
 
-// rules say which manifests are believed.
-func (a *App) rules(c config.Config) resolve.Rules {
+// source opens published files.
+func (a *App) source() *fetch.Source {
+	return fetch.New(fetch.Options{UserAgent: "smolvm/" + a.Build.Version})
+}
+
+// rulesAt say what is believed of the catalogue at an address.
+func (a *App) rulesAt(address string) (resolve.Rules, error) {
+	c, err := a.Config()
+	if err != nil {
+		return resolve.Rules{}, err
+	}
 	release := embedded.Release()
 	return resolve.Rules{
 		Policy: trust.Policy{
-			Keys: append(embedded.Keys(), c.TrustedKeys...), Threshold: 1, Now: a.Now(), Floor: release.Built,
+			Roots: roots(c, address), Development: release.Development, Now: a.Now(), Floor: release.Built,
 		},
-		Memory:  trust.NewMemory(filepath.Join(c.Home, "trust"), a.Now),
+		Memory:  a.memory(c),
 		Version: a.Build.Version,
 		Sink:    a.Progress(),
+	}, nil
+}
+
+// roots are whom a catalogue is believed from: its own keys in the configuration,
+// else the built-in ones, and each key that the user named for this run.
+func roots(c config.Config, address string) []trust.Root {
+	var all []trust.Root
+	if entry, there := c.Catalogue(address); there && len(entry.Keys) > 0 {
+		all = append(all, trust.Root{Keys: entry.Keys, Threshold: entry.Threshold})
+	} else if keys := embedded.Keys(); len(keys) > 0 {
+		all = append(all, trust.Root{Keys: keys, Threshold: 1})
 	}
+	for _, key := range c.TrustedKeys {
+		all = append(all, trust.Root{Keys: []string{key}, Threshold: 1})
+	}
+	return all
+}
+
+// memory is what was seen of catalogues.
+func (a *App) memory(c config.Config) *trust.Memory {
+	return trust.NewMemory(filepath.Join(c.Home, "trust"), a.Now)
 }
 
 // carried answers for the address of a release's manifest with the copy that
@@ -119,48 +150,4 @@ func (s carried) Get(_ context.Context, address string, _ int64) ([]byte, error)
 		}
 	}
 	return nil, fmt.Errorf("%s is not carried by this program: %w", address, fs.ErrNotExist)
-}
-
-// pull brings an image of the catalogue into the cache.
-func (a *App) pull(ctx context.Context, found resolve.Catalogue, row manifest.Row) (record.Image, error) {
-	images, err := a.openStore()
-	if err != nil {
-		return record.Image{}, err
-	}
-	plan, err := found.Plan(ctx, row, images)
-	if err != nil {
-		return record.Image{}, err
-	}
-	source := fetch.New(fetch.Options{UserAgent: "smolvm/" + a.Build.Version})
-	return acquire.New(images, source, a.Progress(), a.Now).Run(ctx, plan)
-}
-
-// intact makes sure that what a sandbox boots is still what was verified.
-func (a *App) intact(ctx context.Context, image record.Image) error {
-	images, err := a.openStore()
-	if err != nil {
-		return err
-	}
-	return acquire.New(images, nil, a.Progress(), a.Now).Check(ctx, image)
-}
-
-// cached lists the images in the cache.
-func (a *App) cached() ([]store.Image, error) {
-	images, err := a.openStore()
-	if err != nil {
-		return nil, err
-	}
-	list, err := images.Images()
-	if list == nil {
-		list = []store.Image{} // JSON has an empty array for it, not null
-	}
-	return list, err
-}
-
-func (a *App) openStore() (*store.Store, error) {
-	c, err := a.Config()
-	if err != nil {
-		return nil, err
-	}
-	return store.Open(c.Home)
 }

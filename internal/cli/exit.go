@@ -74,10 +74,10 @@ func wantsJSON(cmd *cobra.Command, args []string, err error) bool {
 }
 
 // interrupted makes every failure of a cancelled command the same: the user
-// asked for the end, what broke because of it is not news.
-func interrupted(ctx context.Context, err error) error {
+// asked for the end, what broke because of it is not news. What it leaves is.
+func interrupted(ctx context.Context, err error, left string) error {
 	if err == nil || ctx.Err() == nil || errors.As(err, new(programExit)) {
 		return err
 	}
-	return fault.New(fault.Interrupted, "", "interrupted")
+	return fault.New(fault.Interrupted, left, "interrupted")
 }

@@ -87,12 +87,15 @@ func (w *fakeWorld) rooms(home string) *rooms {
 			w.note("catalogue")
 			return resolve.Catalogue{Manifest: manifest.Manifest{Release: "2026.1", Rows: w.rows}}, w.catalogue
 		},
-		Pull: func(_ context.Context, _ resolve.Catalogue, row manifest.Row) (record.Image, error) {
+		Pull: func(_ context.Context, _ resolve.Catalogue, row manifest.Row, keep bool) (record.Image, lease, error) {
 			w.note("pull %s", row.Preset)
+			if keep {
+				w.note("keep archive")
+			}
 			return record.Image{
 				Release: "2026.1", Kernel: "/store/kernel", KernelVersion: row.Kernel.Version, StandIn: row.Kernel.StandIn,
 				Layers: []record.Layer{{Name: "base", Path: "/store/base", SHA256: "ab"}},
-			}, nil
+			}, fakeLease{w}, nil
 		},
 		Intact: func(context.Context, record.Image) error { return w.altered },
 		Cached: func() ([]store.Image, error) {
@@ -112,6 +115,14 @@ func (w *fakeWorld) rooms(home string) *rooms {
 			return vmm.TCG, "/dev/kvm is not there", nil
 		},
 	}
+}
+
+// fakeLease notes when it is given up.
+type fakeLease struct{ world *fakeWorld }
+
+func (l fakeLease) Release() error {
+	l.world.note("give up")
+	return nil
 }
 
 func fakePresets() []preset.Preset {

@@ -53,18 +53,26 @@ func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptio
 	if err := l.check(); err != nil {
 		return err
 	}
-	row, image, err := l.obtain(ctx)
+	name, err := l.make(ctx)
 	if err != nil {
 		return err
 	}
+	return l.run(ctx, name)
+}
+
+// make brings the image here and makes the sandbox. The lease holds the image
+// until the sandbox's record does.
+func (l *launch) make(ctx context.Context) (name string, err error) {
+	row, image, lease, err := l.obtain(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer l.app.giveUp(lease)
 	spec, err := l.spec(ctx, row, image)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if spec.Name, err = l.create(ctx, spec); err != nil {
-		return err
-	}
-	return l.run(ctx, spec.Name)
+	return l.create(ctx, spec)
 }
 
 // check refuses what cannot work, cheapest first.
@@ -157,17 +165,18 @@ func (l *launch) freeName() (string, error) {
 }
 
 // obtain finds the preset's image and brings it into the cache.
-func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, error) {
+func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, lease, error) {
 	found, err := l.app.Catalogue(ctx)
 	if err != nil {
-		return manifest.Row{}, record.Image{}, err
+		return manifest.Row{}, record.Image{}, nil, err
 	}
 	row, there := found.Find(l.preset.Name, l.machine.arch, l.machine.vmm)
 	if !there {
-		return row, record.Image{}, notPublished(l.preset.Name, l.machine, found)
+		return row, record.Image{}, nil, notPublished(l.preset.Name, l.machine, found)
 	}
-	image, err := l.app.Pull(ctx, found, row)
-	return row, image, err
+	defer l.app.whenInterrupted(ctx, resumeHint)()
+	image, lease, err := l.app.Pull(ctx, found, row, false)
+	return row, image, lease, err
 }
 
 // spec decides everything about the sandbox but its name.
@@ -211,6 +220,10 @@ func (l *launch) notices(surroundings config.Config, image record.Image, accel v
 
 func (a *App) notice(format string, args ...any) {
 	a.Progress().Emit(event.Event{Time: a.Now(), Kind: event.Notice, Text: fmt.Sprintf(format, args...)})
+}
+
+func (a *App) warn(format string, args ...any) {
+	a.Progress().Emit(event.Event{Time: a.Now(), Kind: event.Warning, Text: fmt.Sprintf(format, args...)})
 }
 
 func (l *launch) cpus(row manifest.Row) int {

@@ -10,6 +10,7 @@ import (
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/release"
 	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/store"
@@ -37,16 +38,26 @@ type session interface {
 	Close() error
 }
 
+// lease is the right that an image stays in the cache.
+type lease interface{ Release() error }
+
 // rooms are the rooms below, each opened on first use. Tests put others here.
 type rooms struct {
 	Config     func() (config.Config, error)
 	AllPresets func() ([]preset.Preset, error)
 	Sandboxes  func() (sandboxes, error)
 	Catalogue  func(ctx context.Context) (resolve.Catalogue, error)
-	Pull       func(ctx context.Context, found resolve.Catalogue, row manifest.Row) (record.Image, error)
+	// Pull brings an image into the cache, where it stays until the lease is given up.
+	Pull func(ctx context.Context, found resolve.Catalogue, row manifest.Row, keepArchive bool) (record.Image, lease, error)
 	// Intact refuses an image whose files are not the verified ones any more.
 	Intact func(ctx context.Context, image record.Image) error
 	Cached func() ([]store.Image, error)
+	// Lookup is what is in the cache of one asset, named by the digest of its index.
+	Lookup func(ctx context.Context, key string) (store.Object, error)
+	// Save writes images that are in the cache to a file, or to out where path is empty.
+	Save   func(ctx context.Context, found resolve.Catalogue, images []release.Image, path string, out io.Writer) (release.Saved, error)
+	Load   func(ctx context.Context, in io.Reader) (release.Loaded, error)
+	Mirror func(ctx context.Context, found resolve.Catalogue, dest string) (release.Mirrored, error)
 	// Machine decides what a new sandbox runs on, and refuses a backend that there is not.
 	Machine func(backend string) (machine, error)
 	// Able refuses a host on which the machine cannot run, or where no sandbox can be written.

@@ -120,7 +120,7 @@ func TestUnableHostIsFoundFirst(t *testing.T) {
 func TestStartDetached(t *testing.T) {
 	w := newWorld(t)
 	w.run(t, "claude start --cpus 3 --memory 1536M --disk 1G --timeout 9s", want{
-		log:  []string{"catalogue", "pull claude-code", "create claude-code", "start claude-code 9s"},
+		log:  []string{"catalogue", "pull claude-code", "create claude-code", "give up", "start claude-code 9s"},
 		out:  "claude-code\n",
 		errs: "claude-code is running. Run its agent with: smolvm attach claude-code\n",
 	})
@@ -163,14 +163,14 @@ func TestNames(t *testing.T) {
 	// Another process takes claude-code-2 in between.
 	w.createErr = []error{fault.New(fault.Conflict, "", "taken")}
 	w.app.Main([]string{"claude", "start"})
-	wanted := []string{"catalogue", "pull claude-code", "create claude-code-2", "create claude-code-4", "start claude-code-4 2m0s"}
+	wanted := []string{"catalogue", "pull claude-code", "create claude-code-2", "create claude-code-4", "give up", "start claude-code-4 2m0s"}
 	if diff := cmp.Diff(wanted, w.log); diff != "" {
 		t.Error(diff)
 	}
 	w = newWorld(t)
 	w.createErr = []error{fault.New(fault.Conflict, "", "taken meanwhile")}
 	w.run(t, "claude start -n mine", want{
-		status: 125, errs: "taken meanwhile", log: []string{"catalogue", "pull claude-code", "create mine"},
+		status: 125, errs: "taken meanwhile", log: []string{"catalogue", "pull claude-code", "create mine", "give up"},
 	})
 }
 
@@ -185,7 +185,7 @@ func TestStartAttached(t *testing.T) {
 	w.run(t, "claude start --rm --no-mount -n x -- -p go", want{
 		status: 42,
 		log: []string{
-			"catalogue", "pull claude-code", "create x", "start x 2m0s",
+			"catalogue", "pull claude-code", "create x", "give up", "start x 2m0s",
 			"exec x claude-code --yolo -p go user= dir= tty=false", "delete x",
 		},
 		out:  "got input",
@@ -277,7 +277,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	w.startErr = fault.New(fault.Boot, "Give it more time.", "not ready in time")
 	w.run(t, "claude start", want{
 		status: 125, errs: "smolvm: not ready in time\n  hint: Give it more time.\n",
-		log: []string{"catalogue", "pull claude-code", "create claude-code", "start claude-code 2m0s", "delete claude-code"},
+		log: []string{"catalogue", "pull claude-code", "create claude-code", "give up", "start claude-code 2m0s", "delete claude-code"},
 	})
 	w = newWorld(t)
 	w.add("box", sandbox.Stopped)
@@ -297,7 +297,7 @@ func TestInterruptedStart(t *testing.T) {
 	}
 	w.run(t, "claude start", want{
 		status: 130, errs: "smolvm: interrupted\n",
-		log: []string{"catalogue", "pull claude-code", "create claude-code", "start claude-code 2m0s", "delete claude-code"},
+		log: []string{"catalogue", "pull claude-code", "create claude-code", "give up", "start claude-code 2m0s", "delete claude-code"},
 	})
 	if len(w.boxes) > 0 {
 		t.Errorf("left %v", w.boxes)
@@ -371,8 +371,9 @@ func TestRunningCommands(t *testing.T) {
 		"delete --all --yes":                   {log: []string{"delete box", "delete off"}, errs: "deleted box\ndeleted off\n"},
 		"rm off --json":                        {log: []string{"delete off"}, out: envelopeOf(`{"deleted":["off"]}`)},
 		"list -q":                              {out: "box\noff\n"},
-		"image pull claude":                    {log: []string{"catalogue", "pull claude-code"}, errs: "claude-code 2026.1 for qemu on amd64 is in the cache.\n"},
-		"image pull --all --progress json":     {log: []string{"catalogue", "pull claude-code"}, errs: `"kind":"notice"`},
+		"image pull claude":                    {log: []string{"catalogue", "pull claude-code", "give up"}, errs: "claude-code 2026.1 for qemu on amd64 is in the cache.\n"},
+		"image pull --keep-archive claude":     {log: []string{"catalogue", "pull claude-code", "keep archive", "give up"}, errs: "is in the cache"},
+		"image pull --all --progress json":     {log: []string{"catalogue", "pull claude-code", "give up"}, errs: `"kind":"notice"`},
 		"image pull --all --arch arm64 --json": {status: 3, log: []string{"catalogue"}, out: envelopeError("not-found", "no image for qemu on arm64 is published", "See smolvm image list --available.")},
 	} {
 		w := newWorld(t)
