@@ -89,11 +89,26 @@ func LoadCatalogue(ctx context.Context, source Source, address string, rules Rul
 // file, as if it had just been downloaded from there, and remembers it. Its key
 // lists are followed.
 func Admit(doc trust.Document, rules Rules) (Catalogue, error) {
+	l, c, err := admit(doc, rules)
+	if err == nil {
+		l.keep(c)
+	}
+	return c, err
+}
+
+// Check is Admit without remembering, for a caller that first brings here what
+// the manifest names.
+func Check(doc trust.Document, rules Rules) (Catalogue, error) {
+	_, c, err := admit(doc, rules)
+	return c, err
+}
+
+func admit(doc trust.Document, rules Rules) (*loader, Catalogue, error) {
 	if rules.Sink == nil {
 		rules.Sink = event.Discard{}
 	}
 	if _, err := rules.Policy.KeyIDs(); err != nil {
-		return Catalogue{}, err
+		return nil, Catalogue{}, err
 	}
 	l := &loader{rules: rules, address: doc.Address, policy: rules.Policy}
 	l.remember()
@@ -104,13 +119,16 @@ func Admit(doc trust.Document, rules Rules) (Catalogue, error) {
 	}
 	c, err := l.check(doc, doc.Address)
 	if err != nil {
-		return Catalogue{}, err
+		return nil, Catalogue{}, err
 	}
-	l.keep(c)
 	l.tellTime(c)
 	c.Places = l.order(c, nil)
-	return c, nil
+	return l, c, nil
 }
+
+// Complete is the full address of a manifest, as LoadCatalogue makes it of what a
+// person wrote, and as its memory knows it.
+func Complete(written string) (string, error) { return complete(written) }
 
 // carried gives the copy that the program carries, while it may be used.
 func (l *loader) carried() (Catalogue, bool) {
