@@ -274,22 +274,59 @@ func FuzzParseIndex(f *testing.F) {
 	})
 }
 
-// FuzzFrame lets anything be the frame that a signed index promises.
+// The checksum that a frame may carry is not what is trusted: changed bytes are
+// refused whatever it says, and where the index promises a frame whose checksum
+// is wrong, the digest of its content decides.
+func TestFrameChecksum(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789"), 1000)
+	good := encode(t, data, zstd.WithEncoderCRC(true))
+	bad := bytes.Clone(good)
+	bad[len(bad)-1] ^= 1
+	ix := framed(good, int64(len(data)))
+	if err := Expand(t.Context(), bytes.NewReader(bad), ix, empty(t), nil); !errors.Is(err, ErrDigest) {
+		t.Errorf("wrong checksum, and the index promises the right one: %v", err)
+	}
+	ix = framed(bad, int64(len(data)))
+	ix.Frames[0].Content = hexDigest(sha256.Sum256(data))
+	out := empty(t)
+	if err := Expand(t.Context(), bytes.NewReader(bad), ix, out, nil); err != nil {
+		t.Fatal(err)
+	}
+	if wrong, err := Verify(t.Context(), ix, out); err != nil || len(wrong) > 0 {
+		t.Errorf("the content is right, Verify = %v, %v", wrong, err)
+	}
+}
+
+// FuzzFrame lets anything be the frame that a signed index promises. What is
+// accepted has the promised size and is what another decoder makes of it.
 func FuzzFrame(f *testing.F) {
 	f.Add(encode(f, []byte("hello")), int64(5))
+	f.Add(encode(f, bytes.Repeat([]byte{0, 0, 0, 1}, 4096)), int64(16384))
 	f.Add(zeroFrame(300_000), int64(300_000))
 	f.Add(stream(f, []byte("hello")), int64(5))
+	decoder, err := NewDecoder()
+	if err != nil {
+		f.Fatal(err)
+	}
+	reader, err := zstd.NewReader(nil, zstd.WithDecoderMaxMemory(FrameSize), zstd.IgnoreChecksum(true))
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, frame []byte, size int64) {
 		if len(frame) == 0 || size < 1 || size > FrameSize || int64(len(frame)) > size+overhead {
 			return
 		}
 		out := empty(t)
-		defer out.Close()
-		if err := Expand(t.Context(), bytes.NewReader(frame), framed(frame, size), out, nil); err != nil {
+		w, err := NewWriter(decoder, framed(frame, size), out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Packed(t.Context(), 0, frame); err != nil {
 			return
 		}
-		if info, err := out.Stat(); err != nil || info.Size() != size {
-			t.Errorf("%v bytes instead of %d, %v", info.Size(), size, err)
+		want, err := reader.DecodeAll(frame, nil)
+		if err != nil || int64(len(want)) != size || !bytes.Equal(content(t, out), want) {
+			t.Errorf("accepted a frame of %d bytes for %d, another decoder reads %d, %v", len(frame), size, len(want), err)
 		}
 	})
 }
