@@ -1,56 +1,88 @@
 // Package acquire carries a plan out: it downloads, verifies and unpacks what is
 // missing, adopts it into the store, and hands back the paths to boot from.
 //
-// A file whose bytes were not verified never gets a place in the store, and a
-// file that was touched since is verified again before it is used. One process
-// works on an asset at a time, others wait and take over if it dies. After a
-// crash only the store's tmp holds something, which the next run removes.
+// Input is a plan and the places that publish its files; output are verified
+// files in the store, and a lease that they stay. A frame is written only after
+// its digest was compared, wherever it comes from: the network, an interrupted
+// run, another version of the image, a damaged file that is repaired. One process
+// works on an asset at a time, others follow it and take over if it dies.
+//
+// After a crash at any moment the partials hold what was written. The next run
+// looks which of their frames are right and goes on with the rest; nobody boots
+// from a partial.
 package acquire
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/fetch"
+	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// Source opens published bytes by address. Size is -1 when it is unknown.
-type Source interface {
-	Open(ctx context.Context, address string) (stream io.ReadCloser, size int64, err error)
-	Get(ctx context.Context, address string, limit int64) ([]byte, error)
+// Places publish the files, each of which several may have. Open and Get go from
+// one to the next by themselves and return an error only when all have failed.
+type Places interface {
+	Open(ctx context.Context, file string, span fetch.Span) (*fetch.Stream, error)
+	Get(ctx context.Context, file string, limit int64, check func([]byte) error) ([]byte, error)
+	// Strike says that a place served wrong bytes; left is whether others remain.
+	Strike(place string, reason error) (left bool)
 }
 
 // Acquirer brings images here.
 type Acquirer struct {
 	store  *store.Store
-	source Source
+	places Places
 	sink   event.Sink
 	now    func() time.Time
 }
 
-// New makes an Acquirer that reports to sink.
-func New(s *store.Store, source Source, sink event.Sink, now func() time.Time) *Acquirer {
-	return &Acquirer{store: s, source: source, sink: sink, now: now}
+// New makes an Acquirer that reports to sink. Without places nothing can be
+// fetched, only checked.
+func New(s *store.Store, places Places, sink event.Sink, now func() time.Time) *Acquirer {
+	return &Acquirer{store: s, places: places, sink: sink, now: now}
 }
 
-// Run makes everything in the plan be here and verified, and returns the paths.
-// What the plan saw is looked at again: it may be here by now, or gone.
-func (a *Acquirer) Run(ctx context.Context, plan resolve.Plan) (record.Image, error) {
+// Options are what a user may ask for.
+type Options struct {
+	KeepArchive bool // beside the expanded file
+}
+
+// Run makes everything in the plan be here and verified, and returns the paths,
+// with the right that the files stay: the caller releases it once somebody else
+// (a sandbox's record) holds them. What the plan saw is looked at again: it may
+// be here by now, or gone.
+func (a *Acquirer) Run(ctx context.Context, plan resolve.Plan, o Options) (record.Image, *store.Lease, error) {
+	lease, err := a.store.Lease(ctx, "a download or start of "+plan.Row.Preset, keysOf(plan))
+	if err != nil {
+		return record.Image{}, nil, err
+	}
+	image, err := a.run(ctx, plan, o)
+	if err != nil {
+		return record.Image{}, nil, errors.Join(err, lease.Release())
+	}
+	return image, lease, nil
+}
+
+func (a *Acquirer) run(ctx context.Context, plan resolve.Plan, o Options) (record.Image, error) {
 	if err := a.store.Sweep(ctx); err != nil {
 		if ctx.Err() != nil {
 			return record.Image{}, err
 		}
 		a.warn("left-over files of an earlier run stay: %v", err)
 	}
-	if err := a.complete(ctx, plan); err != nil {
+	missing, err := a.missing(ctx, plan, o)
+	if err == nil && len(missing) > 0 {
+		err = a.bring(ctx, missing, o, plan.MayFetch)
+	}
+	if err != nil {
 		return record.Image{}, a.store.Explain(err)
 	}
 	if err := a.store.Show(ctx, viewOf(plan)); err != nil {
@@ -62,102 +94,30 @@ func (a *Acquirer) Run(ctx context.Context, plan resolve.Plan) (record.Image, er
 	return a.image(ctx, plan)
 }
 
-// complete gets what is missing. Claims are taken in the order of their keys, so
-// that two processes never wait for each other.
-func (a *Acquirer) complete(ctx context.Context, plan resolve.Plan) (err error) {
-	missing, err := a.missing(ctx, plan)
-	if err != nil || len(missing) == 0 {
-		return err
-	}
-	claims := make(map[string]*store.Claim, len(missing))
-	defer func() {
-		for _, claim := range claims {
-			err = errors.Join(err, claim.Release())
-		}
-	}()
-	for _, key := range slices.Sorted(maps.Keys(missing)) {
-		claim, err := a.store.Claim(ctx, key, func() {
-			a.emit(event.Event{
-				Kind: event.Notice, Stage: event.Fetch, Object: missing[key].Asset.Name,
-				Text: fmt.Sprintf("another smolvm is fetching %s: waiting for it", missing[key].Asset.Name),
-			})
-		})
-		if err != nil {
-			return err
-		}
-		claims[key] = claim
-	}
-	return a.settle(ctx, plan, claims)
-}
-
-// missing are the plan's assets that are not Ready, by key.
-func (a *Acquirer) missing(ctx context.Context, plan resolve.Plan) (map[string]resolve.Step, error) {
-	missing := map[string]resolve.Step{}
+// missing are the plan's assets that are not Ready, each once.
+func (a *Acquirer) missing(ctx context.Context, plan resolve.Plan, o Options) ([]manifest.Asset, error) {
+	var missing []manifest.Asset
+	seen := map[string]bool{}
 	for _, step := range plan.Steps {
 		key := step.Asset.Index.SHA256
 		object, err := a.store.Lookup(ctx, key)
 		if err != nil {
 			return nil, err
 		}
-		if object.State != store.Ready {
-			missing[key] = step
+		if !seen[key] && (object.State != store.Ready || o.KeepArchive && object.Archive == "") {
+			missing = append(missing, step.Asset)
 		}
+		seen[key] = true
 	}
 	return missing, nil
 }
 
-// settle looks at every claimed asset again (another process may have brought
-// it), verifies what was touched, and fetches the rest: all indexes first, then
-// the free space is known to suffice, then the archives.
-func (a *Acquirer) settle(ctx context.Context, plan resolve.Plan, claims map[string]*store.Claim) error {
-	var jobs []job
-	var need int64
-	queued := map[string]bool{}
+func keysOf(plan resolve.Plan) []string {
+	var keys []string
 	for _, step := range plan.Steps {
-		key := step.Asset.Index.SHA256
-		claim := claims[key]
-		if claim == nil || queued[key] {
-			continue
-		}
-		queued[key] = true
-		absent, err := a.inspect(ctx, step, claim)
-		if err != nil {
-			return err
-		}
-		if absent {
-			jobs = append(jobs, job{step: step, claim: claim})
-			need += step.Asset.Archive.Size
-		}
+		keys = append(keys, step.Asset.Index.SHA256)
 	}
-	if len(jobs) == 0 {
-		return nil
-	}
-	if err := plan.MayFetch(); err != nil {
-		return err
-	}
-	if err := a.store.Reserve(need); err != nil { // a lower bound, before the first byte
-		return err
-	}
-	return a.fetchAll(ctx, jobs)
-}
-
-func (a *Acquirer) fetchAll(ctx context.Context, jobs []job) error {
-	var need int64
-	for i := range jobs {
-		if err := a.getIndex(ctx, &jobs[i]); err != nil {
-			return err
-		}
-		need += jobs[i].index.DataSize()
-	}
-	if err := a.store.Reserve(need); err != nil {
-		return err
-	}
-	for _, j := range jobs {
-		if err := a.fetch(ctx, j); err != nil {
-			return err
-		}
-	}
-	return nil
+	return keys
 }
 
 // image reads the paths out of the store, and with that makes the last check
@@ -165,6 +125,7 @@ func (a *Acquirer) fetchAll(ctx context.Context, jobs []job) error {
 func (a *Acquirer) image(ctx context.Context, plan resolve.Plan) (record.Image, error) {
 	kernel := plan.Row.Kernel
 	image := record.Image{
+		Address: plan.Address,
 		Release: plan.Release, KernelVersion: kernel.Version, StandIn: kernel.StandIn, CommandLine: kernel.CommandLine,
 	}
 	for _, step := range plan.Steps {
@@ -173,7 +134,7 @@ func (a *Acquirer) image(ctx context.Context, plan resolve.Plan) (record.Image, 
 			return record.Image{}, err
 		}
 		if object.State != store.Ready {
-			return record.Image{}, altered(object.Path)
+			return record.Image{}, altered(object.Path, plan.Address)
 		}
 		switch step.Role {
 		case resolve.Kernel:
@@ -206,4 +167,26 @@ func (a *Acquirer) warn(format string, args ...any) {
 func (a *Acquirer) emit(e event.Event) {
 	e.Time = a.now()
 	a.sink.Emit(e)
+}
+
+// tell says something about an object in one line.
+func (a *Acquirer) tell(object, format string, args ...any) {
+	a.emit(event.Event{Kind: event.Notice, Stage: event.Fetch, Object: object, Text: fmt.Sprintf(format, args...)})
+}
+
+const (
+	mirrorHint    = "Nothing of it was kept. Try again, or use another mirror."
+	publisherHint = "The signed manifest and this file do not fit together: tell its publisher."
+)
+
+func mismatch(name, place string, err error) error {
+	return fault.New(fault.Trust, "It was deleted and nothing booted. "+mirrorHint, "verify %s from %s: %w", name, place, err)
+}
+
+func altered(path, address string) error {
+	hint := "Fetch it again with `smolvm image pull PRESET`, from the catalogue that it came from."
+	if address != "" {
+		hint = "Fetch it again with `smolvm --manifest " + address + " image pull PRESET`."
+	}
+	return fault.New(fault.Trust, hint, "check %s: its bytes are not those that were verified; it is not booted", path)
 }

@@ -51,6 +51,8 @@ type world struct {
 	url    string
 	home   string
 	events *recorder
+	// mirrors are asked after the catalogue's own places.
+	mirrors []string
 }
 
 func newWorld(t *testing.T) *world {
@@ -65,28 +67,49 @@ func newWorld(t *testing.T) *world {
 	return &world{made: made, server: server, url: url, home: filepath.Join(t.TempDir(), "home"), events: &recorder{}}
 }
 
+// impatient is a source that does not wait before it tries again.
+func impatient() *fetch.Source {
+	return fetch.New(fetch.Options{
+		Stall: 2 * time.Second, Jitter: func() float64 { return 0 },
+		Wait: func(ctx context.Context, _ time.Duration) error { return context.Cause(ctx) },
+	})
+}
+
 // launch does what a launch does up to the paths it boots from.
 func (w *world) launch(ctx context.Context) (record.Image, error) {
-	source := fetch.New(fetch.Options{Stall: 2 * time.Second})
-	c, err := resolve.LoadCatalogue(ctx, source, w.url+"/", resolve.Rules{
-		Policy: trust.Policy{Keys: []string{w.made.PublicKey}, Threshold: 1, Now: time.Now()},
-	})
-	if err != nil {
-		return record.Image{}, err
-	}
-	row, ok := c.Find("claude-code", "amd64", "qemu")
-	if !ok {
-		return record.Image{}, errors.New("no row")
-	}
+	return w.launchWith(ctx, Options{})
+}
+
+func (w *world) launchWith(ctx context.Context, o Options) (record.Image, error) {
 	st, err := store.Open(w.home)
 	if err != nil {
 		return record.Image{}, err
 	}
-	plan, err := c.Plan(ctx, row, st)
+	source := impatient()
+	plan, err := w.plan(ctx, source, st)
 	if err != nil {
 		return record.Image{}, err
 	}
-	return New(st, source, w.events, time.Now).Run(ctx, plan)
+	places := append(plan.Places, w.mirrors...)
+	image, lease, err := New(st, source.Mirrors(places, w.events), w.events, time.Now).Run(ctx, plan, o)
+	if err != nil {
+		return record.Image{}, err
+	}
+	return image, lease.Release()
+}
+
+func (w *world) plan(ctx context.Context, source *fetch.Source, st *store.Store) (resolve.Plan, error) {
+	c, err := resolve.LoadCatalogue(ctx, source, w.url+"/", resolve.Rules{
+		Policy: trust.Policy{Roots: []trust.Root{{Keys: []string{w.made.PublicKey}, Threshold: 1}}, Development: true, Now: time.Now()},
+	})
+	if err != nil {
+		return resolve.Plan{}, err
+	}
+	row, ok := c.Find("claude-code", "amd64", "qemu")
+	if !ok {
+		return resolve.Plan{}, errors.New("no row")
+	}
+	return c.Plan(ctx, row, st)
 }
 
 func (w *world) mustLaunch(t *testing.T) record.Image {
@@ -391,7 +414,7 @@ func TestExpiredRunsWhatIsHere(t *testing.T) {
 	later := time.Now().Add(48 * time.Hour)
 	source := fetch.New(fetch.Options{})
 	c, err := resolve.LoadCatalogue(t.Context(), source, w.url+"/manifest.json", resolve.Rules{
-		Policy: trust.Policy{Keys: []string{w.made.PublicKey}, Threshold: 1, Now: later},
+		Policy: trust.Policy{Roots: []trust.Root{{Keys: []string{w.made.PublicKey}, Threshold: 1}}, Development: true, Now: later},
 	})
 	must(t, err)
 	row, _ := c.Find("claude-code", "amd64", "qemu")
@@ -403,7 +426,7 @@ func TestExpiredRunsWhatIsHere(t *testing.T) {
 		must(t, err)
 		plan, err := c.Plan(t.Context(), row, st)
 		if err == nil {
-			_, err = New(st, source, event.Discard{}, time.Now).Run(t.Context(), plan)
+			_, _, err = New(st, source.Mirrors(plan.Places, nil), event.Discard{}, time.Now).Run(t.Context(), plan, Options{})
 		}
 		if (err == nil) != (home.code == "") || err != nil && fault.CodeOf(err) != home.code {
 			t.Errorf("%s: %v", home.dir, err)

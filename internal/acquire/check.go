@@ -2,23 +2,22 @@ package acquire
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
-	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/record"
-	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/store"
-	"github.com/smolvm/smolvm/internal/unpack"
 )
 
 // Check tells whether the files of an image that was acquired earlier are still
 // the verified ones, for a sandbox that starts again. It costs a few system
-// calls; a file that was touched is verified byte by byte.
+// calls. A file that was touched is verified byte by byte, and repaired from the
+// places, if there are any: frame digests, which the sandbox's record has fixed,
+// are all that is needed to trust what comes from there.
 func (a *Acquirer) Check(ctx context.Context, image record.Image) error {
 	paths := []string{image.Kernel}
 	if image.Modules != "" {
@@ -27,94 +26,74 @@ func (a *Acquirer) Check(ctx context.Context, image record.Image) error {
 	for _, layer := range image.Layers {
 		paths = append(paths, layer.Path)
 	}
+	var doubtful []manifest.Asset
 	for _, path := range paths {
-		if err := a.checkPath(ctx, path); err != nil {
+		object, err := a.find(ctx, path, image.Address)
+		if err != nil {
 			return err
 		}
+		if object.State != store.Ready {
+			doubtful = append(doubtful, assetOf(object))
+		}
+	}
+	if len(doubtful) == 0 {
+		return nil
+	}
+	if err := a.bring(ctx, doubtful, Options{}, func() error { return a.mayRepair(doubtful, image.Address) }); err != nil {
+		return a.store.Explain(fmt.Errorf("check the files of the sandbox: %w", err))
 	}
 	return nil
 }
 
-func (a *Acquirer) checkPath(ctx context.Context, path string) error {
+// find looks up the object that a path of a record is of.
+func (a *Acquirer) find(ctx context.Context, path, address string) (store.Object, error) {
 	key := filepath.Base(filepath.Dir(path))
 	if !manifest.IsSHA256(key) {
-		return fmt.Errorf("check %s: not a file of the store", path)
+		return store.Object{}, fmt.Errorf("check %s: not a file of the store", path)
 	}
 	object, err := a.store.Lookup(ctx, key)
 	switch {
 	case err != nil:
-		return err
+		return object, err
 	case object.Path != path:
-		return fmt.Errorf("check %s: not a file of the store %s", path, a.store.Home())
-	case object.State == store.Ready:
-		return nil
+		return object, fmt.Errorf("check %s: not a file of the store %s", path, a.store.Home())
 	case object.State == store.Absent:
-		return fault.New(fault.NotFound, pullHint, "check %s: it is gone", path)
+		gone := fault.New(fault.NotFound, fault.HintOf(altered(path, address)), "check %s: it is gone", path)
+		return object, gone
+	case object.State == store.Doubtful && !usable(object.Origin):
+		return object, altered(path, address)
 	}
-	claim, err := a.store.Claim(ctx, key, nil)
-	if err != nil {
-		return err
-	}
-	ok, err := a.reverify(ctx, key, object.Origin, claim)
-	if err == nil && !ok {
-		err = altered(path)
-	}
-	return errors.Join(err, claim.Release())
+	return object, nil
 }
 
-// inspect looks at a claimed asset: absent means that it has to be fetched. A
-// file that is not what it was is removed.
-func (a *Acquirer) inspect(ctx context.Context, step resolve.Step, claim *store.Claim) (absent bool, err error) {
-	asset := step.Asset
-	object, err := a.store.Lookup(ctx, asset.Index.SHA256)
-	if err != nil || object.State == store.Absent {
-		return err == nil, err
+// mayRepair refuses where nobody is known to have the files.
+func (a *Acquirer) mayRepair(assets []manifest.Asset, address string) error {
+	if a.places != nil {
+		return nil
 	}
-	if object.State == store.Ready {
-		return false, claim.Release() // another process brought it
+	var paths []string
+	for _, asset := range assets {
+		object, err := a.store.Lookup(context.Background(), asset.Index.SHA256)
+		if err == nil && object.State != store.Ready {
+			paths = append(paths, object.Path)
+		}
 	}
-	origin := store.Origin{Name: asset.Name, Archive: asset.Archive.Digest, Content: asset.Content}
-	ok, err := a.reverify(ctx, asset.Index.SHA256, origin, claim)
-	if err != nil || ok {
-		return false, err
-	}
-	a.warn("%s was altered on disk: it is removed and fetched again", object.Path)
-	return true, claim.Drop(ctx)
+	return altered(strings.Join(paths, ", "), address)
 }
 
-// reverify reads every byte of an object that was touched. An error means that
-// it could not be read to the end; not ok that it is not what it was.
-func (a *Acquirer) reverify(ctx context.Context, key string, origin store.Origin, claim *store.Claim) (ok bool, err error) {
-	raw, err := a.store.Index(key)
-	if err != nil {
-		return false, nil //nolint:nilerr // without its index it cannot be verified
-	}
-	index, err := unpack.ParseIndex(raw)
-	if err != nil {
-		return false, nil //nolint:nilerr // as above
-	}
-	file, identity, err := claim.Open()
-	if err != nil {
-		return false, nil //nolint:nilerr // a link, a device, gone
-	}
-	defer file.Close()
-	a.emit(event.Event{Kind: event.Notice, Stage: event.Store, Object: origin.Name, Text: fmt.Sprintf("%s was touched: verifying it", file.Name())})
-	bad, err := unpack.Verify(ctx, index, file)
-	switch {
-	case errors.Is(err, unpack.ErrDigest) || len(bad) > 0:
-		return false, nil
-	case err != nil:
-		return false, err
-	}
-	object, err := claim.Settle(ctx, origin, identity)
-	if err != nil && !errors.Is(err, fs.ErrPermission) {
-		return false, err
-	}
-	return err == nil && object.State == store.Ready, nil
+// usable is whether an object's record names files that could be asked for.
+func usable(o store.Origin) bool {
+	return fs.ValidPath(o.Name) && !strings.ContainsAny(o.Name, `/\`) && manifest.IsSHA256(o.Archive.SHA256)
 }
 
-const pullHint = "Fetch it again with `smolvm image pull PRESET`, from the catalogue that it came from."
-
-func altered(path string) error {
-	return fault.New(fault.Trust, pullHint, "check %s: its bytes are not those that were verified; it is not booted", path)
+// assetOf is the asset that an object was made of. Its index is known by its
+// digest alone.
+func assetOf(object store.Object) manifest.Asset {
+	o := object.Origin
+	return manifest.Asset{
+		Name:    o.Name,
+		Archive: manifest.Blob{File: manifest.FileName(o.Name, o.Archive.SHA256, ".zst"), Digest: o.Archive},
+		Index:   manifest.Blob{File: manifest.FileName(o.Name, object.Key, ".json"), Digest: manifest.Digest{SHA256: object.Key}},
+		Content: o.Content,
+	}
 }

@@ -1,0 +1,251 @@
+package acquire
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/unpack"
+)
+
+// Report is what reading one stored file again has shown.
+type Report struct {
+	Name   string   `json:"name"`   // kernel, base.ext4
+	Path   string   `json:"path"`   // of the stored file
+	Images []string `json:"images"` // folders that show it
+	Size   int64    `json:"size"`
+	Frames int      `json:"frames"`
+	Bad    []int    `json:"bad_frames"`        // numbers, from 0
+	Fault  string   `json:"problem,omitempty"` // what is wrong; empty: nothing
+}
+
+// Verify reads every file of the images again, each once: the frames and the
+// file as a whole, the archive that is kept, and what the image's folder shows.
+// An object that is not what was verified becomes Doubtful, so that the next
+// launch or pull repairs it; one that was only touched becomes Ready.
+func (a *Acquirer) Verify(ctx context.Context, images []store.Image) ([]Report, error) {
+	reports := []Report{}
+	numbers := map[string]int{}
+	for _, image := range images {
+		for _, file := range image.Files {
+			n, seen := numbers[file.Key]
+			if !seen {
+				report, err := a.verify(ctx, file)
+				if err != nil {
+					return reports, err
+				}
+				n = len(reports)
+				numbers[file.Key] = n
+				reports = append(reports, report)
+			}
+			reports[n].Images = append(reports[n].Images, image.Path)
+			if reports[n].Fault == "" {
+				reports[n].Fault = shown(ctx, image.Path, file, reports[n].Path)
+			}
+		}
+	}
+	return reports, nil
+}
+
+// verify reads one object under its claim, so that nobody replaces it meanwhile.
+func (a *Acquirer) verify(ctx context.Context, file store.ViewFile) (Report, error) {
+	report := Report{Name: file.Name, Bad: []int{}}
+	claim, err := a.store.Seize(ctx, file.Key, nil)
+	if err != nil && (ctx.Err() != nil || !errors.Is(err, os.ErrPermission) && !errors.Is(err, syscall.EROFS)) {
+		return report, err
+	}
+	object, err := a.store.Lookup(ctx, file.Key)
+	if err == nil {
+		report.Path, report.Size = object.Path, object.Origin.Content.Size
+		begun := a.now()
+		a.emit(event.Event{Kind: event.Start, Stage: event.Verify, Object: file.Name, Total: report.Size})
+		err = a.examine(ctx, object, claim, &report)
+		a.emit(event.Event{Kind: event.Done, Stage: event.Verify, Object: file.Name, Bytes: report.Size, Total: report.Size, Elapsed: a.now().Sub(begun)})
+	}
+	if claim != nil {
+		err = errors.Join(err, claim.Release())
+	}
+	return report, err
+}
+
+// examine reads content and archive and draws the consequence. Without a claim,
+// in a store of another user, nothing is recorded.
+func (a *Acquirer) examine(ctx context.Context, object store.Object, claim *store.Claim, report *Report) error {
+	if object.State == store.Absent {
+		report.Fault = "it is gone"
+		return nil
+	}
+	file, settle, err := a.openContent(ctx, object, claim)
+	if err != nil {
+		report.Fault = fmt.Sprintf("it cannot be read: %v", err)
+		return doubt(ctx, claim)
+	}
+	defer file.Close()
+	if err := a.reread(ctx, object, file, report); err != nil {
+		return err
+	}
+	switch {
+	case claim == nil:
+	case report.Fault != "":
+		return doubt(ctx, claim)
+	case object.State == store.Doubtful && usable(object.Origin):
+		if err := settle(); err != nil {
+			return err
+		}
+	}
+	return verifyArchive(ctx, object, report)
+}
+
+func doubt(ctx context.Context, claim *store.Claim) error {
+	if claim == nil {
+		return nil
+	}
+	return claim.Doubt(ctx)
+}
+
+// openContent opens the content, and gives what records that it was right.
+func (a *Acquirer) openContent(ctx context.Context, object store.Object, claim *store.Claim) (*os.File, func() error, error) {
+	if claim == nil {
+		file, err := openRegular(object.Path)
+		return file, func() error { return nil }, err
+	}
+	file, identity, err := claim.Open()
+	return file, func() error {
+		_, err := claim.Settle(ctx, object.Origin, identity)
+		return err
+	}, err
+}
+
+// reread compares every frame, and the file as a whole, at the same time.
+func (a *Acquirer) reread(ctx context.Context, object store.Object, file *os.File, report *Report) error {
+	raw, err := a.store.Index(object.Key)
+	if err != nil {
+		report.Fault = err.Error()
+		return nil
+	}
+	index, err := unpack.ParseIndex(raw)
+	if err != nil {
+		report.Fault = err.Error()
+		return nil
+	}
+	report.Frames, report.Size = len(index.Frames), index.Size
+	group, ctx := errgroup.WithContext(ctx)
+	var whole string
+	group.Go(func() (err error) {
+		whole, err = a.digest(ctx, file, report)
+		return err
+	})
+	group.Go(func() error {
+		bad, err := unpack.Verify(ctx, index, file)
+		if errors.Is(err, unpack.ErrDigest) {
+			report.Fault = err.Error()
+			return nil
+		}
+		report.Bad = append(report.Bad, bad...)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("verify %s: %w", report.Name, err)
+	}
+	switch {
+	case report.Fault != "":
+	case len(report.Bad) > 0:
+		report.Fault = fmt.Sprintf("%d of %d frames are wrong", len(report.Bad), report.Frames)
+	case usable(object.Origin) && whole != object.Origin.Content.SHA256:
+		report.Fault = "its frames are right, its digest as a whole is not that of the manifest"
+	}
+	return nil
+}
+
+// digest reads a whole file and tells how far it is.
+func (a *Acquirer) digest(ctx context.Context, file *os.File, report *Report) (string, error) {
+	digest := sha256.New()
+	buffer := make([]byte, 1<<20)
+	told := a.now()
+	for at := int64(0); ; {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		n, err := file.ReadAt(buffer, at)
+		digest.Write(buffer[:n])
+		at += int64(n)
+		if now := a.now(); now.Sub(told) >= progressEvery {
+			told = now
+			a.emit(event.Event{Kind: event.Progress, Stage: event.Verify, Object: report.Name, Bytes: at, Total: report.Size})
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return hex.EncodeToString(digest.Sum(nil)), nil
+		case err != nil:
+			return "", err
+		}
+	}
+}
+
+func verifyArchive(ctx context.Context, object store.Object, report *Report) error {
+	if object.Archive == "" || report.Fault != "" || !usable(object.Origin) {
+		return nil
+	}
+	sum, err := digestOf(ctx, object.Archive)
+	if err == nil && sum != object.Origin.Archive.SHA256 {
+		report.Fault = "the archive that is kept beside it is not that of the manifest: remove the image and pull it again"
+	}
+	return err
+}
+
+// shown compares what an image's folder shows with the object.
+func shown(ctx context.Context, folder string, file store.ViewFile, content string) string {
+	path := filepath.Join(folder, file.Name)
+	if mark, err := os.ReadFile(path + ".from-sha256"); err != nil || strings.TrimSpace(string(mark)) != file.Archive {
+		return path + ".from-sha256 is not what was written: the next launch writes it again"
+	}
+	there, err := os.Lstat(path)
+	if err != nil {
+		return path + " is gone: the next launch shows it again"
+	}
+	object, err := os.Lstat(content)
+	if err != nil || os.SameFile(there, object) {
+		return ""
+	}
+	sum, err := digestOf(ctx, path) // a copy, where the file system has no links
+	if want, wantErr := digestOf(ctx, content); err != nil || wantErr != nil || sum != want {
+		return path + " is not what was verified: remove the image and pull it again"
+	}
+	return ""
+}
+
+func digestOf(ctx context.Context, path string) (string, error) {
+	file, err := openRegular(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	digest := sha256.New()
+	if _, err := io.Copy(digest, cancellable{ctx, file}); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return hex.EncodeToString(digest.Sum(nil)), nil
+}
+
+// openRegular opens a file, no link, and nothing that would block or act.
+func openRegular(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, file.Close(), fmt.Errorf("open %s: not a regular file", path))
+	}
+	return file, nil
+}
