@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 )
@@ -63,7 +64,13 @@ func (s *Source) stream(ctx context.Context, cancel context.CancelCauseFunc, p p
 }
 
 // placeOf is the base address of a file, for messages.
-func placeOf(address string) string { return Shown(Beside(address, "")) }
+func placeOf(address string) string {
+	base := Shown(Beside(address, ""))
+	if strings.HasPrefix(base, "http") {
+		return strings.TrimSuffix(base, "/")
+	}
+	return base
+}
 
 // Read passes bytes on.
 func (s *Stream) Read(p []byte) (int, error) {
