@@ -1,6 +1,6 @@
 // Command smolvm-devkey makes this checkout's development key, once, and prints
 // its public half. Builds of this checkout accept images signed with it; releases
-// never do.
+// never do: the key's id says that it is a development key.
 //
 //	smolvm-devkey DIR
 //
@@ -61,7 +61,7 @@ func ensure(dir string, random io.Reader) (string, error) {
 // create puts a folder with a new pair into place. The loser of a race keeps the
 // winner's pair.
 func create(dir string, random io.Reader) error {
-	private, public, err := trust.NewKey(random)
+	private, public, err := trust.NewDevelopmentKey(random)
 	if err != nil {
 		return err
 	}

@@ -37,9 +37,13 @@ func TestEnsureMakesOneUsableKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy := trust.Policy{Keys: []string{keys[0]}, Threshold: 1}
+	policy := trust.Policy{Roots: []trust.Root{{Keys: []string{keys[0]}, Threshold: 1}}, Development: true}
 	if _, err := policy.Verify([]byte("text"), map[string][]byte{id: signature}); err != nil {
 		t.Errorf("the public half does not verify: %v", err)
+	}
+	policy.Development = false
+	if _, err := policy.Verify([]byte("text"), map[string][]byte{id: signature}); err == nil {
+		t.Error("a release believes it")
 	}
 }
 

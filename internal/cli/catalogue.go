@@ -2,14 +2,10 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/smolvm/smolvm/internal/config"
-	"github.com/smolvm/smolvm/internal/embedded"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/fetch"
@@ -69,22 +65,10 @@ func (a *App) loadCatalogue(ctx context.Context) (resolve.Catalogue, error) {
 	}
 	done := event.Span(a.Progress(), a.Now, event.Resolve, "")
 	defer done(0)
-	release, address := embedded.Release(), c.Manifest
-	if address == "" {
-		address = release.Manifest
-	}
+	address := resolve.Address(c)
 	rules, err := a.rulesAt(address)
 	if err != nil {
 		return resolve.Catalogue{}, err
-	}
-	if c.Manifest != "" || address == "" {
-		return resolve.LoadCatalogue(ctx, a.source(), address, rules)
-	}
-	if raw, signatures, there := embedded.ReleaseManifest(); there {
-		own, err := resolve.LoadCatalogue(ctx, carried{address, raw, signatures}, address, rules)
-		if err == nil && !own.Expired {
-			return own, nil
-		}
 	}
 	return resolve.LoadCatalogue(ctx, a.source(), address, rules)
 }
@@ -100,54 +84,7 @@ func (a *App) rulesAt(address string) (resolve.Rules, error) {
 	if err != nil {
 		return resolve.Rules{}, err
 	}
-	release := embedded.Release()
-	return resolve.Rules{
-		Policy: trust.Policy{
-			Roots: roots(c, address), Development: release.Development, Now: a.Now(), Floor: release.Built,
-		},
-		Memory:  a.memory(c),
-		Version: a.Build.Version,
-		Sink:    a.Progress(),
-	}, nil
-}
-
-// roots are whom a catalogue is believed from: its own keys in the configuration,
-// else the built-in ones, and each key that the user named for this run.
-func roots(c config.Config, address string) []trust.Root {
-	var all []trust.Root
-	if entry, there := c.Catalogue(address); there && len(entry.Keys) > 0 {
-		all = append(all, trust.Root{Keys: entry.Keys, Threshold: entry.Threshold})
-	} else if keys := embedded.Keys(); len(keys) > 0 {
-		all = append(all, trust.Root{Keys: keys, Threshold: 1})
-	}
-	for _, key := range c.TrustedKeys {
-		all = append(all, trust.Root{Keys: []string{key}, Threshold: 1})
-	}
-	return all
-}
-
-// memory is what was seen of catalogues.
-func (a *App) memory(c config.Config) *trust.Memory {
-	return trust.NewMemory(filepath.Join(c.Home, "trust"), a.Now)
-}
-
-// carried answers for the address of a release's manifest with the copy that
-// the program carries.
-type carried struct {
-	address    string
-	raw        []byte
-	signatures map[string][]byte
-}
-
-// Get gives the copy or one of its signatures; there is nothing else.
-func (s carried) Get(_ context.Context, address string, _ int64) ([]byte, error) {
-	if address == s.address {
-		return s.raw, nil
-	}
-	for id, signature := range s.signatures {
-		if address == trust.SignatureFile(s.address, id) {
-			return signature, nil
-		}
-	}
-	return nil, fmt.Errorf("%s is not carried by this program: %w", address, fs.ErrNotExist)
+	rules, err := resolve.Believe(c, address, a.Now)
+	rules.Version, rules.Sink = a.Build.Version, a.Progress()
+	return rules, err
 }
