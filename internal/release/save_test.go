@@ -60,12 +60,10 @@ func TestSameInputSameBytes(t *testing.T) {
 // Frames that assets share are there once, zero frames never.
 func TestSharedFramesAreSavedOnce(t *testing.T) {
 	one := len(save(t, claude))
-	if both := len(saved(t)); both > one+unpackFrame+200_000 {
+	if both := len(saved(t)); both > one+3*frameSize {
 		t.Errorf("one image %d bytes, two that share nearly all %d", one, both)
 	}
 }
-
-const unpackFrame = 8 << 20
 
 func TestSaveFile(t *testing.T) {
 	h := newHome(t)
@@ -138,7 +136,7 @@ func TestSaveOfWhatIsNotHere(t *testing.T) {
 func TestSaveOfAlteredBytes(t *testing.T) {
 	for name, alter := range map[string]func(path string) error{
 		"data": func(path string) error { return flip(path, 10_000) },
-		"hole": func(path string) error { return flip(path, unpackFrame+5) },
+		"hole": func(path string) error { return flip(path, frameSize+5) },
 		"cut":  func(path string) error { return os.Truncate(path, 4096) },
 		"gone": func(path string) error { return os.Truncate(path, 0) },
 	} {
@@ -234,4 +232,3 @@ func (l *log) has(stage event.Stage, kind event.Kind) bool {
 	}
 	return false
 }
-

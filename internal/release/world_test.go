@@ -3,10 +3,12 @@ package release
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,32 +29,97 @@ var (
 	codex  = Image{"codex", "amd64", "qemu"}
 )
 
-// published is one catalogue for all tests: they only read it, and packing it is
-// the slow part. Its second preset shares the kernel and the base, and its layer
-// shares a frame with the first one's.
+// frameSize of the test images: the smallest that an index may have, so that many
+// frames are little data.
+const frameSize = 64 << 10
+
+// published is one catalogue for all tests, who only read it. Its second preset
+// shares the kernel and the base with the first, and a frame of its own layer.
 var published = sync.OnceValues(func() (*catalogue.Catalogue, error) {
 	dir, err := os.MkdirTemp("", "smolvm-release-")
 	if err != nil {
 		return nil, err
 	}
-	c, err := catalogue.Make(context.Background(), dir, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	data := catalogue.Disk(4)
-	copy(data[unpack.FrameSize:], catalogue.Noise(9, 1000))
-	layer, err := c.Add(context.Background(), "codex", data)
-	if err != nil {
-		return nil, err
-	}
-	row := c.Manifest.Rows[0]
-	row.Preset, row.Layers = "codex", []manifest.Asset{row.Layers[0], layer}
-	c.Manifest.Rows = append(c.Manifest.Rows, row)
-	return c, c.Publish()
+	return publish(dir)
 })
 
+// contents are the published bytes by the names they have in the store's views.
+var contents = sync.OnceValue(func() map[string][]byte {
+	return map[string][]byte{
+		"kernel": catalogue.Noise(1, 90_000), "modules.cpio": catalogue.Noise(2, 5_000),
+		"base.ext4": disk(3), "claude-code.ext4": disk(4), "codex.ext4": append(disk(4), catalogue.Noise(5, 7_000)...),
+	}
+})
+
+// disk is noise, a hole within a frame, an empty frame, noise, and a short end.
+func disk(seed uint64) []byte {
+	data := make([]byte, 3*frameSize+8192)
+	copy(data[8192:], catalogue.Noise(seed, 30_000))
+	copy(data[2*frameSize:], catalogue.Noise(seed+100, frameSize))
+	copy(data[3*frameSize+4096:], catalogue.Noise(seed+200, 4096))
+	return data
+}
+
+func publish(dir string) (*catalogue.Catalogue, error) {
+	private, public, err := trust.NewKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	c := &catalogue.Catalogue{Dir: dir, Address: filepath.Join(dir, "manifest.json"), PrivateKey: private, PublicKey: public}
+	assets := map[string]manifest.Asset{}
+	for file, data := range contents() {
+		name := strings.TrimSuffix(strings.TrimSuffix(file, ".ext4"), ".cpio")
+		if assets[name], err = addAsset(dir, name, data); err != nil {
+			return nil, err
+		}
+	}
+	modules := assets["modules"]
+	row := manifest.Row{
+		Preset: "claude-code", Arch: "amd64", VMM: "qemu", Agent: manifest.Agent{Name: "Claude Code", Version: "1.2.3"},
+		Kernel: manifest.Kernel{Version: "6.12.0-test", Image: assets["kernel"], Modules: &modules},
+		Layers: []manifest.Asset{assets["base"], assets["claude-code"]},
+	}
+	other := row
+	other.Preset, other.Layers = "codex", []manifest.Asset{assets["base"], assets["codex"]}
+	now := time.Now().UTC().Truncate(time.Second)
+	c.Manifest = manifest.Manifest{
+		Schema: manifest.Schema, Release: "1.0.0", Serial: 7, MinVersion: "0.1.0",
+		Created: now.Add(-12 * time.Hour), Expires: now.Add(12 * time.Hour), Rows: []manifest.Row{row, other},
+	}
+	return c, c.Publish()
+}
+
+// addAsset publishes bytes in small frames.
+func addAsset(dir, name string, data []byte) (manifest.Asset, error) {
+	ix := unpack.Index{Schema: 1, FrameSize: frameSize, Size: int64(len(data))}
+	var archive bytes.Buffer
+	for piece := range slices.Chunk(data, frameSize) {
+		one, _, _, err := unpack.Compress(context.Background(), bytes.NewReader(piece), int64(len(piece)), &archive)
+		if err != nil {
+			return manifest.Asset{}, err
+		}
+		frame := one.Frames[0]
+		frame.Offset = int64(archive.Len()) - frame.Length
+		ix.Frames = append(ix.Frames, frame)
+	}
+	raw, err := ix.Encode()
+	if err != nil {
+		return manifest.Asset{}, err
+	}
+	put := func(extension string, data []byte) (manifest.Blob, error) {
+		blob := manifest.Blob{File: manifest.FileName(name, digest(data), extension), Digest: manifest.Digest{SHA256: digest(data), Size: int64(len(data))}}
+		return blob, os.WriteFile(filepath.Join(dir, blob.File), data, 0o644)
+	}
+	asset := manifest.Asset{Name: name, Content: manifest.Digest{SHA256: digest(data), Size: int64(len(data))}}
+	if asset.Archive, err = put(".zst", archive.Bytes()); err != nil {
+		return asset, err
+	}
+	asset.Index, err = put(".json", raw)
+	return asset, err
+}
+
 func TestMain(m *testing.M) {
-	if role := os.Getenv("SMOLVM_TEST_LOAD"); role != "" {
+	if role := os.Getenv(childEnv); role != "" {
 		os.Exit(loadUntilKilled(role))
 	}
 	status := m.Run()
@@ -70,18 +137,17 @@ type home struct {
 	log   *log
 }
 
-func newHome(t *testing.T) *home {
+func newHome(t testing.TB) *home {
 	t.Helper()
 	return homeAt(t, filepath.Join(t.TempDir(), "home"))
 }
 
-func homeAt(t *testing.T, dir string) *home {
+func homeAt(t testing.TB, dir string) *home {
 	t.Helper()
 	h := &home{dir: dir, log: &log{}}
 	var err error
-	if h.store, err = store.Open(dir); err != nil {
-		t.Fatal(err)
-	}
+	h.store, err = store.Open(dir)
+	check(t, err)
 	h.rules = rulesFor(publisher(t), dir, h.log)
 	return h
 }
@@ -105,7 +171,7 @@ func publisher(t testing.TB) *catalogue.Catalogue {
 
 func (h *home) options() Options { return Options{Sink: h.log, Now: time.Now} }
 
-func (h *home) catalogue(t *testing.T, address string) resolve.Catalogue {
+func (h *home) catalogue(t testing.TB, address string) resolve.Catalogue {
 	t.Helper()
 	c, err := resolve.LoadCatalogue(t.Context(), fetch.New(fetch.Options{}), address, h.rules)
 	if err != nil {
@@ -115,7 +181,7 @@ func (h *home) catalogue(t *testing.T, address string) resolve.Catalogue {
 }
 
 // pull puts images into the store, as a launch does.
-func (h *home) pull(t *testing.T, c resolve.Catalogue, images ...Image) {
+func (h *home) pull(t testing.TB, c resolve.Catalogue, images ...Image) {
 	t.Helper()
 	rows, err := rowsOf(c, images)
 	if err != nil {
@@ -126,7 +192,7 @@ func (h *home) pull(t *testing.T, c resolve.Catalogue, images ...Image) {
 	}
 }
 
-func (h *home) pullAsset(t *testing.T, dir string, asset manifest.Asset) {
+func (h *home) pullAsset(t testing.TB, dir string, asset manifest.Asset) {
 	t.Helper()
 	claim, ready, err := h.store.Claim2(t.Context(), asset.Index.SHA256, nil)
 	if err != nil || ready {
@@ -140,6 +206,7 @@ func (h *home) pullAsset(t *testing.T, dir string, asset manifest.Asset) {
 	archive, err := os.Open(filepath.Join(dir, asset.Archive.File))
 	check(t, err)
 	defer archive.Close()
+	check(t, claim.Discard()) // of a load that was cut
 	file, err := claim.Partial()
 	check(t, err)
 	check(t, unpack.Expand(t.Context(), archive, index, file, nil))
@@ -149,7 +216,7 @@ func (h *home) pullAsset(t *testing.T, dir string, asset manifest.Asset) {
 }
 
 // save gives the tar of images from a home that pulled them.
-func save(t *testing.T, images ...Image) []byte {
+func save(t testing.TB, images ...Image) []byte {
 	t.Helper()
 	h := newHome(t)
 	c := h.catalogue(t, publisher(t).Address)
@@ -164,7 +231,7 @@ func save(t *testing.T, images ...Image) []byte {
 // saved is the tar of two images, made once.
 var savedOnce sync.Map
 
-func saved(t *testing.T) []byte {
+func saved(t testing.TB) []byte {
 	t.Helper()
 	if data, ok := savedOnce.Load("both"); ok {
 		return data.([]byte) //nolint:forcetypeassert // stored below
@@ -181,7 +248,7 @@ func (h *home) load(ctx context.Context, src io.Reader) (Loaded, error) {
 }
 
 // isEmpty fails when anything can be seen or launched.
-func (h *home) isEmpty(t *testing.T) {
+func (h *home) isEmpty(t testing.TB) {
 	t.Helper()
 	images, err := h.store.Images()
 	check(t, err)
