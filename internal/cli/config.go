@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/config"
-	"github.com/smolvm/smolvm/internal/embedded"
 	"github.com/smolvm/smolvm/internal/fetch"
+	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/trust"
 	"github.com/smolvm/smolvm/internal/ui"
 )
@@ -98,12 +98,9 @@ func runConfigShow(_ context.Context, app *App, o configShowOptions) error {
 
 func (a *App) configOf(c config.Config) configView {
 	view := configView{
-		Home: c.Home, File: c.File, Manifest: fetch.Shown(c.Manifest), ManifestFrom: a.manifestFrom(c),
+		Home: c.Home, File: c.File, Manifest: fetch.Shown(resolve.Address(c)), ManifestFrom: a.manifestFrom(c),
 		Backend: c.Backend, BuildCache: c.BuildCache,
-		BuiltInKeys: keyViews(embedded.Keys()), TrustedKeys: keyViews(c.TrustedKeys), Catalogues: []configuredView{},
-	}
-	if c.Manifest == "" {
-		view.Manifest = embedded.Release().Manifest
+		BuiltInKeys: keyViews(builtInKeys()), TrustedKeys: keyViews(c.TrustedKeys), Catalogues: []configuredView{},
 	}
 	if _, err := os.Lstat(c.File); err == nil {
 		view.FileThere = true
@@ -121,10 +118,19 @@ func (a *App) manifestFrom(c config.Config) string {
 		return "--manifest"
 	case c.Manifest != "":
 		return c.ManifestFrom
-	case embedded.Release().Manifest != "":
+	case resolve.Address(c) != "":
 		return "built in"
 	}
 	return ""
+}
+
+// builtInKeys are the keys that this program was built with.
+func builtInKeys() []string {
+	root, err := resolve.BuiltIn()
+	if err != nil {
+		return nil // using them will tell
+	}
+	return root.Keys
 }
 
 func configuredOf(entry config.Catalogue) configuredView {

@@ -7,9 +7,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/config"
-	"github.com/smolvm/smolvm/internal/embedded"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/fetch"
+	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/trust"
 	"github.com/smolvm/smolvm/internal/ui"
 )
@@ -105,7 +105,7 @@ func runTrustAdd(ctx context.Context, app *App, o trustOptions) error {
 	if err != nil {
 		return err
 	}
-	if changed && len(before.Keys) == 0 && len(embedded.Keys()) > 0 {
+	if changed && len(before.Keys) == 0 && len(builtInKeys()) > 0 {
 		app.notice("The built-in keys no longer count for this catalogue.")
 	}
 	return app.trusted(address, key, changed, o.JSON, "is trusted", "was trusted already")
@@ -137,7 +137,7 @@ func notTrusted(key, address string) error {
 	if err != nil {
 		return err
 	}
-	for _, own := range keyViews(embedded.Keys()) {
+	for _, own := range keyViews(builtInKeys()) {
 		if own.ID == id {
 			return fault.New(fault.NotFound, "Name keys for the catalogue with smolvm config trust add: then the built-in ones do not count for it.",
 				"key %s is built into this program, not configured for %s", id, fetch.Shown(address))
@@ -152,11 +152,9 @@ func (a *App) trusting(o trustOptions) (config.Config, string, error) {
 	if err != nil {
 		return c, "", err
 	}
-	address := c.Manifest
+	address := resolve.Address(c)
 	if o.Catalogue != "" {
 		address, err = config.ManifestAddress(o.Catalogue)
-	} else if address == "" {
-		address = embedded.Release().Manifest
 	}
 	if err == nil && address == "" {
 		err = refuse("Name it with --catalogue, --manifest or SMOLVM_MANIFEST.", "no catalogue is configured that a key could be for")
@@ -248,7 +246,9 @@ func trustedKeys(c config.Config) []trustedView {
 			all = append(all, trustedView{catalogue, k.ID, k.Key, from, threshold})
 		}
 	}
-	add("", fromBuild, 1, embedded.Keys())
+	if root, err := resolve.BuiltIn(); err == nil {
+		add("", fromBuild, root.Threshold, root.Keys)
+	}
 	for _, entry := range c.Catalogues {
 		add(fetch.Shown(entry.Address), fromConfig, entry.Threshold, entry.Keys)
 	}

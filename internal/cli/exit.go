@@ -52,11 +52,27 @@ func report(s *ui.Streams, cmd *cobra.Command, args []string, err error) {
 	if err == nil || errors.As(err, new(programExit)) {
 		return
 	}
-	if wantsJSON(cmd, args, err) && ui.WriteFailure(s.Out, err) == nil {
+	var known *dataFault
+	var data any
+	if errors.As(err, &known) {
+		data = known.data
+	}
+	if wantsJSON(cmd, args, err) && ui.WriteFailure(s.Out, err, data) == nil {
 		return
 	}
 	s.Fail(err)
 }
+
+// dataFault is a failure that has a result all the same, for --json.
+type dataFault struct {
+	error
+	data any
+}
+
+func (d *dataFault) Unwrap() error { return d.error }
+
+// withData adds to a failure what the command found out.
+func withData(err error, data any) error { return &dataFault{err, data} }
 
 // wantsJSON reports whether the command line asks for JSON. Where the flags
 // could not be read, the words are looked at.

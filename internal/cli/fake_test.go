@@ -13,15 +13,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/release"
 	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/supervise"
+	"github.com/smolvm/smolvm/internal/trust"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -40,6 +43,10 @@ type fakeWorld struct {
 	boxes     map[string]sandbox.Status
 	rows      []manifest.Row
 
+	cache     store.State
+	bad       []int // frames that verify finds to be wrong
+	pruned    store.Pruned
+	removeErr error
 	able      error
 	altered   error   // what looking at an image's files finds
 	createErr []error // of the next creations
@@ -52,7 +59,19 @@ type fakeWorld struct {
 
 func newWorld(t *testing.T) *fakeWorld {
 	t.Helper()
-	w := &fakeWorld{boxes: map[string]sandbox.Status{}, rows: []manifest.Row{fakeRow("claude-code")}}
+	w := &fakeWorld{boxes: map[string]sandbox.Status{}, rows: []manifest.Row{fakeRow("claude-code")}, cache: store.Ready}
+	w.pruned = store.Pruned{
+		Images: []string{"2025.9/claude-code-amd64-qemu"}, Objects: 1, Partials: 1, Freed: 3 << 30,
+		Items: []store.PrunedItem{
+			{Kind: "object", Name: "base 0123456789ab", Bytes: 2 << 30},
+			{Kind: "partial", Name: "abcdef012345", Bytes: 1 << 30},
+			{Kind: "image", Name: "2025.9/claude-code-amd64-qemu", Bytes: 8 << 10},
+		},
+		Held: []store.Held{
+			{Name: "2025.9/codex-amd64-qemu", By: "sandbox off"},
+			{Name: "kernel 0123456789ab", By: "sandbox off"},
+		},
+	}
 	w.program = func(supervise.Command, supervise.Streams) (int, error) { return 0, nil }
 	w.app = &App{
 		Outside: Outside{
@@ -85,7 +104,17 @@ func (w *fakeWorld) rooms(home string) *rooms {
 		Sandboxes:  func() (sandboxes, error) { return w, nil },
 		Catalogue: func(context.Context) (resolve.Catalogue, error) {
 			w.note("catalogue")
-			return resolve.Catalogue{Manifest: manifest.Manifest{Release: "2026.1", Rows: w.rows}}, w.catalogue
+			if w.catalogue != nil {
+				return resolve.Catalogue{}, w.catalogue
+			}
+			return resolve.Catalogue{
+				Address: "https://u:p@example.org/manifest.json", Signers: []string{"0123456789ABCDEF"}, Root: trust.Root{Version: 2},
+				Places: []string{"https://u:p@example.org/manifest.json", "https://mirror.example/manifest.json"},
+				Manifest: manifest.Manifest{
+					Release: "2026.1", Serial: 12, MinVersion: "0.1.0", Rows: w.rows,
+					Created: fakeTime.Add(-49 * time.Hour), Expires: fakeTime.Add(240 * time.Hour),
+				},
+			}, nil
 		},
 		Pull: func(_ context.Context, _ resolve.Catalogue, row manifest.Row, keep bool) (record.Image, lease, error) {
 			w.note("pull %s", row.Preset)
@@ -104,6 +133,50 @@ func (w *fakeWorld) rooms(home string) *rooms {
 				Path: "/images", Size: 3 << 30, Allocated: 1 << 30,
 			}}, nil
 		},
+		Lookup: func(_ context.Context, key string) (store.Object, error) {
+			return store.Object{Key: key, State: w.cache, Path: "/store/objects/" + key + "/content", Allocated: 1 << 20}, nil
+		},
+		Verify: func(_ context.Context, images []store.Image) ([]acquire.Report, error) {
+			w.note("verify %d", len(images))
+			reports := []acquire.Report{{Name: "kernel", Path: "/objects/ab/content", Images: []string{"/images"}, Size: 40 << 20, Frames: 5}}
+			if w.bad != nil {
+				reports = append(reports, acquire.Report{
+					Name: "base.ext4", Path: "/objects/cd/content", Images: []string{"/images"}, Size: 1 << 30, Frames: 128,
+					Bad: w.bad, Fault: fmt.Sprintf("%d of 128 frames are wrong", len(w.bad)),
+				})
+			}
+			return reports, nil
+		},
+		Save: func(_ context.Context, _ resolve.Catalogue, images []release.Image, path string, out io.Writer) (release.Saved, error) {
+			w.note("save %v to %s", images, path)
+			if path == "" {
+				_, _ = io.WriteString(out, "tar")
+			}
+			return release.Saved{Address: "/m.json", Release: "2026.1", Serial: 3, Images: images, Bytes: 5 << 20}, nil
+		},
+		Load: func(_ context.Context, in io.Reader) (release.Loaded, error) {
+			raw, err := io.ReadAll(in)
+			w.note("load %s", raw)
+			return release.Loaded{
+				Address: "/m.json", Release: "2026.1", Signers: []string{"0123456789ABCDEF"},
+				Images: []release.Image{{Preset: "claude-code", Arch: "amd64", VMM: "qemu"}},
+			}, err
+		},
+		Mirror: func(_ context.Context, _ resolve.Catalogue, dest string) (release.Mirrored, error) {
+			w.note("mirror %s", dest)
+			return release.Mirrored{Address: dest + "/manifest.json", Release: "2026.1", Files: 9, Bytes: 3 << 20, Copied: 1 << 20}, nil
+		},
+		Prune: func(_ context.Context, o store.PruneOptions) (store.Pruned, error) {
+			w.note("prune all=%v dry=%v keep=%d current=%v", o.All, o.DryRun, o.Keep, o.Current)
+			return w.pruned, nil
+		},
+		Remove: func(_ context.Context, images []store.Image, dryRun bool) (store.Pruned, error) {
+			for _, image := range images {
+				w.note("remove %s dry=%v", image.Name(), dryRun)
+			}
+			return w.pruned, w.removeErr
+		},
+		Current: func() ([]string, error) { return []string{"2026.1"}, nil },
 		Machine: func(backend string) (machine, error) {
 			if backend != "" && backend != "qemu" {
 				return machine{}, refuse("", "no backend %q", backend)

@@ -56,6 +56,13 @@ func TestGoldenOutputs(t *testing.T) {
 		"available.txt":       "image list --available",
 		"available.json":      "image list --available --json",
 		"start-detached.json": "claude start --json",
+		"inspect.txt":         "image inspect claude",
+		"inspect.json":        "image inspect --json",
+		"verify.txt":          "image verify",
+		"prune.txt":           "prune --dry-run",
+		"prune.json":          "prune --all --json",
+		"config.txt":          "config show",
+		"config.json":         "config show --json",
 	} {
 		w := newWorld(t)
 		w.add("box", sandbox.Running)

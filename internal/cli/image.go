@@ -19,6 +19,7 @@ func newImage(app *App) *cobra.Command {
 	})
 	cmd.AddCommand(
 		newImageList(app, runImageList), newImagePull(app, runImagePull), newImageInspect(app, runImageInspect),
+		newImageVerify(app, runImageVerify), newImageRemove(app, runImageRemove),
 		newImageSave(app, runImageSave), newImageLoad(app, runImageLoad), newImageMirror(app, runImageMirror),
 		newImageBuild(app, runImageBuild), newImagePublish(app, runImageBuild))
 	return cmd

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/store"
@@ -257,7 +258,7 @@ func assetOf(p part, object store.Object) assetView {
 		v.Missing = p.Archive.Size
 		return v
 	}
-	v.Path = object.Path
+	v.Path, v.Archive.Path = object.Path, object.Archive
 	return v
 }
 
@@ -283,10 +284,15 @@ func cachedView(i store.Image) imageView {
 
 func catalogueOf(c resolve.Catalogue) catalogueView {
 	m := c.Manifest
-	return catalogueView{
-		Address: c.Address, Places: []string{c.Address}, Release: m.Release, Serial: m.Serial, Signers: c.Signers,
+	v := catalogueView{
+		Address: fetch.Shown(c.Address), Places: []string{}, Release: m.Release, Serial: m.Serial,
+		Signers: c.Signers, KeyList: c.Root.Version,
 		Created: m.Created, Expires: m.Expires, Expired: c.Expired, Remembered: c.Remembered, MinVersion: m.MinVersion,
 	}
+	for _, place := range c.Places {
+		v.Places = append(v.Places, fetch.Shown(place))
+	}
+	return v
 }
 
 // notFound says what could have been meant.
@@ -359,6 +365,8 @@ func stateText(a assetView) string {
 	switch a.State {
 	case store.Ready:
 		return "in the cache, " + ui.Bytes(a.Allocated) + " on disk"
+	case store.Foreign:
+		return "in the cache, kept by a newer smolvm"
 	case store.Doubtful:
 		return "in the cache, but touched since it was verified: the next use reads all of it"
 	}

@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,11 +11,14 @@ import (
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
-// folderOf is an image's name within its release, and the name of its folder.
-func folderOf(preset, arch, vmm string) string { return strings.Join([]string{preset, arch, vmm}, "-") }
+// namesOf are the words that name one image: RELEASE/PRESET-ARCH-VMM with and
+// without the release.
+func namesOf(i store.View) []string {
+	return []string{filepath.ToSlash(i.Name()), filepath.Base(i.Name())}
+}
 
-// imageName is an image's whole name: RELEASE/PRESET-ARCH-VMM.
-func imageName(i store.View) string { return i.Release + "/" + folderOf(i.Preset, i.Arch, i.VMM) }
+// imageName is an image's whole name.
+func imageName(i store.View) string { return namesOf(i)[0] }
 
 // imageSyntax explains the argument of commands on images in the cache.
 const imageSyntax = `An IMAGE is a preset, which names all its images in the cache, or one of them as
@@ -50,7 +53,7 @@ func (a *App) named(word string, all []store.Image) []store.Image {
 	}
 	var found []store.Image
 	for _, i := range all {
-		if slices.Contains([]string{i.Preset, imageName(i.View), folderOf(i.Preset, i.Arch, i.VMM)}, preset) {
+		if i.Preset == preset || slices.Contains(namesOf(i.View), word) {
 			found = append(found, i)
 		}
 	}
@@ -69,7 +72,7 @@ func (a *App) notCached(word string, all []store.Image) error {
 func (a *App) notNamed(word string, all []store.Image) error {
 	var known []string
 	for _, i := range all {
-		known = append(known, i.Preset, imageName(i.View), folderOf(i.Preset, i.Arch, i.VMM))
+		known = append(append(known, i.Preset), namesOf(i.View)...)
 	}
 	presets, _ := a.AllPresets() // the names are only offered
 	for _, p := range presets {

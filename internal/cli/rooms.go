@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
@@ -52,12 +53,17 @@ type rooms struct {
 	// Intact refuses an image whose files are not the verified ones any more.
 	Intact func(ctx context.Context, image record.Image) error
 	Cached func() ([]store.Image, error)
+	Verify func(ctx context.Context, images []store.Image) ([]acquire.Report, error)
 	// Lookup is what is in the cache of one asset, named by the digest of its index.
 	Lookup func(ctx context.Context, key string) (store.Object, error)
 	// Save writes images that are in the cache to a file, or to out where path is empty.
 	Save   func(ctx context.Context, found resolve.Catalogue, images []release.Image, path string, out io.Writer) (release.Saved, error)
 	Load   func(ctx context.Context, in io.Reader) (release.Loaded, error)
 	Mirror func(ctx context.Context, found resolve.Catalogue, dest string) (release.Mirrored, error)
+	Prune  func(ctx context.Context, o store.PruneOptions) (store.Pruned, error)
+	Remove func(ctx context.Context, images []store.Image, dryRun bool) (store.Pruned, error)
+	// Current are the releases that the known catalogues have now.
+	Current func() ([]string, error)
 	// Machine decides what a new sandbox runs on, and refuses a backend that there is not.
 	Machine func(backend string) (machine, error)
 	// Able refuses a host on which the machine cannot run, or where no sandbox can be written.

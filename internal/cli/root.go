@@ -50,7 +50,7 @@ puts you in front of the agent.`,
 		newList(app, runList), newInfo(app, runInfo), newStart(app, runStart), newStop(app, runStop),
 		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newLogs(app, runLogs),
 		newDelete(app, runDelete))
-	addTo(root, imageGroup, newImage(app))
+	addTo(root, imageGroup, newImage(app), newPrune(app, runPrune))
 	addTo(root, otherGroup, newConfig(app), newVersion(app, runVersion), newCompletion(app))
 	root.AddCommand(newSupervise(app))
 	presets, err := app.AllPresets()

@@ -15,7 +15,7 @@ const EnvelopeSchema = 1
 type Envelope struct {
 	Schema int      `json:"schema"`
 	OK     bool     `json:"ok"`
-	Data   any      `json:"data"`  // null on failure
+	Data   any      `json:"data"`  // null on failure, unless the command says otherwise
 	Error  *Failure `json:"error"` // null on success
 }
 
@@ -31,9 +31,10 @@ func WriteData(w io.Writer, data any) error {
 	return writeEnvelope(w, Envelope{Schema: EnvelopeSchema, OK: true, Data: data})
 }
 
-// WriteFailure writes the envelope of a failure.
-func WriteFailure(w io.Writer, err error) error {
-	return writeEnvelope(w, Envelope{Schema: EnvelopeSchema, Error: &Failure{
+// WriteFailure writes the envelope of a failure; data is nil, or what was found out
+// all the same.
+func WriteFailure(w io.Writer, err error, data any) error {
+	return writeEnvelope(w, Envelope{Schema: EnvelopeSchema, Data: data, Error: &Failure{
 		Code:    fault.CodeOf(err),
 		Message: CleanLines(err.Error()),
 		Hint:    CleanLines(fault.HintOf(err)),

@@ -137,7 +137,7 @@ func TestEnvelope(t *testing.T) {
 	}
 	out.Reset()
 	err := fmt.Errorf("pull base: %w", fault.New(fault.Trust, "fetch it again", "digest of \x1b[31mbase differs"))
-	if err := WriteFailure(&out, err); err != nil {
+	if err := WriteFailure(&out, err, nil); err != nil {
 		t.Fatal(err)
 	}
 	want = `{
