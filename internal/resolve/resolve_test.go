@@ -50,7 +50,7 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) load(ctx context.Context) (Catalogue, error) {
-	return LoadCatalogue(ctx, fetch.New(fetch.Options{}), w.url+"/manifest.json", w.rules)
+	return LoadCatalogue(ctx, quick(), w.url+"/manifest.json", w.rules)
 }
 
 type events struct {
