@@ -36,7 +36,10 @@ func (c *Client) Push(ctx context.Context, reference string, files []File, stall
 		return err
 	}
 	p := pusher{c: c, r: r, admitted: admitted, stall: stall, progress: progress}
-	for _, f := range append([]File{emptyFile()}, files...) {
+	if err := p.blob(ctx, emptyFile()); err != nil {
+		return fmt.Errorf("push to %s: %w", r.text, err)
+	}
+	for _, f := range files {
 		if err := p.blob(ctx, f); err != nil {
 			return fmt.Errorf("push %s to %s: %w", f.Name, r.text, err)
 		}
@@ -48,8 +51,9 @@ func (c *Client) Push(ctx context.Context, reference string, files []File, stall
 	return nil
 }
 
+// emptyFile is the configuration that OCI wants; progress does not hear of it.
 func emptyFile() File {
-	return File{Name: "", Size: int64(len(emptyText)), SHA256: emptySHA256, Open: func() (io.ReadCloser, error) {
+	return File{Size: int64(len(emptyText)), SHA256: emptySHA256, Open: func() (io.ReadCloser, error) {
 		return io.NopCloser(strings.NewReader(emptyText)), nil
 	}}
 }
