@@ -97,6 +97,9 @@ func (c Config) change(ctx context.Context, edit func(string, document) (string,
 		return false, err
 	}
 	want(&f)
+	if err := f.check(); err != nil {
+		return false, inFile(c.File, err)
+	}
 	if after, err := decodeFile([]byte(text), c.File); err != nil || !reflect.DeepEqual(after, f) {
 		return false, fault.New(fault.Usage, "Change it with an editor.", "change %s: it is written in a way that is not understood well enough", c.File)
 	}

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func sample() Manifest {
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return Manifest{
 		Schema: Schema, Release: "2026.1", Serial: 3, Created: created, Expires: created.AddDate(0, 1, 0),
-		MinVersion: "0.1.0", Rows: []Row{row, other},
+		MinVersion: "0.1.0", Mirrors: []string{"https://mirror.example.org/images", "oci://127.0.0.1:5000/smolvm:1"}, Rows: []Row{row, other},
 	}
 }
 
@@ -68,68 +69,84 @@ func TestRoundTrip(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	const head = `"release": "2026.1"`
 	tests := map[string]struct{ old, new, says string }{
-		"byte order mark":     {"{\n  \"schema\"", "\xef\xbb\xbf{\n  \"schema\"", "byte order mark"},
-		"invalid UTF-8":       {"Claude Code", "Claude \xff", "UTF-8"},
-		"duplicate key":       {head, head + `, "release": "2026.2"`, "twice"},
-		"duplicate deep key":  {`"name": "base",`, `"name": "base", "name": "base",`, "twice"},
-		"key in other case":   {head, head + `, "Release": "2026.2"`, "only a-z"},
-		"kelvin sign key":     {head, head + `, "` + "\u212a" + `ernel": 1`, "only a-z"},
-		"escaped key":         {head, head + `, "r\u0065lease": "x"`, "twice"},
-		"unknown field":       {head, head + `, "extra": 1`, "unknown field"},
-		"unknown deep field":  {`"name": "base",`, `"name": "base", "urls": [],`, "unknown field"},
-		"null":                {`"serial": 3`, `"serial": null`, "null"},
-		"fraction":            {`"serial": 3`, `"serial": 3.0`, "whole"},
-		"exponent":            {`"serial": 3`, `"serial": 3e0`, "whole"},
-		"negative":            {`"serial": 3`, `"serial": -3`, "whole"},
-		"huge number":         {`"serial": 3`, `"serial": 9223372036854775808`, "digits"},
-		"number with a lot":   {`"serial": 3`, `"serial": ` + strings.Repeat("9", 5000), "digits"},
-		"number as text":      {`"serial": 3`, `"serial": "3"`, "cannot unmarshal"},
-		"serial zero":         {`"serial": 3`, `"serial": 0`, "serial"},
-		"deep nesting":        {head, head + `, "x": ` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "nested"},
-		"second document":     {"\n}\n", "\n}\n{}", "after the end"},
-		"garbage at the end":  {"\n}\n", "\n}\nx", "after the end"},
-		"cut":                 {"\n}\n", "", "not JSON"},
-		"later schema":        {`"schema": 1`, `"schema": 2, "new_field": 1`, "schema 2"},
-		"schema of old":       {`"schema": 1`, `"schema": 0`, "schema 0"},
-		"release up":          {`"2026.1"`, `"../x"`, "release"},
-		"release absolute":    {`"2026.1"`, `"/etc"`, "release"},
-		"release dots":        {`"2026.1"`, `".."`, "release"},
-		"release upper":       {`"2026.1"`, `"V1"`, "release"},
-		"release empty":       {`"2026.1"`, `""`, "release"},
-		"release hidden":      {`"2026.1"`, `".git"`, "release"},
-		"release escape":      {`"2026.1"`, `"a\u001b[31m"`, "release"},
-		"release NUL":         {`"2026.1"`, `"a\u0000"`, "release"},
-		"release backslash":   {`"2026.1"`, `"a\\b"`, "release"},
-		"release full stop":   {`"2026.1"`, `"a."`, "release"},
-		"lone surrogate":      {`"2026.1"`, `"\ud800"`, "release"},
-		"min_version":         {`"0.1.0"`, `"0.1"`, "min_version"},
-		"expires first":       {`"2026-02-02T`, `"2025-02-02T`, "span of time"},
-		"arch":                {`"arch": "arm64"`, `"arch": "riscv64"`, "arch"},
-		"second row":          {`"arch": "arm64"`, `"arch": "amd64"`, "a second row"},
-		"vmm":                 {`"vmm": "qemu"`, `"vmm": "xen"`, "vmm"},
-		"preset":              {`"preset": "claude-code"`, `"preset": "claude/code"`, "preset"},
-		"kernel name":         {`"name": "kernel"`, `"name": "vmlinux"`, "kernel's image"},
-		"modules name":        {`"name": "modules"`, `"name": "kernel"`, "kernel's modules"},
-		"layer as kernel":     {`"name": "base"`, `"name": "kernel"`, "two assets"},
-		"two equal layers":    {`"name": "base"`, `"name": "claude-code"`, "two assets"},
-		"layer path":          {`"name": "base"`, `"name": "../base"`, "asset"},
-		"no layers":           {`"layers": [`, `"layers": [], "unused": [`, "unknown field"},
-		"file path":           {`"file": "base-`, `"file": "../base-`, "file"},
-		"file in a folder":    {`"file": "base-`, `"file": "x/base-`, "file"},
-		"file with address":   {`"file": "base-`, `"file": "http://x/base-`, "file"},
-		"file without digest": {`"file": "base-c`, `"file": "base-d`, "does not hold"},
-		"digest upper":        {`"sha256": "cccc`, `"sha256": "CCCC`, "sha256"},
-		"digest short":        {`"sha256": "cccc`, `"sha256": "ccc`, "sha256"},
-		"size zero":           {`"size": 1000`, `"size": 0`, "size"},
-		"size huge":           {`"size": 1000`, `"size": 999999999999999`, "size"},
-		"command line":        {`"quiet"`, `"quiet\n"`, "command_line"},
-		"stand-in":            {`"Debian 13"`, `"Debian\u009b"`, "stand_in"},
-		"agent version":       {`"2.1.0"`, `""`, "agent"},
-		"cpus":                {`"cpus": 2`, `"cpus": 99999`, "cpus"},
-		"memory":              {`"memory_mib": 2048`, `"memory_mib": 999999999`, "memory"},
-		"not an object":       {encoded(t), "[]", "object"},
-		"empty":               {encoded(t), "", "not JSON"},
-		"a web page":          {encoded(t), "<html></html>", "not JSON"},
+		"byte order mark":      {"{\n  \"schema\"", "\xef\xbb\xbf{\n  \"schema\"", "byte order mark"},
+		"invalid UTF-8":        {"Claude Code", "Claude \xff", "UTF-8"},
+		"duplicate key":        {head, head + `, "release": "2026.2"`, "twice"},
+		"duplicate deep key":   {`"name": "base",`, `"name": "base", "name": "base",`, "twice"},
+		"key in other case":    {head, head + `, "Release": "2026.2"`, "only a-z"},
+		"kelvin sign key":      {head, head + `, "` + "\u212a" + `ernel": 1`, "only a-z"},
+		"escaped key":          {head, head + `, "r\u0065lease": "x"`, "twice"},
+		"unknown field":        {head, head + `, "extra": 1`, "unknown field"},
+		"unknown deep field":   {`"name": "base",`, `"name": "base", "urls": [],`, "unknown field"},
+		"null":                 {`"serial": 3`, `"serial": null`, "null"},
+		"fraction":             {`"serial": 3`, `"serial": 3.0`, "whole"},
+		"exponent":             {`"serial": 3`, `"serial": 3e0`, "whole"},
+		"negative":             {`"serial": 3`, `"serial": -3`, "whole"},
+		"huge number":          {`"serial": 3`, `"serial": 9223372036854775808`, "digits"},
+		"number with a lot":    {`"serial": 3`, `"serial": ` + strings.Repeat("9", 5000), "digits"},
+		"number as text":       {`"serial": 3`, `"serial": "3"`, "cannot unmarshal"},
+		"serial zero":          {`"serial": 3`, `"serial": 0`, "serial"},
+		"deep nesting":         {head, head + `, "x": ` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "nested"},
+		"second document":      {"\n}\n", "\n}\n{}", "after the end"},
+		"garbage at the end":   {"\n}\n", "\n}\nx", "after the end"},
+		"cut":                  {"\n}\n", "", "not JSON"},
+		"later schema":         {`"schema": 1`, `"schema": 2, "new_field": 1`, "schema 2"},
+		"schema of old":        {`"schema": 1`, `"schema": 0`, "schema 0"},
+		"release up":           {`"2026.1"`, `"../x"`, "release"},
+		"release absolute":     {`"2026.1"`, `"/etc"`, "release"},
+		"release dots":         {`"2026.1"`, `".."`, "release"},
+		"release upper":        {`"2026.1"`, `"V1"`, "release"},
+		"release empty":        {`"2026.1"`, `""`, "release"},
+		"release hidden":       {`"2026.1"`, `".git"`, "release"},
+		"release escape":       {`"2026.1"`, `"a\u001b[31m"`, "release"},
+		"release NUL":          {`"2026.1"`, `"a\u0000"`, "release"},
+		"release backslash":    {`"2026.1"`, `"a\\b"`, "release"},
+		"release full stop":    {`"2026.1"`, `"a."`, "release"},
+		"lone surrogate":       {`"2026.1"`, `"\ud800"`, "release"},
+		"min_version":          {`"0.1.0"`, `"0.1"`, "min_version"},
+		"expires first":        {`"2026-02-02T`, `"2025-02-02T`, "span of time"},
+		"arch":                 {`"arch": "arm64"`, `"arch": "riscv64"`, "arch"},
+		"second row":           {`"arch": "arm64"`, `"arch": "amd64"`, "a second row"},
+		"vmm":                  {`"vmm": "qemu"`, `"vmm": "xen"`, "vmm"},
+		"preset":               {`"preset": "claude-code"`, `"preset": "claude/code"`, "preset"},
+		"kernel name":          {`"name": "kernel"`, `"name": "vmlinux"`, "kernel's image"},
+		"modules name":         {`"name": "modules"`, `"name": "kernel"`, "kernel's modules"},
+		"layer as kernel":      {`"name": "base"`, `"name": "kernel"`, "two assets"},
+		"two equal layers":     {`"name": "base"`, `"name": "claude-code"`, "two assets"},
+		"layer path":           {`"name": "base"`, `"name": "../base"`, "asset"},
+		"no layers":            {`"layers": [`, `"layers": [], "unused": [`, "unknown field"},
+		"file path":            {`"file": "base-`, `"file": "../base-`, "file"},
+		"file in a folder":     {`"file": "base-`, `"file": "x/base-`, "file"},
+		"file with address":    {`"file": "base-`, `"file": "http://x/base-`, "file"},
+		"file without digest":  {`"file": "base-c`, `"file": "base-d`, "does not hold"},
+		"digest upper":         {`"sha256": "cccc`, `"sha256": "CCCC`, "sha256"},
+		"digest short":         {`"sha256": "cccc`, `"sha256": "ccc`, "sha256"},
+		"size zero":            {`"size": 1000`, `"size": 0`, "size"},
+		"size huge":            {`"size": 1000`, `"size": 999999999999999`, "size"},
+		"command line":         {`"quiet"`, `"quiet\n"`, "command_line"},
+		"stand-in":             {`"Debian 13"`, `"Debian\u009b"`, "stand_in"},
+		"agent version":        {`"2.1.0"`, `""`, "agent"},
+		"cpus":                 {`"cpus": 2`, `"cpus": 99999`, "cpus"},
+		"memory":               {`"memory_mib": 2048`, `"memory_mib": 999999999`, "memory"},
+		"mirror of files":      {`"https://mirror`, `"file://mirror`, "only http, https and oci"},
+		"mirror as path":       {`"https://mirror.example.org/images"`, `"/srv/images"`, "only http, https and oci"},
+		"mirror with a name":   {`"https://mirror`, `"https://me:secret@mirror`, "without credentials"},
+		"mirror of nobody":     {`"https://mirror.example.org/images"`, `"https:///images"`, "name a server"},
+		"mirror with a query":  {`org/images"`, `org/images?x=1"`, "characters"},
+		"mirror with a part":   {`org/images"`, `org/images#x"`, "characters"},
+		"mirror with escapes":  {`org/images"`, `org/%2e%2e/images"`, "characters"},
+		"mirror going up":      {`org/images"`, `org/../images"`, "plain"},
+		"mirror, two slashes":  {`org/images"`, `org//images"`, "plain"},
+		"mirror, a space":      {`org/images"`, `org/ima ges"`, "characters"},
+		"mirror, line break":   {`org/images"`, `org/ima\nges"`, "characters"},
+		"mirror, other script": {`org/images"`, `org/im\u0430ges"`, "characters"},
+		"mirror too long":      {`org/images"`, `org/` + strings.Repeat("a", 600) + `"`, "long"},
+		"mirror twice":         {`"oci://127.0.0.1:5000/smolvm:1"`, `"https://mirror.example.org/images/"`, "twice"},
+		"many mirrors":         {`"oci://127.0.0.1:5000/smolvm:1"`, manyMirrors(), "17 mirrors"},
+		"mirrors null":         {`"mirrors": [`, `"mirrors": null, "x": [`, "null"},
+		"not an object":        {encoded(t), "[]", "object"},
+		"empty":                {encoded(t), "", "not JSON"},
+		"a web page":           {encoded(t), "<html></html>", "not JSON"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -146,6 +163,29 @@ func TestParseRefuses(t *testing.T) {
 				t.Errorf("the error has %d bytes", len(err.Error()))
 			}
 		})
+	}
+}
+
+func manyMirrors() string {
+	var list []string
+	for i := range 16 {
+		list = append(list, fmt.Sprintf(`"https://m%d.example.org"`, i))
+	}
+	return strings.Join(list, ", ")
+}
+
+func TestMirrors(t *testing.T) {
+	m := sample()
+	for _, mirrors := range [][]string{nil, {"http://10.0.0.1:8080"}, {"https://a.example/"}, {"https://a.example/x/y/"}, {"oci://registry.example/team/smolvm:v1"}, {"https://[::1]/x"}} {
+		m.Mirrors = mirrors
+		raw, err := Encode(m)
+		if err != nil {
+			t.Errorf("%v: %v", mirrors, err)
+			continue
+		}
+		if got, err := Parse(raw); err != nil || !cmp.Equal(got.Mirrors, mirrors) {
+			t.Errorf("%v became %v, %v", mirrors, got.Mirrors, err)
+		}
 	}
 }
 
