@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -67,8 +68,8 @@ func Parse(address string) (r Reference, file string, err error) {
 }
 
 func parseReference(text, rest string) (Reference, error) {
-	host, _, _ := strings.Cut(rest, "/")
-	if host != "localhost" && !strings.ContainsAny(host, ".:") || strings.Contains(host, "@") {
+	host, path, _ := strings.Cut(rest, "/")
+	if path == "" || host != "localhost" && !strings.ContainsAny(host, ".:") || strings.Contains(host, "@") {
 		return Reference{}, fmt.Errorf("%w %q: write oci://HOST/REPOSITORY:TAG, the host with a dot or a port, and no user name", ErrReference, text)
 	}
 	r := Reference{text: text, tag: "latest"}
@@ -111,8 +112,8 @@ func (r Reference) blobURL(sha256 string) string { return r.url("blobs", "sha256
 
 // hostOf is a host without its port.
 func hostOf(hostport string) string {
-	if end := strings.LastIndexByte(hostport, ':'); end > strings.LastIndexByte(hostport, ']') && strings.Count(hostport, ":") == 1 || strings.Contains(hostport, "]:") {
-		hostport = hostport[:end]
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		return host
 	}
 	return strings.Trim(hostport, "[]")
 }
