@@ -14,7 +14,7 @@ import (
 )
 
 // maxWrite is the longest single write, in bytes.
-const maxWrite = 1 << 20
+const maxWrite = 512 << 10
 
 // Usable tells why this process cannot mount a Disk, for tests to skip with.
 func Usable() error {
@@ -39,7 +39,7 @@ func (d *Disk) Mount(dir string) error {
 		RootStableAttr: &fs.StableAttr{Ino: d.root.number, Gen: 1},
 		MountOptions: fuse.MountOptions{
 			DirectMountStrict: true, AllowOther: true, Options: []string{"default_permissions"},
-			FsName: "faultdisk", Name: "faultdisk", MaxWrite: maxWrite, DisableXAttrs: true, DisableReadDirPlus: true,
+			FsName: "faultdisk", Name: "faultdisk", MaxWrite: maxWrite, DisableXAttrs: true, DisableReadDirPlus: true, DisableSplice: true,
 		},
 	})
 	if err != nil {
