@@ -1,11 +1,16 @@
 package fetch
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/smolvm/smolvm/test/faulty"
 )
 
 func TestParseContentRange(t *testing.T) {
@@ -67,6 +72,48 @@ func TestRedirectRules(t *testing.T) {
 	} {
 		if err := checkRedirect(request(to), []*http.Request{request("https://a.example/x")}); err == nil {
 			t.Errorf("redirected to %s", to)
+		}
+	}
+}
+
+// elsewhere is a connection whose peer is said to be somebody else.
+type elsewhere struct {
+	net.Conn
+	peer netip.AddrPort
+}
+
+func (e elsewhere) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(e.peer) }
+
+// TestRedirectByName: a name is no way around the rule for addresses.
+func TestRedirectByName(t *testing.T) {
+	server, manifest := publish(t, "data", []byte("secret"))
+	here := strings.TrimPrefix(placeOf(manifest), "http://")
+	for name, test := range map[string]struct {
+		from, to string // what the two names resolve to
+		ok       bool
+	}{
+		"out to out": {"192.0.2.1", "192.0.2.2", true},
+		"out to in":  {"192.0.2.1", "10.0.0.1", false},
+		"out to us":  {"192.0.2.1", "127.0.0.1", false},
+		"out to us6": {"2001:db8::1", "::1", false},
+		"in to in":   {"10.0.0.2", "10.0.0.1", true},
+		"in to out":  {"10.0.0.2", "192.0.2.1", true},
+	} {
+		addresses := map[string]string{"from.example:80": test.from, "to.example:80": test.to}
+		transport := newTransport(defaultStall)
+		transport.Proxy = nil
+		transport.DialContext = guarded(func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, here)
+			return elsewhere{c, netip.AddrPortFrom(netip.MustParseAddr(addresses[address]), 80)}, err
+		})
+		server.Set("start", faulty.Fault{Redirect: "http://to.example/data", Body: []byte{}})
+		before := server.Requests("data")
+		data, err := New(Options{Transport: transport, Wait: noWait}).Get(t.Context(), "http://from.example/start", 100)
+		if (err == nil) != test.ok || test.ok && string(data) != "secret" {
+			t.Errorf("%s: %q, %v", name, data, err)
+		}
+		if !test.ok && (!strings.Contains(err.Error(), "local network") || server.Requests("data") != before) {
+			t.Errorf("%s: %d requests, %v", name, server.Requests("data")-before, err)
 		}
 	}
 }

@@ -2,19 +2,12 @@ package fetch
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 	"time"
 )
 
 const (
-	// maxRedirects is what download sites need at most: a shortener, a mirror
-	// choice, an object store.
-	maxRedirects = 5
-
 	dialTimeout = 10 * time.Second // another place may be better by then
 	// commitTimeout bounds how long a registry takes to put a pushed blob where it
 	// belongs. Downloads have a shorter limit of their own.
@@ -33,7 +26,7 @@ func newTransport(stall time.Duration) *http.Transport {
 	protocols.SetHTTP1(true)
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
+		DialContext:            guarded(dialer.DialContext),
 		Protocols:              protocols,
 		TLSHandshakeTimeout:    min(stall, dialTimeout),
 		ResponseHeaderTimeout:  commitTimeout,
@@ -76,7 +69,7 @@ func (s *Source) askHTTP(ctx context.Context, q question, t target) (*Stream, va
 }
 
 func (s *Source) request(ctx context.Context, q question, t target) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
+	request, err := http.NewRequestWithContext(withTrail(ctx), http.MethodGet, t.url, nil)
 	if err != nil {
 		return nil, failed(never, q.address, "Check the address.", "%w", withoutURL(err))
 	}
@@ -94,46 +87,3 @@ func (s *Source) request(ctx context.Context, q question, t target) (*http.Respo
 	}
 	return response, nil
 }
-
-// redirectError is a redirect that is not followed.
-type redirectError struct{ reason string }
-
-func (e *redirectError) Error() string { return e.reason }
-
-func refuse(format string, args ...any) error {
-	return &redirectError{fmt.Sprintf(format, args...)}
-}
-
-// checkRedirect bounds redirects and refuses those that would lose a guarantee:
-// from TLS to none, and from elsewhere into this computer or its network.
-func checkRedirect(next *http.Request, via []*http.Request) error {
-	from, to := via[len(via)-1].URL, next.URL
-	switch {
-	case len(via) > maxRedirects:
-		return refuse("more than %d redirects", maxRedirects)
-	case to.Scheme != "https" && to.Scheme != "http":
-		return refuse("redirect to %s refused", to.Redacted())
-	case from.Scheme == "https" && to.Scheme != "https":
-		return refuse("redirect from https to %s refused", to.Redacted())
-	case isInside(to.Hostname()) && !isInside(via[0].URL.Hostname()):
-		return refuse("redirect into the local network (%s) refused", to.Redacted())
-	}
-	return nil
-}
-
-// isInside recognizes this computer and private networks by address. Names that
-// resolve to such addresses are left to the resolver's own protections.
-func isInside(host string) bool {
-	if strings.EqualFold(host, "localhost") || strings.HasSuffix(strings.ToLower(host), ".localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return false
-	}
-	ip = ip.Unmap()
-	return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || ip.IsMulticast() || shared.Contains(ip)
-}
-
-// shared is the address space behind carriers' and overlay networks' NAT (RFC 6598).
-var shared = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10)

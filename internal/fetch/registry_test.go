@@ -323,12 +323,17 @@ func TestRegistryAnswersRefused(t *testing.T) {
 				_, _ = w.Write(make([]byte, 1<<16))
 			}
 		}, ":1", "larger than"},
-		"other digest":  {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"schemaVersion":2}`) }, "@sha256:" + strings.Repeat("a", 64), "whose digest is sha256:"},
-		"web page":      {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, ":1", "invalid OCI manifest"},
-		"image index":   {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json"}`) }, ":1", "image.index"},
-		"hangs":         {func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() }, ":1", "no answer"},
-		"500":           {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, ":1", "500"},
-		"own words":     {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403); fmt.Fprint(w, `{"errors":[{"code":"DENIED","message":"not you"}]}`) }, ":1", "not you"},
+		"other digest": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"schemaVersion":2}`) }, "@sha256:" + strings.Repeat("a", 64), "whose digest is sha256:"},
+		"web page":     {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, ":1", "invalid OCI manifest"},
+		"image index": {func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json"}`)
+		}, ":1", "image.index"},
+		"hangs": {func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() }, ":1", "no answer"},
+		"500":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, ":1", "500"},
+		"own words": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(403)
+			fmt.Fprint(w, `{"errors":[{"code":"DENIED","message":"not you"}]}`)
+		}, ":1", "not you"},
 		"redirect down": {func(w http.ResponseWriter, q *http.Request) { http.Redirect(w, q, "http://registry.example/", 302) }, ":1", "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
