@@ -51,10 +51,21 @@ func repeat(n int, f func() error) (series, error) {
 	return s, nil
 }
 
+// mib shows bytes.
+func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
+// met says whether a goal is reached that is no ratio.
+func met(ok bool) string {
+	if ok {
+		return "met"
+	}
+	return "missed"
+}
+
 // verdict says in one phrase how a figure stands to its goal.
 func verdict(value, goal float64) string {
 	if value <= goal {
-		return fmt.Sprintf("goal at most %.1fx: met", goal)
+		return fmt.Sprintf("goal at most %gx: met", goal)
 	}
-	return fmt.Sprintf("goal at most %.1fx: missed", goal)
+	return fmt.Sprintf("goal at most %gx: missed", goal)
 }

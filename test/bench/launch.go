@@ -57,27 +57,37 @@ func (b *bench) firstLaunch(ctx context.Context) (string, error) {
 }
 
 // launch runs the program and returns the stages that ended.
-func (b *bench) launch(ctx context.Context, args ...string) ([]event.Event, error) {
+func (b *bench) launch(ctx context.Context, args ...string) (done []event.Event, err error) {
+	err = b.events(ctx, func(e event.Event) {
+		if e.Kind == event.Done && e.Stage != "" {
+			done = append(done, e)
+		}
+	}, args...)
+	return done, err
+}
+
+// events runs the program and hands over what it says while it runs.
+func (b *bench) events(ctx context.Context, take func(event.Event), args ...string) error {
 	cmd := b.command(ctx, args...)
 	pipe, err := cmd.StderrPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
-	var done []event.Event
+	var last string
 	lines := bufio.NewScanner(pipe)
 	for lines.Scan() {
 		var e event.Event
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind == event.Done && e.Stage != "" {
-			done = append(done, e)
+		if last = lines.Text(); json.Unmarshal(lines.Bytes(), &e) == nil {
+			take(e)
 		}
 	}
 	if err := cmd.Wait(); err != nil {
-		return nil, fmt.Errorf("smolvm %s: %w", strings.Join(args, " "), err)
+		return fmt.Errorf("smolvm %s: %w\n%s", strings.Join(args, " "), err, last)
 	}
-	return done, nil
+	return nil
 }
 
 // warmLaunch starts sandboxes whose image is here, in turn with the floor: the

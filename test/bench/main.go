@@ -17,16 +17,21 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // bench is one run: a program, a catalogue and a state folder.
 type bench struct {
 	smolvm  string
-	address string
+	images  string // the published folder
+	address string // its manifest, served without limit
 	home    string
-	rounds  int // of what boots a machine; cheap measurements take ten times as many
+	scratch string // folder for everything else that is made and thrown away
+	rounds  int    // of what takes seconds; cheap measurements take ten times as many
+	made    *synthetic
 }
 
 func main() {
@@ -34,57 +39,101 @@ func main() {
 	defer stop()
 	smolvm := flag.String("smolvm", "bin/smolvm", "the program to measure")
 	images := flag.String("images", "dist/images", "the published folder to launch from")
-	out := flag.String("out", "docs/benchmarks.md", "the report")
-	rounds := flag.Int("rounds", 5, "launches of each kind")
+	out := flag.String("out", "docs/benchmarks.md", "the report; - is standard output")
+	rounds := flag.Int("rounds", 5, "launches and pulls of each kind")
+	only := flag.String("run", "", "measure only the parts whose name matches, and write to standard output: "+strings.Join(names(), ", "))
 	flag.Parse()
-	if err := run(ctx, *smolvm, *images, *out, *rounds); err != nil {
+	pattern, err := regexp.Compile(*only)
+	if err == nil {
+		if *only != "" {
+			*out = "-"
+		}
+		err = run(ctx, *smolvm, *images, *out, *rounds, pattern)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, smolvm, images, out string, rounds int) (err error) {
+func run(ctx context.Context, smolvm, images, out string, rounds int, only *regexp.Regexp) (err error) {
 	bin, err := filepath.Abs(smolvm)
 	if err != nil {
 		return err
 	}
-	home, err := os.MkdirTemp("", "smolvm-bench-")
+	folder, err := os.MkdirTemp("", "smolvm-bench-")
 	if err != nil {
 		return err
 	}
 	server := httptest.NewServer(http.FileServer(http.Dir(images)))
 	defer server.Close()
-	b := &bench{smolvm: bin, address: server.URL + "/manifest.json", home: home, rounds: rounds}
+	b := &bench{
+		smolvm: bin, images: images, address: server.URL + "/manifest.json",
+		home: filepath.Join(folder, "home"), scratch: filepath.Join(folder, "scratch"), rounds: rounds,
+	}
 	defer func() {
 		_ = b.command(context.WithoutCancel(ctx), "delete", "--all", "--yes").Run()
-		err = errors.Join(err, os.RemoveAll(home))
+		err = errors.Join(err, os.RemoveAll(folder))
 	}()
-	text, err := b.report(ctx)
+	if err := errors.Join(os.Mkdir(b.home, 0o755), os.Mkdir(b.scratch, 0o755)); err != nil {
+		return err
+	}
+	text, err := b.report(ctx, only)
 	if err != nil {
+		return err
+	}
+	if out == "-" {
+		_, err = os.Stdout.WriteString(text)
 		return err
 	}
 	return os.WriteFile(out, []byte(text), 0o644)
 }
 
-// report takes every measurement and renders it.
-func (b *bench) report(ctx context.Context) (string, error) {
+// part is one section of the report.
+type part struct {
+	name    string
+	measure func(*bench, context.Context) (string, error)
+}
+
+// parts are in the report's order.
+func parts() []part {
+	return []part{
+		{"machine", func(_ *bench, ctx context.Context) (string, error) { return describe(ctx) }},
+		{"pull", (*bench).pullReal},
+		{"synthetic", (*bench).pullSynthetic},
+		{"upgrade", (*bench).upgrade},
+		{"crowd", (*bench).crowd},
+		{"check", (*bench).check},
+		{"slow", (*bench).slowLink},
+		{"links", (*bench).links},
+		{"first launch", (*bench).firstLaunch},
+		{"warm launch", (*bench).warmLaunch},
+		{"sessions", (*bench).sessions},
+		{"tool", (*bench).tool},
+	}
+}
+
+func names() (list []string) {
+	for _, p := range parts() {
+		list = append(list, p.name)
+	}
+	return list
+}
+
+// report takes the measurements and renders them.
+func (b *bench) report(ctx context.Context, only *regexp.Regexp) (string, error) {
 	var text strings.Builder
-	text.WriteString("# Benchmarks\n\nWritten by `make bench`; every ratio was measured side by side in one run. Medians; in brackets the smallest and largest value.\n")
-	for _, part := range []struct {
-		name    string
-		measure func(context.Context) (string, error)
-	}{
-		{"machine", describe},
-		{"first launch", b.firstLaunch},
-		{"warm launch", b.warmLaunch},
-		{"sessions", b.sessions},
-		{"tool", b.tool},
-	} {
-		fmt.Fprintln(os.Stderr, "measuring:", part.name)
-		section, err := part.measure(ctx)
-		if err != nil {
-			return "", fmt.Errorf("measure %s: %w", part.name, err)
+	text.WriteString("# Benchmarks\n\nWritten by `make bench`; every ratio was measured side by side in one run. Medians; in brackets the smallest and largest value. MiB are 1048576 bytes.\n")
+	for _, p := range parts() {
+		if !only.MatchString(p.name) {
+			continue
 		}
+		begun := time.Now()
+		section, err := p.measure(b, ctx)
+		if err != nil {
+			return "", fmt.Errorf("measure %s: %w", p.name, err)
+		}
+		fmt.Fprintf(os.Stderr, "measured: %s, in %s\n", p.name, show(time.Since(begun)))
 		text.WriteString("\n" + section)
 	}
 	text.WriteString(notMeasured)
@@ -96,7 +145,7 @@ const notMeasured = `
 ## Not measured here
 
 - Anything with hardware virtualization: no host with a KVM that runs guests was at hand. Emulated times say how much work is done, not how long users with KVM wait.
-- Links slower than loopback, macOS, arm64 hosts.
+- Links with delay or loss, TLS, object stores and CDNs, macOS, arm64 hosts.
 `
 
 // command prepares one run of the program in this state folder.
