@@ -93,6 +93,10 @@ func (l *loading) run(ctx context.Context) error {
 	if l.lease, err = l.store.Lease(ctx, "image load", l.keys()); err != nil {
 		return err
 	}
+	// What a killed run left harms nobody where it cannot be removed.
+	if err := l.store.Sweep(ctx); err != nil && ctx.Err() != nil {
+		return err
+	}
 	if err := l.plan(ctx, rows); err != nil {
 		return err
 	}
