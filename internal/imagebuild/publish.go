@@ -12,29 +12,27 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/manifest"
-	"github.com/smolvm/smolvm/internal/trust"
 )
 
 // ManifestFile is the manifest's name in a published folder.
 const ManifestFile = "manifest.json"
 
-const (
-	lifetime = 90 * 24 * time.Hour // of a published manifest
-	renewal  = 30 * 24 * time.Hour // an unchanged manifest with less left is signed anew
-)
-
-// Publication is a folder of published images and the key that signs for it.
+// Publication is a folder of published images and the keys that sign for it.
 type Publication struct {
-	Dir     string // absolute
-	Private string // minisign private key, unencrypted
-	Public  string // its public half
+	Dir     string   // absolute
+	Signers []Signer // all of them sign
+	Private string   // of one signer more; empty: none
+	Public  string
+	// Mirrors are folders with the same files, which the manifest then names. Nil:
+	// those that the folder's manifest names already.
+	Mirrors []string
 	VMMs    []string
 	Base    Base
 	Now     func() time.Time
@@ -42,27 +40,37 @@ type Publication struct {
 }
 
 // Publish adds the images to the folder: assets under names that hold their
-// digests, then the signature and the manifest. Rows of other images stay. A file
-// that exists under an asset's name must hold exactly its bytes. When nothing
-// changed, the signed manifest that is there is kept.
+// digests, then the signatures and the manifest. Rows of other images stay, and so
+// do key lists. A file that exists under an asset's name must hold exactly its
+// bytes. When nothing changed, the signed manifest that is there is kept.
 func (p Publication) Publish(ctx context.Context, images []Image) (manifest.Manifest, error) {
 	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
 		return manifest.Manifest{}, fault.New(fault.Storage, "", "make the published folder: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(p.Dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := lockFolder(ctx, p.Dir, p.Sink)
 	if err != nil {
-		return manifest.Manifest{}, fault.New(fault.Storage, "", "lock the published folder: %w", err)
-	}
-	if err := lockFile(ctx, lock, p.Sink, p.Dir); err != nil {
 		return manifest.Manifest{}, err
 	}
 	defer lock.Close()
+	if err := checkSigners(p.Dir, p.signers()); err != nil {
+		return manifest.Manifest{}, err
+	}
 	for _, image := range images {
 		if err := p.putImage(ctx, image); err != nil {
 			return manifest.Manifest{}, err
 		}
 	}
 	return p.putManifest(p.rows(images))
+}
+
+// lockFolder keeps every other writer out of a published folder until the file is
+// closed.
+func lockFolder(ctx context.Context, dir string, sink event.Sink) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fault.New(fault.Storage, "", "lock the published folder: %w", err)
+	}
+	return lock, lockFile(ctx, lock, sink, dir)
 }
 
 func (p Publication) putImage(ctx context.Context, image Image) error {
@@ -167,58 +175,6 @@ func (p Publication) row(image Image, vmm string) manifest.Row {
 	}
 }
 
-// putManifest merges the rows into the folder's manifest, and signs and writes it
-// unless a valid one says the same already.
-func (p Publication) putManifest(rows []manifest.Row) (manifest.Manifest, error) {
-	now := p.Now().UTC().Truncate(time.Second)
-	old, valid := p.current(now)
-	m := manifest.Manifest{
-		Schema: manifest.Schema, Serial: max(now.Unix(), old.Serial+1),
-		Created: now, Expires: now.Add(lifetime), Rows: mergeRows(old.Rows, rows),
-	}
-	if valid && reflect.DeepEqual(old.Rows, m.Rows) && old.Expires.Sub(now) > renewal {
-		return old, nil
-	}
-	m.Release = releaseName(m.Rows)
-	raw, err := manifest.Encode(m)
-	if err != nil {
-		return m, fmt.Errorf("write the manifest: %w", err)
-	}
-	signature, keyID, err := trust.Sign(raw, p.Private)
-	if err != nil {
-		return m, fmt.Errorf("sign the manifest: %w", err)
-	}
-	path := filepath.Join(p.Dir, ManifestFile)
-	if err := writeAtomically(trust.SignatureFile(path, keyID), signature); err != nil {
-		return m, err
-	}
-	return m, writeAtomically(path, raw)
-}
-
-// current reads the manifest that is there; valid tells whether our key signed
-// it. One that cannot be read counts as none.
-func (p Publication) current(now time.Time) (m manifest.Manifest, valid bool) {
-	path := filepath.Join(p.Dir, ManifestFile)
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return manifest.Manifest{}, false
-	}
-	if m, err = manifest.Parse(raw); err != nil {
-		return manifest.Manifest{}, false
-	}
-	id, err := trust.KeyID(p.Public)
-	if err != nil {
-		return m, false
-	}
-	signature, err := os.ReadFile(trust.SignatureFile(path, id))
-	if err != nil {
-		return m, false
-	}
-	policy := trust.Policy{Roots: []trust.Root{{Keys: []string{p.Public}, Threshold: 1}}, Development: true, Now: now}
-	_, err = policy.Verify(raw, map[string][]byte{id: signature})
-	return m, err == nil
-}
-
 // mergeRows replaces rows of equal key, keeps the others, and sorts.
 func mergeRows(old, fresh []manifest.Row) []manifest.Row {
 	same := func(a, b manifest.Row) int {
@@ -233,9 +189,6 @@ func mergeRows(old, fresh []manifest.Row) []manifest.Row {
 	slices.SortFunc(rows, same)
 	return rows
 }
-
-// releaseName names a development release by its content.
-func releaseName(rows []manifest.Row) string { return "dev-" + contentKey(rows)[:12] }
 
 // writeAtomically replaces a file as a whole, on disk when it returns.
 func writeAtomically(path string, raw []byte) error {

@@ -12,7 +12,9 @@ import (
 
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/trust"
 )
 
@@ -20,14 +22,20 @@ import (
 // is what now points to.
 func newPublication(t *testing.T, b *Builder, now *time.Time) Publication {
 	t.Helper()
-	private, public, err := trust.NewKey(rand.Reader)
+	return Publication{
+		Dir: filepath.Join(t.TempDir(), "images"), Signers: []Signer{newSigner(t)}, VMMs: []string{"qemu"},
+		Base: b.base, Now: func() time.Time { return *now }, Sink: event.Discard{},
+	}
+}
+
+// newSigner is a development key, as a checkout makes it.
+func newSigner(t *testing.T) Signer {
+	t.Helper()
+	private, public, err := trust.NewDevelopmentKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Publication{
-		Dir: filepath.Join(t.TempDir(), "images"), Private: private, Public: public, VMMs: []string{"qemu"},
-		Base: b.base, Now: func() time.Time { return *now }, Sink: event.Discard{},
-	}
+	return Signer{private, public}
 }
 
 func published(t *testing.T) (Publication, []Image, *time.Time) {
@@ -41,29 +49,26 @@ func published(t *testing.T) (Publication, []Image, *time.Time) {
 	return newPublication(t, b, &now), images, &now
 }
 
-// verified reads the folder's manifest as a client would.
-func verified(t *testing.T, p Publication) manifest.Manifest {
+// verified reads the folder's manifest as a client would that trusts these keys.
+func verified(t *testing.T, p Publication, threshold int, signers ...Signer) manifest.Manifest {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(p.Dir, ManifestFile))
-	if err != nil {
-		t.Fatal(err)
+	root := trust.Root{Threshold: threshold}
+	for _, s := range signers {
+		root.Keys = append(root.Keys, s.Public)
 	}
-	id, err := trust.KeyID(p.Public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signature, err := os.ReadFile(trust.SignatureFile(filepath.Join(p.Dir, ManifestFile), id))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := (trust.Policy{Keys: []string{p.Public}, Threshold: 1}).Verify(raw, map[string][]byte{id: signature}); err != nil {
-		t.Fatal(err)
-	}
-	m, err := manifest.Parse(raw)
+	m, err := load(t, p, root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return m
+}
+
+func load(t *testing.T, p Publication, root trust.Root) (manifest.Manifest, error) {
+	t.Helper()
+	c, err := resolve.LoadCatalogue(t.Context(), fetch.New(fetch.Options{}), p.Dir, resolve.Rules{
+		Policy: trust.Policy{Roots: []trust.Root{root}, Development: true, Now: p.Now()}, Version: "dev",
+	})
+	return c.Manifest, err
 }
 
 func TestPublishedFolderIsComplete(t *testing.T) {
@@ -72,7 +77,7 @@ func TestPublishedFolderIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(m, verified(t, p)); diff != "" {
+	if diff := cmp.Diff(m, verified(t, p, 1, p.Signers...)); diff != "" {
 		t.Error(diff)
 	}
 	row := m.Rows[0]
@@ -126,14 +131,11 @@ func TestForeignSignatureIsReplaced(t *testing.T) {
 	if _, err := p.Publish(t.Context(), images); err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if p.Private, p.Public, err = trust.NewKey(rand.Reader); err != nil {
-		t.Fatal(err)
-	}
+	p.Signers = []Signer{newSigner(t)}
 	if _, err := p.Publish(t.Context(), images); err != nil {
 		t.Fatal(err)
 	}
-	verified(t, p)
+	verified(t, p, 1, p.Signers...)
 }
 
 func TestPublishedFilesAreNeverReplaced(t *testing.T) {
@@ -173,7 +175,7 @@ func TestDamagedCacheIsNotPublished(t *testing.T) {
 
 func TestWithoutAKeyNothingIsPublished(t *testing.T) {
 	p, images, _ := published(t)
-	p.Private = ""
+	p.Signers = nil
 	if _, err := p.Publish(t.Context(), images); err == nil {
 		t.Error("published unsigned")
 	}
