@@ -334,7 +334,9 @@ func TestRegistryAnswersRefused(t *testing.T) {
 			w.WriteHeader(403)
 			fmt.Fprint(w, `{"errors":[{"code":"DENIED","message":"not you"}]}`)
 		}, ":1", "not you"},
-		"redirect down": {func(w http.ResponseWriter, q *http.Request) { http.Redirect(w, q, "http://registry.example/", 302) }, ":1", "refused"},
+		"redirect down": {func(w http.ResponseWriter, q *http.Request) {
+			http.Redirect(w, q, "http://registry.example/", http.StatusFound)
+		}, ":1", "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

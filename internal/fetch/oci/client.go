@@ -24,7 +24,7 @@ type Client struct {
 
 	mu        sync.Mutex
 	entered   map[entry]http.RoundTripper
-	manifests map[string]map[string]blob // by reference
+	manifests map[string]map[string]blob // by their address
 	turns     map[string]chan struct{}   // who asks for what just now
 }
 
@@ -102,13 +102,13 @@ func digestIn(file string) (string, bool) {
 
 // files are the files of a release, by name.
 func (c *Client) files(ctx context.Context, r Reference) (map[string]blob, error) {
-	leave, err := c.turn(ctx, "manifest "+r.text)
+	leave, err := c.turn(ctx, "manifest "+r.manifestURL())
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
 	c.mu.Lock()
-	files, ok := c.manifests[r.text]
+	files, ok := c.manifests[r.manifestURL()]
 	c.mu.Unlock()
 	if ok {
 		return files, nil
@@ -122,7 +122,7 @@ func (c *Client) files(ctx context.Context, r Reference) (map[string]blob, error
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.manifests[r.text] = files
+	c.manifests[r.manifestURL()] = files
 	return files, nil
 }
 

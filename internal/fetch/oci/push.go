@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -62,7 +62,7 @@ func emptyFile() File {
 func (c *Client) forget(r Reference) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.manifests, r.text)
+	delete(c.manifests, r.manifestURL())
 }
 
 // pusher is one push to a repository.
@@ -143,12 +143,11 @@ func (p pusher) stream(ctx context.Context, f File, to *url.URL) (*url.URL, erro
 	defer content.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	body := &outgoing{content: io.LimitReader(content, f.Size), sent: func(done int64) { p.tell(f, done) }}
+	body := &outgoing{content: io.LimitReader(content, f.Size), sent: func(done int64) { p.tell(f, done) }, stall: p.stall}
 	body.watch = time.AfterFunc(p.stall, func() {
-		cancel(&url.Error{Op: "Patch", URL: to.Redacted(), Err: fmt.Errorf("the registry took nothing for %v after %d of %d bytes", p.stall, body.done.Load(), f.Size)})
+		cancel(&url.Error{Op: "Patch", URL: to.Redacted(), Err: fmt.Errorf("the registry took nothing for %v", p.stall)})
 	})
-	body.stall = p.stall
-	defer body.watch.Stop()
+	defer body.stop()
 	response, err := p.send(ctx, http.MethodPatch, to.String(), body, f.Size, http.StatusAccepted, http.StatusNoContent)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -175,24 +174,41 @@ func (p pusher) location(response *http.Response) (*url.URL, error) {
 	return where, nil
 }
 
-// outgoing is a body that is being sent.
+// outgoing is a body that is being sent. The transport may go on reading it for
+// a moment after its request has failed.
 type outgoing struct {
+	stall time.Duration
+	watch *time.Timer
+
+	mu      sync.Mutex
 	content io.Reader
 	sent    func(done int64)
-	stall   time.Duration
-	watch   *time.Timer
-	done    atomic.Int64
+	done    int64
 }
 
 func (o *outgoing) Read(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.content == nil {
+		return 0, io.ErrClosedPipe
+	}
 	n, err := o.content.Read(p)
 	if err == io.EOF { // all is out: now the registry may take its time
 		o.watch.Stop()
 	} else {
 		o.watch.Reset(o.stall)
 	}
-	o.sent(o.done.Add(int64(n)))
+	o.done += int64(n)
+	o.sent(o.done)
 	return n, err
+}
+
+// stop ends the use of the file and of the progress function.
+func (o *outgoing) stop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.content = nil
+	o.watch.Stop()
 }
 
 // manifest writes the OCI manifest, which makes the files visible.
