@@ -29,11 +29,9 @@ const (
 
 // Step is one asset of a plan.
 type Step struct {
-	Role    Role           `json:"role"`
-	Asset   manifest.Asset `json:"asset"`
-	Archive string         `json:"archive"` // address
-	Index   string         `json:"index"`   // address
-	State   store.State    `json:"state"`
+	Role  Role           `json:"role"`
+	Asset manifest.Asset `json:"asset"`
+	State store.State    `json:"state"`
 }
 
 // Plan is what acquiring an image will do. Nothing has been done yet.
@@ -57,7 +55,7 @@ func (c Catalogue) Plan(ctx context.Context, row manifest.Row, inventory Invento
 		Address: fetch.Shown(c.Address), Release: c.Manifest.Release, Serial: c.Manifest.Serial,
 		Signers: c.Signers, Row: row, Places: c.Places, Expires: c.Manifest.Expires, Expired: c.Expired,
 	}
-	p.Steps = c.steps(row)
+	p.Steps = steps(row)
 	for i := range p.Steps {
 		step := &p.Steps[i]
 		object, err := inventory.Lookup(ctx, step.Asset.Index.SHA256)
@@ -86,20 +84,13 @@ func (p Plan) MayFetch() error {
 		p.Address, p.Expires.UTC().Format(time.DateOnly))
 }
 
-func (c Catalogue) steps(row manifest.Row) []Step {
-	step := func(role Role, asset manifest.Asset) Step {
-		return Step{
-			Role: role, Asset: asset,
-			Archive: fetch.Beside(c.Address, asset.Archive.File),
-			Index:   fetch.Beside(c.Address, asset.Index.File),
-		}
-	}
-	steps := []Step{step(Kernel, row.Kernel.Image)}
+func steps(row manifest.Row) []Step {
+	steps := []Step{{Role: Kernel, Asset: row.Kernel.Image}}
 	if row.Kernel.Modules != nil {
-		steps = append(steps, step(Modules, *row.Kernel.Modules))
+		steps = append(steps, Step{Role: Modules, Asset: *row.Kernel.Modules})
 	}
 	for _, layer := range row.Layers {
-		steps = append(steps, step(Layer, layer))
+		steps = append(steps, Step{Role: Layer, Asset: layer})
 	}
 	return steps
 }
@@ -110,18 +101,21 @@ func (p Plan) String() string {
 	fmt.Fprintf(&out, "image %s, %s, %s of release %s (serial %d, signed by %s)\n",
 		p.Row.Preset, p.Row.Arch, p.Row.VMM, p.Release, p.Serial, strings.Join(p.Signers, ", "))
 	for _, step := range p.Steps {
-		fmt.Fprintf(&out, "  %-8s %-16s %s\n", step.Role, step.Asset.Name, step.what())
+		fmt.Fprintf(&out, "  %-8s %-16s %s\n", step.Role, step.Asset.Name, step.what(p.Places))
 	}
 	fmt.Fprintf(&out, "download %d bytes\n", p.Fetch)
 	return out.String()
 }
 
-func (s Step) what() string {
+func (s Step) what(places []string) string {
 	switch s.State {
 	case store.Ready:
 		return "is here"
 	case store.Doubtful:
 		return "is here and was touched: verify every byte"
 	}
-	return fmt.Sprintf("fetch %d bytes from %s", s.Asset.Archive.Size, fetch.Shown(s.Archive))
+	if len(places) == 0 {
+		return fmt.Sprintf("fetch %d bytes", s.Asset.Archive.Size)
+	}
+	return fmt.Sprintf("fetch %d bytes from %s", s.Asset.Archive.Size, fetch.Shown(fetch.Beside(places[0], s.Asset.Archive.File)))
 }

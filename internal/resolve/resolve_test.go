@@ -34,15 +34,36 @@ type world struct {
 	events *events
 }
 
+// template is a catalogue that every world copies: making one compresses 32 MiB.
+var template *catalogue.Catalogue
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "resolve-test-")
+		if err == nil {
+			defer os.RemoveAll(dir)
+			template, err = catalogue.Make(context.Background(), dir, now)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	made, err := catalogue.Make(t.Context(), t.TempDir(), now)
-	must(t, err)
+	copied := *template
+	made := &copied
+	made.Dir = t.TempDir()
+	made.Address = filepath.Join(made.Dir, filepath.Base(template.Address))
+	must(t, os.CopyFS(made.Dir, os.DirFS(template.Dir)))
 	w := &world{made: made, server: faulty.New(made.Dir), events: &events{}}
 	w.url, w.stop = w.server.Listen()
 	t.Cleanup(w.stop)
 	w.rules = Rules{
-		Policy:  trust.Policy{Keys: []string{made.PublicKey}, Threshold: 1, Now: now},
+		Policy:  trust.Policy{Roots: []trust.Root{{Keys: []string{made.PublicKey}, Threshold: 1}}, Now: now},
 		Memory:  trust.NewMemory(t.TempDir(), func() time.Time { return now }),
 		Version: "0.3.0", Sink: w.events,
 	}
@@ -104,9 +125,9 @@ func TestRefusals(t *testing.T) {
 			id, _ := trust.KeyID(w.made.PublicKey)
 			w.server.Set(trust.SignatureFile(file, id), faulty.Fault{Status: 404})
 		}, fault.Trust, "not signed"},
-		"signed by a stranger": {func(w *world) { w.rules.Policy.Keys = []string{stranger.PublicKey} }, fault.Trust, "not signed by any trusted key"},
-		"no trusted keys":      {func(w *world) { w.rules.Policy.Keys = nil }, fault.Trust, "no key is trusted"},
-		"threshold":            {func(w *world) { w.rules.Policy.Threshold = 2 }, fault.Trust, "2 signatures are needed"},
+		"signed by a stranger": {func(w *world) { w.rules.Policy.Roots[0].Keys = []string{stranger.PublicKey} }, fault.Trust, "not signed by any trusted key"},
+		"no trusted keys":      {func(w *world) { w.rules.Policy.Roots = nil }, fault.Trust, "no key is trusted"},
+		"threshold":            {func(w *world) { w.rules.Policy.Roots[0].Threshold = 2 }, fault.Trust, "2 signatures are needed"},
 		"a byte changed":       {func(w *world) { w.server.Set(file, faulty.Fault{Flip: 100}) }, fault.Trust, "no signature"},
 		"signature changed": {func(w *world) {
 			id, _ := trust.KeyID(w.made.PublicKey)
@@ -180,12 +201,12 @@ func TestOffline(t *testing.T) {
 	if !strings.Contains(w.events.text.String(), "warning") {
 		t.Error("nobody was told")
 	}
-	w.rules.Policy.Keys = []string{mustKey(t)}
+	w.rules.Policy.Roots[0].Keys = []string{mustKey(t)}
 	if _, err := w.load(t.Context()); fault.CodeOf(err) != fault.Trust {
 		t.Errorf("a remembered manifest of a key not trusted any more: %v", err)
 	}
 	w.rules.Memory = trust.NewMemory(t.TempDir(), time.Now)
-	w.rules.Policy.Keys = []string{w.made.PublicKey}
+	w.rules.Policy.Roots[0].Keys = []string{w.made.PublicKey}
 	if _, err := w.load(t.Context()); !errors.Is(err, fetch.ErrUnreachable) {
 		t.Errorf("nothing remembered: %v", err)
 	}
@@ -242,8 +263,8 @@ func TestPlan(t *testing.T) {
 	var roles []Role
 	for _, step := range plan.Steps {
 		roles = append(roles, step.Role)
-		if !strings.HasPrefix(step.Archive, w.url+"/"+step.Asset.Name+"-") {
-			t.Errorf("archive at %s", step.Archive)
+		if file := fetch.Beside(plan.Places[0], step.Asset.Archive.File); !strings.HasPrefix(file, w.url+"/"+step.Asset.Name+"-") {
+			t.Errorf("archive at %s", file)
 		}
 	}
 	if fmt.Sprint(roles) != "[kernel modules layer layer]" {
