@@ -266,3 +266,15 @@ func TestContentSparse(t *testing.T) {
 		t.Errorf("what was cut off came back: %d", bytes.Count(p, []byte("y")))
 	}
 }
+
+func TestRotLeavesNoTrace(t *testing.T) {
+	d := New(Options{})
+	f := file(t, d, folder(t, d, d.root, "a"), "f", "text")
+	before := f.attributes
+	if !d.Rot("a/f", 1) || d.Rot("a/f", 4) || d.Rot("a/g", 0) {
+		t.Error("the wrong bytes can rot")
+	}
+	if got := listing(d); got != "a/ a/f=tuxt" || f.attributes != before {
+		t.Errorf("%q, %+v", got, f.attributes)
+	}
+}

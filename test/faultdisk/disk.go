@@ -19,6 +19,7 @@ package faultdisk
 
 import (
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -130,4 +131,28 @@ func (d *Disk) now() time.Time {
 	}
 	d.last = now
 	return now
+}
+
+// Rot flips one bit of a file's byte without any trace in times or size, as bad
+// sectors and bad memory do. It tells whether there is such a byte.
+func (d *Disk) Rot(name string, offset int64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.root
+	for part := range strings.SplitSeq(name, "/") {
+		if f = f.entries[part]; f == nil {
+			return false
+		}
+	}
+	b := f.data.blocks[offset/blockSize]
+	if b == nil || offset >= f.data.size {
+		return false
+	}
+	fresh := *b
+	fresh[offset%blockSize] ^= 0x10
+	f.data.blocks[offset/blockSize] = &fresh
+	if f.saved.data.blocks[offset/blockSize] != nil {
+		f.saved.data.blocks[offset/blockSize] = &fresh
+	}
+	return true
 }

@@ -204,10 +204,13 @@ func pull() []string {
 	return []string{"image", "pull", "claude", "--arch", "amd64", "--backend", "qemu"}
 }
 
-// things are the files on a disk that hold something: no locks, no serials.
+// things are the files on a disk that hold something: no locks, no serials. The
+// memory of trust removes its own orphans when they are an hour old.
 func things(d *faultdisk.Disk) map[string]faultdisk.Sight {
 	all := d.Look()
-	maps.DeleteFunc(all, func(_ string, s faultdisk.Sight) bool { return s.Mode.IsDir() || s.Size == 0 })
+	maps.DeleteFunc(all, func(name string, s faultdisk.Sight) bool {
+		return s.Mode.IsDir() || s.Size == 0 || strings.HasPrefix(name, "home/trust/") && path.Base(name)[0] == '.'
+	})
 	return all
 }
 

@@ -22,7 +22,7 @@ const (
 	failEIO  way = "EIO"
 	failFull way = "ENOSPC"
 	failOver way = "EDQUOT"
-	failRead way = "EROFS"
+	failRead way = "EROFS, and from there on"
 )
 
 var ways = []way{cut, cutDice, kill, failEIO, failFull, failOver, failRead}
@@ -30,6 +30,9 @@ var ways = []way{cut, cutDice, kill, failEIO, failFull, failOver, failRead}
 var errnos = map[way]syscall.Errno{
 	failEIO: syscall.EIO, failFull: syscall.ENOSPC, failOver: syscall.EDQUOT, failRead: syscall.EROFS,
 }
+
+// lasting is how often a way fails; none: a disk that is read-only stays so.
+var lasting = map[way]int{failEIO: 1, failFull: 1, failOver: 1}
 
 // walk is one command, disturbed at each of its steps.
 type walk struct {
@@ -141,7 +144,7 @@ func (w walk) disturb(t *testing.T, b *bench, d *faultdisk.Disk, p point) string
 	errno, fails := errnos[p.way]
 	d.Steps()
 	if fails {
-		d.Fail(faultdisk.Fault{Skip: p.step - 1, Times: 1, Err: errno})
+		d.Fail(faultdisk.Fault{Skip: p.step - 1, Times: lasting[p.way], Err: errno})
 	} else {
 		d.StopAt(p.step, r.kill)
 	}
