@@ -26,8 +26,8 @@ type arrived struct {
 // verifies and writes in others. The number of buffers bounds the memory.
 func (l *loading) takeFrames(ctx context.Context, workers int) error {
 	frames := framesOf(l.indexes())
-	p := newProgress(l.o.Options, event.Load, title(l.list.Images), l.length(frames))
-	p.start()
+	l.progress = newProgress(l.o.Options, event.Load, title(l.list.Images), l.length(frames))
+	l.progress.start()
 	free := make(chan []byte, workers+1)
 	for range cap(free) {
 		free <- nil
@@ -47,16 +47,12 @@ func (l *loading) takeFrames(ctx context.Context, workers int) error {
 	}
 	group.Go(func() error {
 		defer close(work)
-		return l.readFrames(ctx, frames, free, work, p)
+		return l.readFrames(ctx, frames, free, work)
 	})
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	p.done()
-	return nil
+	return group.Wait()
 }
 
-func (l *loading) readFrames(ctx context.Context, frames []frame, free <-chan []byte, work chan<- arrived, p *progress) error {
+func (l *loading) readFrames(ctx context.Context, frames []frame, free <-chan []byte, work chan<- arrived) error {
 	for _, frame := range frames {
 		name := frameEntry(frame.content)
 		size, err := l.tar.next(name, frame.size)
@@ -84,18 +80,18 @@ func (l *loading) readFrames(ctx context.Context, frames []frame, free <-chan []
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if p.at(l.tar.read) {
-			l.tell(p)
+		if l.progress.at(l.tar.read) {
+			l.tell()
 		}
 	}
 	return l.tar.end()
 }
 
 // tell lets those who wait for an asset follow.
-func (l *loading) tell(p *progress) {
+func (l *loading) tell() {
 	for _, a := range l.assets {
 		if a.claim != nil {
-			a.claim.Progress(l.tar.read, p.total)
+			a.claim.Progress(l.tar.read, l.progress.total)
 		}
 	}
 }

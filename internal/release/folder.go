@@ -135,7 +135,7 @@ func (m *mirroring) isThere(ctx context.Context, path string, want manifest.Dige
 	}
 	if info.Mode().IsRegular() && info.Size() == want.Size {
 		sum := sha256.New()
-		if _, err := io.Copy(sum, &during{ctx, file}); err != nil {
+		if _, err := io.Copy(sum, &during{ctx, file, func(n int64) { m.progress.at(m.behind + n) }, 0}); err != nil {
 			return false, fmt.Errorf("verify %s: %w", path, err)
 		}
 		if hex.EncodeToString(sum.Sum(nil)) == want.SHA256 {
@@ -171,7 +171,7 @@ func (m *mirroring) copyAsset(ctx context.Context, dir string, asset manifest.As
 	if err := m.copyArchive(ctx, part, from); err != nil {
 		return errors.Join(err, part.Close()) // the next run goes on with it
 	}
-	return place(part, filepath.Join(dir, asset.Archive.File))
+	return m.place(part, filepath.Join(dir, asset.Archive.File))
 }
 
 // copyArchive goes on behind the last right frame of the part.
@@ -212,11 +212,15 @@ func (m *mirroring) arrived(n int64) {
 // resume reads the frames that an earlier run left, and returns where the first
 // wrong or missing one begins.
 func resume(ctx context.Context, part *os.File, from *archive) (int64, error) {
+	var buffer []byte
 	for _, f := range from.index.Frames {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		data := make([]byte, f.Length)
+		if int64(cap(buffer)) < f.Length {
+			buffer = make([]byte, f.Length)
+		}
+		data := buffer[:f.Length]
 		if n, err := part.ReadAt(data, f.Offset); int64(n) < f.Length {
 			if errors.Is(err, io.EOF) {
 				return f.Offset, nil
@@ -261,7 +265,15 @@ func (m *mirroring) put(dir, name string, data []byte) error {
 	}
 	m.copied += int64(len(data))
 	m.arrived(int64(len(data)))
-	return place(part, filepath.Join(dir, name))
+	return m.place(part, filepath.Join(dir, name))
+}
+
+// place lets everybody read the file: whoever serves the folder may be another user.
+func (m *mirroring) place(part *os.File, path string) error {
+	if err := part.Chmod(0o644); err != nil {
+		return errors.Join(err, part.Close())
+	}
+	return place(part, path)
 }
 
 // partName is the name of a file that grows. No published file begins with a dot.
@@ -275,10 +287,12 @@ func partSize(dir string, blob manifest.Blob) int64 {
 	return min(info.Size(), blob.Size)
 }
 
-// during is a reader that ends with a context.
+// during is a reader that ends with a context and says how far it is.
 type during struct {
-	ctx context.Context
-	io.Reader
+	ctx  context.Context
+	src  io.Reader
+	tell func(n int64)
+	n    int64
 }
 
 // Read passes bytes on while the context lives.
@@ -286,5 +300,8 @@ func (d *during) Read(p []byte) (int, error) {
 	if d.ctx.Err() != nil {
 		return 0, context.Cause(d.ctx)
 	}
-	return d.Reader.Read(p)
+	n, err := d.src.Read(p)
+	d.n += int64(n)
+	d.tell(d.n)
+	return n, err
 }

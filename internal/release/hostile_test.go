@@ -233,7 +233,7 @@ func TestEveryCutAndFlip(t *testing.T) {
 		head += int(entrySize(int64(len(i.data))))
 	}
 	var places []int
-	for at := 0; at < head+blockSize; at += 61 {
+	for at := 0; at < head+blockSize; at += 97 {
 		places = append(places, at)
 	}
 	for at := head; at < len(whole); at += 9973 {

@@ -55,21 +55,28 @@ func TestKilledLoad(t *testing.T) {
 			pause = time.Duration(size-len(whole)) * time.Millisecond / 4000
 			size = len(whole)
 		}
-		dir := filepath.Join(t.TempDir(), "home")
-		killAfter(t, dir, whole[:size], pause)
-		h := homeAt(t, dir)
-		images, err := h.store.Images()
-		check(t, err)
-		if len(images) > 0 {
-			h.isComplete(t, h.catalogue(t, publisher(t).Address))
-		}
-		_, err = h.load(t.Context(), bytes.NewReader(whole))
-		check(t, err)
+		t.Run(fmt.Sprintf("%d+%v", size, pause), func(t *testing.T) {
+			t.Parallel()
+			killed(t, whole, size, pause)
+		})
+	}
+}
+
+func killed(t *testing.T, whole []byte, size int, pause time.Duration) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "home")
+	killAfter(t, dir, whole[:size], pause)
+	h := homeAt(t, dir)
+	images, err := h.store.Images()
+	check(t, err)
+	if len(images) > 0 {
 		h.isComplete(t, h.catalogue(t, publisher(t).Address))
-		check(t, h.store.Sweep(t.Context()))
-		for _, name := range []string{"partial", "tmp", "leases"} {
-			empty(t, filepath.Join(dir, "store", name))
-		}
+	}
+	_, err = h.load(t.Context(), bytes.NewReader(whole))
+	check(t, err)
+	h.isComplete(t, h.catalogue(t, publisher(t).Address))
+	for _, name := range []string{"partial", "tmp", "leases"} {
+		empty(t, filepath.Join(dir, "store", name))
 	}
 }
 

@@ -62,6 +62,7 @@ type loading struct {
 	plans     []resolve.Plan // of the rows
 	lease     *store.Lease
 	assets    []*arriving
+	progress  *progress
 }
 
 // arriving is an asset of the tar.
@@ -111,7 +112,11 @@ func (l *loading) run(ctx context.Context) error {
 	if err := l.takeFrames(ctx, decoder.Slots()); err != nil {
 		return err
 	}
-	return l.adopt(ctx)
+	if err := l.adopt(ctx); err != nil {
+		return err
+	}
+	l.progress.done()
+	return nil
 }
 
 // believe reads what is signed and decides like a launch that downloaded it.
@@ -296,7 +301,7 @@ func (l *loading) adopt(ctx context.Context) error {
 		}
 	}
 	for _, plan := range l.plans {
-		if err := l.store.Show(ctx, viewOf(plan)); err != nil {
+		if err := l.store.Show(ctx, plan.View()); err != nil {
 			return err
 		}
 	}

@@ -11,10 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/fetch"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
-	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/trust"
 	"github.com/smolvm/smolvm/test/faulty"
 )
@@ -24,11 +26,12 @@ import (
 func (h *home) isComplete(t testing.TB, c resolve.Catalogue) {
 	t.Helper()
 	row, _ := c.Find(claude.Preset, claude.Arch, claude.VMM)
-	plan, err := c.Plan(t.Context(), row, h.store)
-	check(t, err)
-	for _, step := range plan.Steps {
-		if step.State != store.Ready {
-			t.Errorf("%s is %s", step.Asset.Name, step.State)
+	image := h.launch(t, c, row, nil)
+	for path, name := range map[string]string{
+		image.Kernel: "kernel", image.Modules: "modules.cpio", image.Layers[0].Path: "base.ext4", image.Layers[1].Path: "claude-code.ext4",
+	} {
+		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, contents()[name]) {
+			t.Errorf("%s would boot and is not what was published (%v)", path, err)
 		}
 	}
 	for _, name := range []string{"kernel", "modules.cpio", "base.ext4", "claude-code.ext4"} {
@@ -38,6 +41,18 @@ func (h *home) isComplete(t testing.TB, c resolve.Catalogue) {
 			t.Errorf("%s does not hold what was published (%v)", name, err)
 		}
 	}
+}
+
+// launch does what a launch does, up to the paths it boots from. Without places it
+// has no network.
+func (h *home) launch(t testing.TB, c resolve.Catalogue, row manifest.Row, places acquire.Places) record.Image {
+	t.Helper()
+	plan, err := c.Plan(t.Context(), row, h.store)
+	check(t, err)
+	image, lease, err := acquire.New(h.store, places, h.log, time.Now).Run(t.Context(), plan, acquire.Options{})
+	check(t, err)
+	check(t, lease.Release())
+	return image
 }
 
 // TestLoadedImageLaunchesOffline goes the whole way: published, downloaded,
@@ -240,8 +255,13 @@ func TestCutLoadIsContinued(t *testing.T) {
 	if kept := allocated(t, filepath.Join(h.dir, "store", "partial")); kept < 100_000 {
 		t.Errorf("only %d bytes were kept", kept)
 	}
-	c := h.catalogue(t, publisher(t).Address)
-	h.pull(t, c, claude)
+	server, address := site(t, publisher(t).Dir)
+	c := h.catalogue(t, address+"/")
+	row, _ := c.Find(claude.Preset, claude.Arch, claude.VMM)
+	h.launch(t, c, row, hasty().Mirrors(c.Places, h.log))
+	if sent := server.Sent(base(t).Archive.File); sent > 0 {
+		t.Errorf("%d bytes of what was there were downloaded", sent)
+	}
 	l, err := h.load(t.Context(), bytes.NewReader(whole))
 	if err != nil || !slices.Equal(l.Added, []string{"codex"}) {
 		t.Errorf("%+v, %v", l, err)

@@ -21,7 +21,6 @@ import (
 	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/resolve"
-	"github.com/smolvm/smolvm/internal/store"
 )
 
 // Image names a row of a manifest.
@@ -51,19 +50,6 @@ func (o Options) sink() event.Sink {
 // launch does.
 func mayFetch(c resolve.Catalogue) error {
 	return resolve.Plan{Address: fetch.Shown(c.Address), Expired: c.Expired, Expires: c.Manifest.Expires}.MayFetch()
-}
-
-// viewOf is how the store shows an image.
-func viewOf(p resolve.Plan) store.View {
-	v := store.View{Release: p.Release, Preset: p.Row.Preset, Arch: p.Row.Arch, VMM: p.Row.VMM}
-	extensions := map[resolve.Role]string{resolve.Modules: ".cpio", resolve.Layer: ".ext4"}
-	for _, step := range p.Steps {
-		v.Files = append(v.Files, store.ViewFile{
-			Name: step.Asset.Name + extensions[step.Role],
-			Key:  step.Asset.Index.SHA256, Archive: step.Asset.Archive.SHA256,
-		})
-	}
-	return v
 }
 
 // sorted are the images in the order of a tar, each once.
