@@ -368,3 +368,29 @@ func TestCancelledMirrorIsContinued(t *testing.T) {
 	check(t, err)
 	isMirror(t, dir, publisher(t).Dir)
 }
+
+// TestManifestComesLast: whichever file cannot be had, there is no manifest, and
+// the next run completes the rest.
+func TestManifestComesLast(t *testing.T) {
+	h := newHome(t)
+	server, address := site(t, publisher(t).Dir)
+	c := h.catalogue(t, address+"/")
+	dir := t.TempDir()
+	assets, err := everyAsset(c.Manifest)
+	check(t, err)
+	for _, asset := range assets {
+		for _, file := range []string{asset.Index.File, asset.Archive.File} {
+			server.Set(file, faulty.Fault{Status: 404})
+			if _, err := h.mirror(t.Context(), c, dir); err == nil || !strings.Contains(err.Error(), file) {
+				t.Errorf("%v", err)
+			}
+			server.Set(file)
+			if found, _ := filepath.Glob(filepath.Join(dir, "manifest*")); len(found) > 0 {
+				t.Errorf("without %s: %v", file, found)
+			}
+		}
+	}
+	_, err = h.mirror(t.Context(), c, dir)
+	check(t, err)
+	isMirror(t, dir, publisher(t).Dir)
+}
