@@ -86,7 +86,7 @@ type tarReader struct {
 	read int64
 }
 
-const copyHint = "It was damaged on its way, or changed: copy it again, or save it anew. Nothing of it was kept."
+const copyHint = "It was damaged on its way, or changed: copy it again, or save it anew. Nothing of it is used."
 
 // next reads the header of the next file, which has to have that name and at
 // most limit bytes, and returns its size.
@@ -160,7 +160,7 @@ func (t *tarReader) fill(buffer []byte) error {
 	n, err := io.ReadFull(t.src, buffer)
 	t.read += int64(n)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return t.refuse("it is cut off after %d bytes", t.read)
+		return t.refuse("the tar is cut off after %d bytes", t.read)
 	}
 	return err
 }
