@@ -151,7 +151,7 @@ func (r Root) met(raw []byte, signatures map[string][]byte, version int, whose s
 // there was one; the error is why a root that it is the next list of was kept.
 func (p Policy) Advance(list SignedFile) (Policy, bool, error) {
 	next, followed := p, false
-	next.Roots, next.Keys, next.Threshold = p.roots(), nil, 0
+	next.Roots = p.roots()
 	var refused error
 	for i, root := range next.Roots {
 		if root.Version > 0 && list.Version != root.Version+1 {

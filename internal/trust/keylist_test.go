@@ -3,10 +3,12 @@ package trust
 import (
 	"bytes"
 	"encoding/base64"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"aead.dev/minisign"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smolvm/smolvm/internal/fault"
@@ -115,7 +117,7 @@ func TestChain(t *testing.T) {
 // Each root goes its own way; a list is followed if it is for one of them.
 func TestAdvanceOfSeveralRoots(t *testing.T) {
 	a, b, c := newSigner(t), newSigner(t), newSigner(t)
-	policy := Policy{Roots: []Root{root(0, 1, a), root(0, 1, c)}, Keys: []string{b.public}, Threshold: 1}
+	policy := Policy{Roots: []Root{root(0, 1, a), root(0, 1, c), root(0, 1, b)}}
 	next, followed, err := policy.Advance(publish(t, 1, 1, []signer{b}, []signer{a, b}))
 	if !followed || err == nil { // the one that was not followed is told
 		t.Fatal(followed, err)
@@ -216,9 +218,21 @@ func withID(t *testing.T, key string) string {
 func TestOneOwnerUnderTwoIDsCountsOnce(t *testing.T) {
 	a := newSigner(t)
 	raw := []byte("manifest")
-	signature := a.sign(t, raw)
-	twice := Policy{Keys: []string{bare(a.public), withID(t, bare(a.public))}, Threshold: 2}
-	if _, err := twice.Verify(raw, map[string][]byte{"x": signature}); err == nil {
+	right := a.sign(t, raw)
+	other := withID(t, bare(a.public))
+	renamed := minisign.Signature{}
+	must(t, renamed.UnmarshalText(right))
+	id, err := KeyID(other)
+	must(t, err)
+	renamed.KeyID, err = strconv.ParseUint(id, 16, 64) // nothing signs the id
+	must(t, err)
+	again, err := renamed.MarshalText()
+	must(t, err)
+	both := map[string][]byte{"x": right, "y": again}
+	if _, err := (Policy{Roots: []Root{{Keys: []string{other}, Threshold: 1}}}).Verify(raw, both); err != nil {
+		t.Fatalf("the renamed signature is no signature: %v", err)
+	}
+	if _, err := (Policy{Roots: []Root{{Keys: []string{bare(a.public), other}, Threshold: 2}}}).Verify(raw, both); err == nil {
 		t.Error("accepted")
 	}
 }

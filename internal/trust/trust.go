@@ -23,9 +23,6 @@ import (
 type Policy struct {
 	// Roots are believed one by one: the threshold of any of them is enough.
 	Roots []Root
-	// Keys and Threshold are one more root, of version 0.
-	Keys      []string
-	Threshold int
 	// Development accepts development keys, which a release never does.
 	Development bool
 	Now         time.Time // the host's clock
@@ -100,17 +97,9 @@ func (p Policy) Time() time.Time {
 // Expired reports whether something that expires at t has, by the policy's time.
 func (p Policy) Expired(t time.Time) bool { return !p.Time().Before(t) }
 
+// roots are those that name keys.
 func (p Policy) roots() []Root {
-	roots := make([]Root, 0, len(p.Roots)+1)
-	for _, root := range p.Roots {
-		if len(root.Keys) > 0 {
-			roots = append(roots, root)
-		}
-	}
-	if len(p.Keys) > 0 {
-		roots = append(roots, Root{Keys: p.Keys, Threshold: p.Threshold})
-	}
-	return roots
+	return slices.DeleteFunc(slices.Clone(p.Roots), func(root Root) bool { return len(root.Keys) == 0 })
 }
 
 // signers are the ids of the root's keys that have signed, sorted.
@@ -162,7 +151,7 @@ func signedBy(key minisign.PublicKey, raw []byte, signatures map[string][]byte) 
 
 func noKey() error {
 	return fault.New(fault.Trust,
-		"Name the publisher's key with --trusted-key FILE. `make build` links in the key of what its own checkout publishes.",
+		"Name the publisher's key with `smolvm config trust add KEY`, or for this run with --trusted-key FILE. `make build` links in the key of what its own checkout publishes.",
 		"check the manifest's signature: no key is trusted")
 }
 

@@ -40,11 +40,7 @@ func (s signer) sign(t testing.TB, raw []byte) []byte {
 }
 
 func policy(threshold int, signers ...signer) Policy {
-	p := Policy{Threshold: threshold}
-	for _, s := range signers {
-		p.Keys = append(p.Keys, s.public)
-	}
-	return p
+	return Policy{Roots: []Root{root(0, threshold, signers...)}}
 }
 
 func TestThreshold(t *testing.T) {
@@ -91,7 +87,7 @@ func TestThreshold(t *testing.T) {
 
 func TestRefusalsAreTrustFaultsWithHints(t *testing.T) {
 	a, b := newSigner(t), newSigner(t)
-	for _, p := range []Policy{policy(1), policy(1, a), {Keys: []string{"RWnonsense"}, Threshold: 1}} {
+	for _, p := range []Policy{policy(1), policy(1, a), {Roots: []Root{{Keys: []string{"RWnonsense"}, Threshold: 1}}}} {
 		_, err := p.Verify([]byte("x"), map[string][]byte{b.id: b.sign(t, []byte("x"))})
 		if fault.CodeOf(err) != fault.Trust || fault.HintOf(err) == "" {
 			t.Errorf("%v: code %s, hint %q", err, fault.CodeOf(err), fault.HintOf(err))
