@@ -3,7 +3,9 @@ package unpack
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -16,6 +18,9 @@ type Decoder struct {
 	// slots are the buffers for expanded frames. Whoever works on a frame holds
 	// one; their number bounds memory and parallelism.
 	slots chan []byte
+
+	mu    sync.Mutex
+	files []*os.File // what Writers opened
 }
 
 // NewDecoder prepares as many slots as keep all cores busy. Buffers are made
@@ -38,9 +43,24 @@ func NewDecoder() (*Decoder, error) {
 	return d, nil
 }
 
-// Close ends the decoders. No Writer of this Decoder may be at work, nor be used
-// again.
-func (d *Decoder) Close() { d.zstd.Close() }
+// Close ends the decoders and closes what Writers of this Decoder opened
+// themselves. None of them may be at work, nor be used again.
+func (d *Decoder) Close() {
+	d.zstd.Close()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, file := range d.files {
+		_ = file.Close() // the fsync of the caller's own descriptor reports errors
+	}
+	d.files = nil
+}
+
+// own keeps a file until Close.
+func (d *Decoder) own(file *os.File) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.files = append(d.files, file)
+}
 
 // Slots is how many frames are worked on at a time; more goroutines only wait.
 func (d *Decoder) Slots() int { return cap(d.slots) }

@@ -25,6 +25,16 @@ func punch(file *os.File, at, length int64) error {
 	return nil
 }
 
+// openDirect opens the file again for writing past the page cache, or returns nil
+// where the file system cannot do that.
+func openDirect(file *os.File) (direct *os.File) {
+	_ = control(file, func(fd int) (err error) {
+		direct, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY|unix.O_DIRECT, 0)
+		return err
+	})
+	return direct
+}
+
 // writeBack lets the disk start on what was written. It is only a hint: an error
 // of the disk is reported by the fsync that follows.
 func writeBack(file *os.File, at, length int64) {

@@ -3,6 +3,7 @@ package unpack
 import (
 	"bytes"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -127,5 +128,59 @@ func TestPunchErrorsAreKept(t *testing.T) {
 	w.punch = func(*os.File, int64, int64) error { return syscall.EIO }
 	if err := w.Zero(t.Context(), 1); !errors.Is(err, syscall.EIO) {
 		t.Errorf("err = %v", err)
+	}
+}
+
+// Where a file cannot be written past the page cache, everything goes through it.
+func TestWithoutDirectWrites(t *testing.T) {
+	data := sample()
+	archive, ix := compress(t, data)
+	for name, direct := range map[string]io.WriterAt{
+		"cannot be opened": nil,
+		"invalid":          refusing{syscall.EINVAL},
+		"unsupported":      refusing{syscall.EOPNOTSUPP},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, out := writer(t, ix, nil)
+			w.direct = direct
+			for i := range ix.Frames {
+				if err := w.Packed(t.Context(), i, part(archive, ix, i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !bytes.Equal(content(t, out), data) {
+				t.Error("the bytes differ")
+			}
+			sparse(t, out, data)
+		})
+	}
+}
+
+// An error of the disk is not taken for "cannot" here either.
+func TestDirectErrorsAreKept(t *testing.T) {
+	archive, ix := compress(t, sample())
+	w, _ := writer(t, ix, nil)
+	w.direct = refusing{syscall.ENOSPC}
+	if err := w.Packed(t.Context(), 2, part(archive, ix, 2)); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("err = %v", err)
+	}
+}
+
+type refusing struct{ err error }
+
+func (r refusing) WriteAt([]byte, int64) (int, error) { return 0, r.err }
+
+// Bytes at any address in memory are right: a direct write needs aligned ones.
+func TestPlainFromAnyAddress(t *testing.T) {
+	data := append([]byte{0}, holey(9, FrameSize+3*block+17)...)
+	_, ix := compress(t, data[1:])
+	w, out := writer(t, ix, nil)
+	for i := range ix.Frames {
+		if err := w.Plain(t.Context(), i, data[1+ix.Place(i):][:ix.Length(i)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(content(t, out), data[1:]) {
+		t.Error("the bytes differ")
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
+	"sync/atomic"
 )
 
 // Writer expands frames of one archive into one file: in any order, from any
@@ -15,6 +17,10 @@ type Writer struct {
 	index   Index
 	dst     *os.File
 	punch   func(file *os.File, at, length int64) error // deallocates; errors.ErrUnsupported: cannot
+	// direct is dst again, past the page cache, and the Decoder's to close; nil
+	// where that cannot be had.
+	direct  io.WriterAt
+	refused atomic.Bool // a direct write was, as one that this file cannot do
 }
 
 // NewWriter gives dst the size of the expanded file and keeps what it holds: an
@@ -35,7 +41,12 @@ func NewWriter(d *Decoder, ix Index, dst *os.File) (*Writer, error) {
 			return nil, fmt.Errorf("expand: %w", err)
 		}
 	}
-	return &Writer{decoder: d, index: ix, dst: dst, punch: punch}, nil
+	w := &Writer{decoder: d, index: ix, dst: dst, punch: punch}
+	if direct := openDirect(dst); direct != nil {
+		d.own(direct)
+		w.direct = direct
+	}
+	return w, nil
 }
 
 // Packed writes frame i from its bytes in the archive. Their digest is checked
@@ -97,12 +108,10 @@ func (w *Writer) Zero(ctx context.Context, i int) error {
 	return nil
 }
 
-// write puts a frame into the file and lets the disk start on it, so that the
-// last fsync finds little left to do.
+// write puts a frame into the file.
 func (w *Writer) write(i int, plain []byte) error {
 	if err := w.writeSparse(plain, w.index.Place(i)); err != nil {
 		return fmt.Errorf("frame %d: %w", i, err)
 	}
-	writeBack(w.dst, w.index.Place(i), int64(len(plain)))
 	return nil
 }
