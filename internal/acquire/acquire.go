@@ -42,12 +42,14 @@ type Acquirer struct {
 	places Places
 	sink   event.Sink
 	now    func() time.Time
+
+	runSize int64 // how many archive bytes one request asks for
 }
 
 // New makes an Acquirer that reports to sink. Without places nothing can be
 // fetched, only checked.
 func New(s *store.Store, places Places, sink event.Sink, now func() time.Time) *Acquirer {
-	return &Acquirer{store: s, places: places, sink: sink, now: now}
+	return &Acquirer{store: s, places: places, sink: sink, now: now, runSize: runSize}
 }
 
 // Options are what a user may ask for.

@@ -21,11 +21,12 @@ type board struct {
 	open    int           // assets that are not in the store yet
 	done    chan struct{} // closed when none is open
 	struck  map[string]bool
+	runSize int64
 	streams map[*fetch.Stream]func() // ends the stream
 }
 
-func newBoard(open int) *board {
-	b := &board{open: open, done: make(chan struct{}), struck: map[string]bool{}, streams: map[*fetch.Stream]func(){}}
+func newBoard(open int, runSize int64) *board {
+	b := &board{open: open, runSize: runSize, done: make(chan struct{}), struck: map[string]bool{}, streams: map[*fetch.Stream]func(){}}
 	b.changed = sync.NewCond(&b.mu)
 	return b
 }
@@ -82,7 +83,7 @@ func (b *board) finish(a *asset) {
 func (b *board) next(ctx context.Context) (a *asset, r run, err error) {
 	err = b.await(ctx, func() bool {
 		for _, candidate := range b.assets {
-			if found, ok := candidate.pick(); ok {
+			if found, ok := candidate.pick(b.runSize); ok {
 				a, r = candidate, found
 				return true
 			}
@@ -106,7 +107,7 @@ func (b *board) nextLocal(ctx context.Context) (l local, ok bool, err error) {
 
 // pick takes the next run. The first request for an asset avoids its first byte,
 // so that the answer shows whether the place knows ranges.
-func (a *asset) pick() (run, bool) {
+func (a *asset) pick(most int64) (run, bool) {
 	if a.mode == asking || a.mode == plain {
 		return run{}, false
 	}
@@ -126,7 +127,7 @@ func (a *asset) pick() (run, bool) {
 		a.mode = asking
 	}
 	r := run{first, first}
-	for size := int64(0); r.end < len(a.frames) && a.frames[r.end] == missing && (size == 0 || size < runSize); r.end++ {
+	for size := int64(0); r.end < len(a.frames) && a.frames[r.end] == missing && (size == 0 || size < most); r.end++ {
 		a.frames[r.end] = taken
 		size += a.length(r.end)
 	}

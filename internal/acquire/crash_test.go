@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/unpack"
 	"github.com/smolvm/smolvm/test/catalogue"
 	"github.com/smolvm/smolvm/test/faulty"
 )
@@ -43,7 +45,7 @@ func TestChild(t *testing.T) {
 	}
 	w := &world{
 		made: &catalogue.Catalogue{PublicKey: os.Getenv(childKey)}, url: url,
-		home: os.Getenv(childHome), events: &recorder{also: os.Stdout},
+		home: os.Getenv(childHome), events: &recorder{also: os.Stdout}, runSize: 300_000,
 	}
 	if _, err := w.launch(t.Context()); err != nil {
 		fmt.Println("failed", err)
@@ -89,79 +91,185 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 	_ = cmd.Wait() // "killed" is no news
 }
 
-// kill -9 in the middle of each asset: the next run removes what is left and
-// fetches nothing that was complete.
-func TestKilledWhileFetching(t *testing.T) {
-	names := []string{"kernel", "modules", "base", "claude-code"}
-	for i, name := range names {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			asset := w.asset(name)
-			w.server.Set(asset.Archive.File, faulty.Fault{Stop: faulty.Hang, After: asset.Archive.Size / 2, Times: 1})
-			cmd, lines := w.child(t)
-			until(t, lines, "start "+name)
-			w.awaitRequest(t, asset.Archive.File)
-			kill(t, cmd)
-			if len(w.temps(t)) == 0 {
-				t.Error("nothing was left behind: this is not the case to test")
+// kill -9 while the second half of an asset is awaited: the next run asks for
+// nothing of what was here.
+func TestKilledResumesAtAFrame(t *testing.T) {
+	w := newSmallWorld(t)
+	base, index := w.asset("base"), w.index(t, "base")
+	half := len(index.Frames) / 2
+	w.server.Set(base.Archive.File, faulty.Fault{Stop: faulty.Hang, Within: faulty.Span{From: index.Frames[half].Offset}})
+	cmd, lines := w.child(t)
+	// Runs that hold a frame of the second half do not come.
+	enough := index.Frames[half].Offset - w.runSize - catalogue.SmallFrame
+	for n := int64(0); n < enough; {
+		line := until(t, lines, "progress base")
+		_, err := fmt.Sscanf(line, "progress base %d", &n)
+		must(t, err)
+	}
+	w.awaitPartial(t, enough)
+	kill(t, cmd)
+	asked := len(w.server.Log(base.Archive.File))
+	w.server.Set(base.Archive.File)
+	w.mustLaunch(t)
+	var again int64
+	for _, r := range w.server.Log(base.Archive.File)[asked:] {
+		again += r.Span.To - r.Span.From
+	}
+	if most := base.Archive.Size - enough + catalogue.SmallFrame; again > most {
+		t.Errorf("asked for %d bytes again, at most %d were missing", again, most)
+	}
+	if left := append(w.temps(t), w.partials(t)...); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	if n := w.server.Requests(base.Index.File); n != 1 {
+		t.Errorf("the index was fetched %d times", n)
+	}
+}
+
+// awaitPartial blocks until so many archive bytes of the base were written.
+func (w *world) awaitPartial(t *testing.T, archive int64) {
+	t.Helper()
+	index := w.index(t, "base")
+	path := filepath.Join(w.home, "store", "partial", w.asset("base").Index.SHA256, "content")
+	decoder, err := unpack.NewDecoder()
+	must(t, err)
+	defer decoder.Close()
+	await(t, "the first half of the base", func() bool {
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		must(t, err)
+		defer file.Close()
+		writer, err := unpack.NewWriter(decoder, index, file)
+		must(t, err)
+		missing, err := writer.Missing(t.Context())
+		must(t, err)
+		left := index.ArchiveSize()
+		for _, i := range missing {
+			left -= index.Frames[i].Length
+		}
+		return left >= archive
+	})
+}
+
+// The process that downloads is killed while others wait: one takes over, the
+// others follow that one, and nothing that was here is fetched again.
+func TestKilledWhileOthersWait(t *testing.T) {
+	for _, crowd := range []int{1, 9} {
+		t.Run(fmt.Sprint(crowd), func(t *testing.T) {
+			w := newSmallWorld(t)
+			base, index := w.asset("base"), w.index(t, "base")
+			w.server.Set(base.Archive.File, faulty.Fault{Stop: faulty.Hang, Within: faulty.Span{From: index.Frames[40].Offset}})
+			first, lines := w.child(t)
+			until(t, lines, "done claude-code")
+			w.awaitPartial(t, index.Frames[30].Offset)
+			var followers []*exec.Cmd
+			var outputs []*bufio.Scanner
+			for range crowd {
+				cmd, out := w.child(t)
+				until(t, out, "waiting for it")
+				followers, outputs = append(followers, cmd), append(outputs, out)
+			}
+			w.server.Set(base.Archive.File)
+			kill(t, first)
+			taken := 0
+			for i, out := range outputs {
+				for out.Scan() && !strings.Contains(out.Text(), "succeeded") {
+					if strings.Contains(out.Text(), "going on with it") {
+						taken++
+					}
+					if strings.Contains(out.Text(), "failed") {
+						t.Error(out.Text())
+					}
+				}
+				must(t, followers[i].Wait())
+			}
+			if taken != 1 {
+				t.Errorf("%d processes took over", taken)
+			}
+			if n := w.server.Requests(w.asset("kernel").Archive.File); n > 1 {
+				t.Errorf("the kernel was asked for %d times", n)
 			}
 			w.mustLaunch(t)
-			if left := w.temps(t); len(left) > 0 {
+			if left := append(w.temps(t), w.partials(t)...); len(left) > 0 {
 				t.Errorf("left behind: %q", left)
-			}
-			for _, done := range names[:i] {
-				if n := w.server.Requests(w.asset(done).Archive.File); n != 1 {
-					t.Errorf("%s was fetched %d times", done, n)
-				}
 			}
 		})
 	}
 }
 
-// The process that downloads is killed while another waits: that one takes over.
-func TestKilledWhileAnotherWaits(t *testing.T) {
-	w := newWorld(t)
-	base := w.asset("base")
-	w.server.Set(base.Archive.File, faulty.Fault{Stop: faulty.Hang, After: 1000, Times: 1})
-	first, lines := w.child(t)
-	until(t, lines, "start base")
-	w.awaitRequest(t, base.Archive.File)
-	second, waiting := w.child(t)
-	until(t, waiting, "waiting for it")
-	kill(t, first)
-	until(t, waiting, "succeeded")
-	must(t, second.Wait())
-	if n := w.server.Requests(base.Archive.File); n != 2 {
-		t.Errorf("the base was asked for %d times", n)
-	}
-	if n := w.server.Requests(w.asset("kernel").Archive.File); n != 1 {
-		t.Errorf("the kernel was fetched %d times", n)
-	}
-	w.mustLaunch(t)
-	if left := w.temps(t); len(left) > 0 {
-		t.Errorf("left behind: %q", left)
+// Processes at once on an empty cache: one download, and those who wait see how
+// far it is.
+func TestManyProcesses(t *testing.T) {
+	for _, crowd := range []int{2, 10} {
+		t.Run(fmt.Sprint(crowd), func(t *testing.T) {
+			w := newSmallWorld(t)
+			w.server.Throttle(8 << 20)
+			var children []*exec.Cmd
+			var outputs []*bufio.Scanner
+			for range crowd {
+				cmd, lines := w.child(t)
+				children, outputs = append(children, cmd), append(outputs, lines)
+			}
+			for i, lines := range outputs {
+				until(t, lines, "succeeded")
+				must(t, children[i].Wait())
+			}
+			w.oneDownload(t)
+			w.mustLaunch(t)
+		})
 	}
 }
 
-// Ten processes at once on an empty cache: one download.
-func TestManyProcesses(t *testing.T) {
-	w := newWorld(t)
-	var children []*exec.Cmd
-	var outputs []*bufio.Scanner
-	for range 10 {
-		cmd, lines := w.child(t)
-		children, outputs = append(children, cmd), append(outputs, lines)
+// The variables of the long run of TestKilledAnywhere:
+//
+//	SMOLVM_KILL_POINTS=300 SMOLVM_KILL_SEED=1 scripts/go test ./internal/acquire -run TestKilledAnywhere -timeout 30m
+const (
+	pointsVariable = "SMOLVM_KILL_POINTS"
+	seedVariable   = "SMOLVM_KILL_SEED"
+)
+
+// kill -9 at seeded moments, several times in a row on the same home: whatever is
+// left, the next run completes it, and in the end there is nothing but the image.
+func TestKilledAnywhere(t *testing.T) {
+	points, seed := 12, uint64(time.Now().UnixNano())
+	if value := os.Getenv(pointsVariable); value != "" {
+		_, err := fmt.Sscan(value, &points)
+		must(t, err)
 	}
-	for i, lines := range outputs {
-		until(t, lines, "succeeded")
-		must(t, children[i].Wait())
+	if value := os.Getenv(seedVariable); value != "" {
+		_, err := fmt.Sscan(value, &seed)
+		must(t, err)
 	}
-	for _, name := range []string{"kernel", "modules", "base", "claude-code"} {
-		if n := w.server.Requests(w.asset(name).Archive.File); n != 1 {
-			t.Errorf("%s was downloaded %d times", name, n)
+	random := rand.New(rand.NewPCG(seed, 0))
+	w := newSmallWorld(t)
+	w.server.Throttle(16 << 20)
+	for n := 0; n < points; {
+		w.home = filepath.Join(t.TempDir(), "home")
+		for range 1 + random.IntN(4) {
+			n++
+			w.killAt(t, random)
+		}
+		w.mustLaunch(t)
+		if left := append(w.temps(t), w.partials(t)...); len(left) > 0 {
+			t.Fatalf("%s=%d, point %d: left behind: %q", seedVariable, seed, n, left)
 		}
 	}
+}
+
+// killAt kills a launch after a number of its events, or after a time. One that
+// is over by then is a launch like any other.
+func (w *world) killAt(t *testing.T, random *rand.Rand) {
+	t.Helper()
+	cmd, lines := w.child(t)
+	if random.IntN(2) == 0 {
+		for range random.IntN(30) {
+			if !lines.Scan() {
+				break
+			}
+		}
+	} else {
+		<-time.After(time.Duration(random.IntN(600)) * time.Millisecond)
+	}
+	kill(t, cmd)
 }
 
 // A file-size limit stands for a disk or quota that ends while writing: one

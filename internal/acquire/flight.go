@@ -53,7 +53,7 @@ func (a *Acquirer) bring(ctx context.Context, wanted []manifest.Asset, o Options
 	defer decoder.Close()
 	f := &flight{
 		Acquirer: a, keep: o.KeepArchive, mayFetch: mayFetch, decoder: decoder,
-		board: newBoard(len(wanted)), buffers: newBuffers(inFlight), work: make(chan piece),
+		board: newBoard(len(wanted), a.runSize), buffers: newBuffers(inFlight), work: make(chan piece),
 	}
 	for _, one := range wanted {
 		f.assets = append(f.assets, &asset{Asset: one, begun: a.now()})

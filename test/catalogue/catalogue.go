@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	mrand "math/rand/v2"
 	"os"
@@ -85,18 +83,22 @@ func (c *Catalogue) Add(ctx context.Context, name string, data []byte) (manifest
 	if err != nil {
 		return manifest.Asset{}, err
 	}
+	return c.write(name, index, archive.Bytes(), packed, content)
+}
+
+// write puts an asset's files into the folder.
+func (c *Catalogue) write(name string, index unpack.Index, archive []byte, packed, content manifest.Digest) (manifest.Asset, error) {
 	raw, err := index.Encode()
 	if err != nil {
 		return manifest.Asset{}, err
 	}
-	sum := sha256.Sum256(raw)
-	described := manifest.Digest{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(raw))}
+	described := digest(raw)
 	asset := manifest.Asset{
 		Name: name, Content: content,
 		Archive: manifest.Blob{File: manifest.FileName(name, packed.SHA256, ".zst"), Digest: packed},
 		Index:   manifest.Blob{File: manifest.FileName(name, described.SHA256, ".json"), Digest: described},
 	}
-	if err := os.WriteFile(filepath.Join(c.Dir, asset.Archive.File), archive.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(c.Dir, asset.Archive.File), archive, 0o644); err != nil {
 		return manifest.Asset{}, err
 	}
 	return asset, os.WriteFile(filepath.Join(c.Dir, asset.Index.File), raw, 0o644)
