@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,14 +55,21 @@ func newBench(t *testing.T) *bench {
 	if err := faultdisk.Usable(); err != nil {
 		t.Skip(err)
 	}
+	path, err := filepath.Abs(*program)
+	must(t, err)
+	*program = path
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("repeat with -args -seed=%d", *seed)
 	b := &bench{dir: t.TempDir(), other: t.TempDir(), dice: rand.New(rand.NewPCG(*seed, 0)), whole: map[string]string{}}
-	var err error
-	b.made, err = catalogue.Make(t.Context(), t.TempDir(), time.Now())
+	shared, err := published()
 	must(t, err)
+	made := *shared
+	made.Dir = t.TempDir()
+	made.Address = filepath.Join(made.Dir, "manifest.json")
+	b.made = &made
+	must(t, os.CopyFS(b.made.Dir, os.DirFS(shared.Dir)))
 	b.server = faulty.New(b.made.Dir)
 	address, stop := b.server.Listen()
 	t.Cleanup(stop)
@@ -70,6 +78,36 @@ func newBench(t *testing.T) *bench {
 	must(t, os.WriteFile(b.key, []byte(b.made.PublicKey+"\n"), 0o644))
 	b.known(catalogue.Disk(4))
 	return b
+}
+
+// published is one catalogue for all tests; each gets a copy. Packing it is what
+// takes time where a processor is emulated.
+var published = sync.OnceValues(func() (*catalogue.Catalogue, error) {
+	dir, err := os.MkdirTemp("", "smolvm-diskcase-")
+	if err != nil {
+		return nil, err
+	}
+	return catalogue.Make(context.Background(), dir, time.Now())
+})
+
+// TestMain removes what all tests shared.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if *program != "" && faultdisk.Usable() == nil {
+		if made, err := published(); err == nil {
+			_ = os.RemoveAll(made.Dir)
+		}
+	}
+	os.Exit(code)
+}
+
+// rounds is how often a test tries moments that it chooses by dice.
+func rounds(all int) int {
+	if *sample == 0 {
+		return all
+	}
+	return max(1, min(all, *sample/4))
 }
 
 // known notes the right bytes of the release that is published now: of the files

@@ -79,7 +79,7 @@ func TestDiskFillsUp(t *testing.T) {
 	b := newBench(t)
 	clean := b.pulled(t)
 	whole, dice := clean.Used(), rand.New(rand.NewPCG(*seed, 1))
-	for range 8 {
+	for range rounds(8) {
 		left := dice.Int64N(whole)
 		d := faultdisk.New(faultdisk.Options{})
 		b.on(t, d, func() {
@@ -106,7 +106,7 @@ func TestDiskFillsUp(t *testing.T) {
 func TestNoFiles(t *testing.T) {
 	b := newBench(t)
 	clean, dice := b.pulled(t), rand.New(rand.NewPCG(*seed, 2))
-	for range 6 {
+	for range rounds(6) {
 		for _, fault := range []faultdisk.Fault{
 			{Kind: faultdisk.Create, Skip: dice.IntN(25), Err: syscall.ENOSPC},
 			{Kind: faultdisk.Mkdir, Skip: dice.IntN(15), Err: syscall.ENOSPC},
@@ -154,7 +154,7 @@ func TestRot(t *testing.T) {
 	d := b.pulled(t)
 	dice := rand.New(rand.NewPCG(*seed, 3))
 	packed := b.assets()[2].Archive.Size // nearly all of it is the first frame
-	for range 4 {
+	for range rounds(4) {
 		offset := 4096 + dice.Int64N(300_000)
 		b.on(t, d, func() {
 			name := rotten(t, d, b, "base.ext4", offset)
