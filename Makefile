@@ -86,8 +86,9 @@ test-full: test
 lint:
 	scripts/lint
 
-bench: publish
-	$(GO) run ./test/bench -rounds $(ROUNDS)
+# About ten minutes. Parts of it, to the terminal: make bench RUN='pull|crowd'
+bench: bootstrap-tests publish
+	$(GO) run ./test/bench -rounds $(ROUNDS) $(if $(RUN),-run '$(RUN)')
 
 # The README's picture: a first launch on a terminal, from an empty cache.
 picture: publish

@@ -70,7 +70,7 @@ func (s *synthetic) publish(ctx context.Context) error {
 }
 
 func (s *synthetic) describe() string {
-	return fmt.Sprintf("A disk made for this: of its %d frames %d are empty, the others hold runs of 16 KiB to 1 MiB of words, of records and, a fifth, of noise, with holes between them: %s of data, which pack to %.2f of that.",
+	return fmt.Sprintf("A disk made for this: of its %d frames %d are empty, the others hold runs of 16 KiB to 1 MiB of words, of records and, a tenth, of noise, with holes between them: %s of data, which pack to %.2f of that.",
 		diskFrames, diskFrames-s.disk.used(), mib(s.disk.data()), float64(s.size())/float64(s.disk.data()))
 }
 
@@ -166,7 +166,7 @@ func (d *madeDisk) fill(p []byte, frame int) {
 	}
 }
 
-// extent is text in five of ten cases, records in three, noise in two.
+// extent is text in five of ten cases, records in four, noise in one.
 func (d *madeDisk) extent(random *rand.Rand, p []byte) {
 	switch random.IntN(10) {
 	case 0, 1, 2, 3, 4:
@@ -174,7 +174,7 @@ func (d *madeDisk) extent(random *rand.Rand, p []byte) {
 			// The product of two: few words are frequent, most are rare.
 			n += copy(p[n:], d.words[random.IntN(len(d.words))*random.IntN(len(d.words))/len(d.words)])
 		}
-	case 5, 6, 7:
+	case 5, 6, 7, 8:
 		address := random.Uint32()
 		for n := 0; n+8 <= len(p); n += 8 {
 			address += uint32(random.IntN(64))
@@ -197,7 +197,7 @@ func noise(random *rand.Rand, p []byte) {
 // vocabulary are words and separators as source code has them.
 func vocabulary() []string {
 	random := rand.New(rand.NewPCG(1, 7))
-	words := make([]string, 8192)
+	words := make([]string, 2048)
 	for n := range words {
 		word := make([]byte, 2+random.IntN(9))
 		for k := range word {
