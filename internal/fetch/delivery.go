@@ -20,7 +20,7 @@ func (d *delivery) arrived(n int64) {
 // ended hears of a complete answer (nil) or of why it ended early.
 func (d *delivery) ended(s *Stream, err error) {
 	d.m.mu.Lock()
-	defer d.m.mu.Unlock()
+	defer d.m.unlock()
 	switch {
 	case err == nil:
 		d.place.progressed(d.m.enough(), d.m.enough())

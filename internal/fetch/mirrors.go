@@ -20,6 +20,7 @@ type Mirrors struct {
 
 	mu     sync.Mutex
 	places []*place
+	unsaid []event.Event // said when the lock is free
 }
 
 // Mirrors makes one of the addresses of the manifest at each place; files are
@@ -94,7 +95,7 @@ func (m *Mirrors) read(stream *Stream, file string, limit int64) ([]byte, error)
 	data, err := readAll(stream, limit)
 	if err != nil && troubleOf(err).remedy == never {
 		m.mu.Lock()
-		defer m.mu.Unlock()
+		defer m.unlock()
 		for _, p := range m.places {
 			if p.shown == stream.Place {
 				m.giveUp(p, file, err)
@@ -108,7 +109,7 @@ func (m *Mirrors) read(stream *Stream, file string, limit int64) ([]byte, error)
 // warning and not asked again for anything by m. Left is whether others remain.
 func (m *Mirrors) Strike(place string, reason error) (left bool) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	for _, p := range m.places {
 		switch {
 		case p.shown == place && p.struck == nil:
@@ -125,7 +126,7 @@ func (m *Mirrors) Strike(place string, reason error) (left bool) {
 // is why there is none.
 func (m *Mirrors) next(file string) (*place, time.Duration, error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	now := time.Now()
 	p := m.best(file, now)
 	if p == nil {
@@ -156,7 +157,7 @@ func (m *Mirrors) attempt(ctx context.Context, p *place, file string, span Span)
 
 	stream, state, err := m.source.ask(ctx, q)
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if err != nil {
 		if context.Cause(ctx) == nil {
 			m.learn(p, file, seen, err)
@@ -229,7 +230,18 @@ func (m *Mirrors) announce(p *place, file string, t *trouble) {
 }
 
 func (m *Mirrors) say(kind event.Kind, format string, args ...any) {
-	m.sink.Emit(event.Event{Time: time.Now(), Kind: kind, Stage: event.Fetch, Text: fmt.Sprintf(format, args...)})
+	m.unsaid = append(m.unsaid, event.Event{Time: time.Now(), Kind: kind, Stage: event.Fetch, Text: fmt.Sprintf(format, args...)})
+}
+
+// unlock frees the lock and says what happened under it: a sink may wait for
+// somebody who waits for the lock.
+func (m *Mirrors) unlock() {
+	unsaid := m.unsaid
+	m.unsaid = nil
+	m.mu.Unlock()
+	for _, e := range unsaid {
+		m.sink.Emit(e)
+	}
 }
 
 // exhausted is why no place delivers a file.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/test/faulty"
 )
@@ -450,4 +451,27 @@ func TestLocalPlaces(t *testing.T) {
 	if _, err := m.Open(t.Context(), "data", Span{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
+}
+
+// TestSinkMayAskBack: what is told is told outside the lock.
+func TestSinkMayAskBack(t *testing.T) {
+	data := noise(1000)
+	server, manifest := publish(t, "data", data)
+	server.Set("data", faulty.Fault{Stop: faulty.Cut, After: 100, Times: 1})
+	sink := &asking{}
+	sink.m = impatient().Mirrors([]string{manifest}, sink)
+	get(t, sink.m, "data", Span{}, data)
+	if !sink.m.Strike(placeOf(manifest), io.EOF) && sink.heard != 2 {
+		t.Errorf("%d events", sink.heard)
+	}
+}
+
+type asking struct {
+	m     *Mirrors
+	heard int
+}
+
+func (a *asking) Emit(event.Event) {
+	a.heard++
+	a.m.Strike("another place", io.EOF)
 }
