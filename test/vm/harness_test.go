@@ -43,6 +43,7 @@ type world struct {
 	home    string
 	address string
 	path    string // PATH of the commands
+	small   string // folder of the small catalogue
 
 	once   sync.Once // starts the shared sandbox
 	shared string
@@ -84,13 +85,17 @@ func newWorld() (*world, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	small, err := os.MkdirTemp("", "smolvm-vm-small-")
+	if err != nil {
+		return nil, nil, err
+	}
 	server := httptest.NewServer(http.FileServer(http.Dir(*images)))
-	w := &world{bin: bin, home: home, address: server.URL + "/manifest.json", path: os.Getenv("PATH")}
+	w := &world{small: small, bin: bin, home: home, address: server.URL + "/manifest.json", path: os.Getenv("PATH")}
 	return w, func() error {
 		defer server.Close()
 		w.command(context.Background(), "delete", "--all", "--yes").Run()
 		left := w.processes("")
-		return errors.Join(leftError(left), os.RemoveAll(home))
+		return errors.Join(leftError(left), os.RemoveAll(home), os.RemoveAll(small))
 	}, nil
 }
 

@@ -57,6 +57,8 @@ type mirror struct {
 
 	mu   sync.Mutex
 	sent map[string]int64
+	trip func(archives int64) // nil, or told how many bytes of archives were sent
+	rate int64                // bytes a second for each connection; 0: no limit
 }
 
 func serve(t *testing.T, dir string) *mirror {
@@ -73,9 +75,13 @@ func serve(t *testing.T, dir string) *mirror {
 
 func (s *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.Handler.ServeHTTP(&counted{ResponseWriter: w, count: func(n int) {
+		s.rest(n)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.sent[r.URL.Path[1:]] += int64(n)
+		if s.trip != nil {
+			s.trip(s.archives())
+		}
 	}}, r)
 }
 
@@ -89,6 +95,53 @@ func (c *counted) Write(p []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(p)
 	c.count(n)
 	return n, err
+}
+
+// slow holds each connection to a rate from now on.
+func (s *mirror) slow(rate int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rate = rate
+}
+
+// rest takes the time that so many bytes take on the link.
+func (s *mirror) rest(n int) {
+	s.mu.Lock()
+	rate := s.rate
+	s.mu.Unlock()
+	if rate > 0 {
+		time.Sleep(time.Duration(n) * time.Second / time.Duration(rate))
+	}
+}
+
+// at calls do once so many more bytes of archives were sent.
+func (s *mirror) at(bytes int64, do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bytes += s.archives()
+	s.trip = func(sent int64) {
+		if sent >= bytes {
+			s.trip = nil
+			do()
+		}
+	}
+}
+
+// total is how many bytes of archives were sent.
+func (s *mirror) total() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.archives()
+}
+
+func (s *mirror) archives() int64 {
+	var all int64
+	for name, n := range s.sent {
+		if strings.HasSuffix(name, ".zst") {
+			all += n
+		}
+	}
+	return all
 }
 
 // downloads gives the bytes sent of each archive.
@@ -134,7 +187,8 @@ type footprint struct {
 	bytes int64 // allocated
 }
 
-// look takes the footprint. A hard-linked file counts once.
+// look takes the footprint. A hard-linked file counts once. The memory of trust
+// removes its own orphans when they are an hour old.
 func look(t *testing.T, home string) footprint {
 	t.Helper()
 	var f footprint
@@ -156,6 +210,9 @@ func look(t *testing.T, home string) footprint {
 			f.bytes += stat.Blocks * 512
 		}
 		name, err := filepath.Rel(home, path)
+		if strings.HasPrefix(name, "trust/") && entry.Name()[0] == '.' {
+			return err
+		}
 		f.paths = append(f.paths, name)
 		return err
 	})
