@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -25,19 +24,18 @@ type Claim struct {
 	store *Store
 	key   string
 	lock  *flock.Flock
-	dir   string // where content and archive are made: the partial, or in tmp after Create
 
-	content, archive *os.File // in dir
+	content, archive *os.File // of the partial, nil until they are asked for
 	progress         progress
 }
 
-// Claim2 waits for the right to an object, or until no right is needed because
+// Claim waits for the right to an object, or until no right is needed because
 // the object is Ready: then ready is true and there is no claim. While another
 // process has the claim, waiting, if not nil, is told at once and about five
 // times a second how far that process is, 0 of 0 when it does not say.
 //
 // To look into an object that is Ready, use Seize.
-func (s *Store) Claim2(ctx context.Context, key string, waiting func(done, total int64)) (c *Claim, ready bool, err error) {
+func (s *Store) Claim(ctx context.Context, key string, waiting func(done, total int64)) (c *Claim, ready bool, err error) {
 	if !manifest.IsSHA256(key) {
 		return nil, false, fmt.Errorf("claim %.80q in the store: not a SHA-256", key)
 	}
@@ -59,6 +57,13 @@ func (s *Store) Claim2(ctx context.Context, key string, waiting func(done, total
 	return c, false, err
 }
 
+// Claim2 is Claim.
+//
+// Deprecated: it goes when nobody uses it.
+func (s *Store) Claim2(ctx context.Context, key string, waiting func(done, total int64)) (c *Claim, ready bool, err error) {
+	return s.Claim(ctx, key, waiting)
+}
+
 // Seize waits for the right to an object whatever its state: to verify, doubt or
 // drop it, or to keep its archive.
 func (s *Store) Seize(ctx context.Context, key string, waiting func(done, total int64)) (*Claim, error) {
@@ -70,16 +75,6 @@ func (s *Store) Seize(ctx context.Context, key string, waiting func(done, total 
 		return nil, err
 	}
 	return s.begin(key, lock)
-}
-
-// Claim is Seize with a waiting that is told nothing, and once.
-func (s *Store) Claim(ctx context.Context, key string, waiting func()) (*Claim, error) {
-	var once sync.Once
-	return s.Seize(ctx, key, func(int64, int64) {
-		if waiting != nil {
-			once.Do(waiting)
-		}
-	})
 }
 
 // follow is what a process does between two tries to get a claim. The first try
@@ -121,25 +116,6 @@ func (s *Store) refuseNewer(key string) error {
 			"claim %s: a newer version of SmolVM keeps it", object.Path)
 	}
 	return nil
-}
-
-// Create makes an empty file for the object's bytes that does not outlive the
-// claim. A file made before under this claim is thrown away. The claim closes the
-// file.
-func (c *Claim) Create() (*os.File, error) {
-	if err := c.discard(); err != nil {
-		return nil, err
-	}
-	dir, err := c.store.makeTemp(c.key + "-")
-	if err != nil {
-		return nil, storage(c.store.tmp, "make a file in", err)
-	}
-	c.dir = dir
-	c.content, err = createFile(filepath.Join(dir, contentFile))
-	if err != nil {
-		return nil, storage(dir, "make a file in", err)
-	}
-	return c.content, nil
 }
 
 // Open opens the content of the object, for the caller to verify, with its
@@ -216,18 +192,8 @@ func (c *Claim) Drop(ctx context.Context) error {
 	return nil
 }
 
-// Release gives the claim up. The partial stays for the next claim to resume;
-// what Create made is deleted. Releasing twice does nothing.
+// Release gives the claim up. The partial stays for the next claim to resume.
+// Releasing twice does nothing.
 func (c *Claim) Release() error {
-	return errors.Join(c.discard(), c.closePartial(true), c.lock.Unlock())
-}
-
-// discard throws away what Create made.
-func (c *Claim) discard() error {
-	if c.dir == "" || c.dir == c.partial() {
-		return nil
-	}
-	err := errors.Join(c.closeFiles(), c.store.removeAll(c.dir))
-	c.dir = ""
-	return err
+	return errors.Join(c.closePartial(true), c.lock.Unlock())
 }

@@ -11,7 +11,7 @@ import (
 	"slices"
 )
 
-// Commit adopts the file of Partial or Create, whose every byte the caller has
+// Commit adopts the file of Partial, whose every byte the caller has
 // verified against index, as the object, and the file of Archive, if it was asked
 // for under this claim, as the archive that is kept. An object that is there is
 // replaced; its archive stays unless there is a new one. Images that show the
@@ -39,11 +39,7 @@ func (c *Claim) commit(ctx context.Context, origin Origin, index []byte) error {
 	if err := c.describe(origin, index, names); err != nil {
 		return err
 	}
-	err = c.store.retiring(ctx, func(bin string) error { return c.publish(bin, names) })
-	if err == nil {
-		c.dir = ""
-	}
-	return err
+	return c.store.retiring(ctx, func(bin string) error { return c.publish(bin, names) })
 }
 
 // seal makes content and archive read-only, waits for the disk, and returns the
@@ -63,21 +59,22 @@ func (c *Claim) seal() (names []string, err error) {
 // describe writes index and record beside the content, and removes everything
 // else from the folder, which is then what the object's will be.
 func (c *Claim) describe(origin Origin, index []byte, names []string) error {
-	entries, err := os.ReadDir(c.dir)
+	dir := c.partial()
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
 		if !slices.Contains(names, entry.Name()) {
-			if err := c.store.removeAll(filepath.Join(c.dir, entry.Name())); err != nil {
+			if err := c.store.removeAll(filepath.Join(dir, entry.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	if err := c.store.writeFile(filepath.Join(c.dir, indexFile), index, 0o444); err != nil {
+	if err := c.store.writeFile(filepath.Join(dir, indexFile), index, 0o444); err != nil {
 		return err
 	}
-	identity, err := identify(filepath.Join(c.dir, contentFile))
+	identity, err := identify(filepath.Join(dir, contentFile))
 	if err != nil {
 		return err
 	}
@@ -86,10 +83,10 @@ func (c *Claim) describe(origin Origin, index []byte, names []string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.store.writeFile(filepath.Join(c.dir, recordFile), append(raw, '\n'), 0o644); err != nil {
+	if err := c.store.writeFile(filepath.Join(dir, recordFile), append(raw, '\n'), 0o644); err != nil {
 		return err
 	}
-	return errors.Join(os.Chmod(c.dir, 0o755), c.store.syncDir(c.dir))
+	return errors.Join(os.Chmod(dir, 0o755), c.store.syncDir(dir))
 }
 
 // publish moves the finished folder to its place, under the store's lock. What is
@@ -101,17 +98,17 @@ func (c *Claim) publish(bin string, names []string) error {
 		return err
 	}
 	if !slices.Contains(names, archiveFile) {
-		if err := s.moveArchive(to, c.dir); err != nil {
+		if err := s.moveArchive(to, c.partial()); err != nil {
 			return err
 		}
 	}
 	if err := s.retire(to, bin); err != nil {
 		return err
 	}
-	if err := s.rename(c.dir, to); err != nil {
+	if err := s.rename(c.partial(), to); err != nil {
 		return err
 	}
-	if err := errors.Join(s.syncDir(s.objects), s.syncDir(filepath.Dir(c.dir))); err != nil {
+	if err := errors.Join(s.syncDir(s.objects), s.syncDir(s.partials)); err != nil {
 		return err
 	}
 	return s.showAgain(c.key, bin)

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -78,7 +79,7 @@ func (c *Claim) KeepIndex(raw []byte) error {
 
 // Discard deletes the partial; the claim stays.
 func (c *Claim) Discard() error {
-	err := errors.Join(c.closePartial(false), c.discard(), c.store.removeAll(c.partial()))
+	err := errors.Join(c.closePartial(false), c.store.removeAll(c.partial()))
 	if err != nil {
 		return storage(c.partial(), "remove", err)
 	}
@@ -88,14 +89,10 @@ func (c *Claim) Discard() error {
 // resume opens a file of the partial for writing. A file that could lead a write
 // elsewhere is replaced by an empty one.
 func (c *Claim) resume(name string) (*os.File, error) {
-	if err := c.discard(); err != nil {
-		return nil, err
-	}
 	if err := c.ensurePartial(); err != nil {
 		return nil, err
 	}
-	c.dir = c.partial()
-	path := filepath.Join(c.dir, name)
+	path := filepath.Join(c.partial(), name)
 	if file, err := reopen(path); err == nil {
 		return file, nil
 	}
@@ -152,6 +149,9 @@ func (c *Claim) ensurePartial() error {
 
 // dispose gets rid of whatever is at a path that only the claim's owner may use.
 func (c *Claim) dispose(path string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	bin, err := c.store.makeTemp(c.key + "-")
 	if err != nil {
 		return err

@@ -219,6 +219,10 @@ const partialAge = 24 * time.Hour
 
 func (v *survey) choosePartials(c *choice, o PruneOptions) {
 	for _, partial := range v.partials {
+		if v.isNeedless(partial.key) {
+			c.partials = append(c.partials, partial.key)
+			continue
+		}
 		if !o.All && o.Now.Sub(partial.changed) <= partialAge {
 			continue
 		}
@@ -228,6 +232,13 @@ func (v *survey) choosePartials(c *choice, o PruneOptions) {
 		}
 		c.partials = append(c.partials, partial.key)
 	}
+}
+
+// isNeedless tells whether a partial is of an object that is here: of a repair or
+// of an archive that was not finished.
+func (v *survey) isNeedless(key string) bool {
+	ready := func(o Object) bool { return o.Key == key && o.State == Ready }
+	return v.busy[key] == "" && slices.ContainsFunc(v.objects, ready)
 }
 
 // spare takes from the choice what may stay within keep bytes: the most recently

@@ -46,11 +46,15 @@ func origin(name string, size int) Origin {
 func add(t testing.TB, s *Store, name, content string) string {
 	t.Helper()
 	index := "index of " + name
-	claim, err := s.Claim(t.Context(), keyOf(index), nil)
+	claim, ready, err := s.Claim(t.Context(), keyOf(index), nil)
 	must(t, err)
-	file, err := claim.Create()
+	if ready {
+		t.Fatalf("%s is here already", name)
+	}
+	file, err := claim.Partial()
 	must(t, err)
-	_, err = file.WriteString(content)
+	must(t, file.Truncate(0))
+	_, err = file.WriteAt([]byte(content), 0)
 	must(t, err)
 	object, err := claim.Commit(t.Context(), origin(name, len(content)), []byte(index))
 	must(t, err)
@@ -97,7 +101,7 @@ func TestCommitAndLookup(t *testing.T) {
 		if _, err := s.Lookup(t.Context(), key); err == nil {
 			t.Errorf("Lookup(%q) was accepted", key)
 		}
-		if _, err := s.Claim(t.Context(), key, nil); err == nil {
+		if _, err := s.Seize(t.Context(), key, nil); err == nil {
 			t.Errorf("Claim(%q) was accepted", key)
 		}
 	}
@@ -113,7 +117,7 @@ func TestTouchedIsDoubtfulUntilSettled(t *testing.T) {
 	if got := state(t, s, key); got != Doubtful {
 		t.Fatalf("touched: %s", got)
 	}
-	claim, err := s.Claim(t.Context(), key, nil)
+	claim, err := s.Seize(t.Context(), key, nil)
 	must(t, err)
 	defer claim.Release()
 	file, identity, err := claim.Open()
@@ -244,7 +248,7 @@ func TestPlantedLock(t *testing.T) {
 	key := keyOf("x")
 	victim := filepath.Join(t.TempDir(), "none")
 	must(t, os.Symlink(victim, filepath.Join(s.locks, key)))
-	if _, err := s.Claim(t.Context(), key, nil); fault.CodeOf(err) != fault.Storage {
+	if _, err := s.Seize(t.Context(), key, nil); fault.CodeOf(err) != fault.Storage {
 		t.Errorf("a link as lock: %v", err)
 	}
 	if _, err := os.Lstat(victim); !errors.Is(err, fs.ErrNotExist) {
@@ -254,7 +258,7 @@ func TestPlantedLock(t *testing.T) {
 	must(t, syscall.Mkfifo(filepath.Join(s.locks, key), 0o600))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if claim, err := s.Claim(ctx, key, nil); err == nil {
+	if claim, err := s.Seize(ctx, key, nil); err == nil {
 		must(t, claim.Release())
 	} else if errors.Is(err, context.DeadlineExceeded) {
 		t.Error("a FIFO as lock blocks for ever")
@@ -263,9 +267,7 @@ func TestPlantedLock(t *testing.T) {
 
 func TestLeftoversOfTheDeadAreRemoved(t *testing.T) {
 	s := open(t)
-	living, err := s.Claim(t.Context(), keyOf("living"), nil)
-	must(t, err)
-	_, err = living.Create()
+	living, err := s.Seize(t.Context(), keyOf("living"), nil)
 	must(t, err)
 	plant := func(name string) string {
 		dir := filepath.Join(s.tmp, name)
@@ -274,13 +276,15 @@ func TestLeftoversOfTheDeadAreRemoved(t *testing.T) {
 		return dir
 	}
 	dead, meta, foreign := plant(keyOf("dead")+"-123"), plant(metaPrefix+"9"), plant("other-version")
+	used := plant(keyOf("living") + "-123")
 	must(t, s.Sweep(t.Context()))
-	for path, stays := range map[string]bool{dead: false, meta: false, foreign: true, living.dir: true} {
+	for path, stays := range map[string]bool{dead: false, meta: false, foreign: true, used: true} {
 		if _, err := os.Lstat(path); (err == nil) != stays {
 			t.Errorf("%s: %v", filepath.Base(path), err)
 		}
 	}
 	must(t, living.Release())
+	must(t, s.Sweep(t.Context()))
 	if left, err := os.ReadDir(s.tmp); err != nil || len(left) != 1 {
 		t.Errorf("left: %v, %v", left, err)
 	}
@@ -289,13 +293,13 @@ func TestLeftoversOfTheDeadAreRemoved(t *testing.T) {
 func TestOneClaimAtATime(t *testing.T) {
 	s := open(t)
 	key := keyOf("x")
-	first, err := s.Claim(t.Context(), key, nil)
+	first, err := s.Seize(t.Context(), key, nil)
 	must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	waiting := make(chan struct{})
 	refused := make(chan error)
 	go func() {
-		_, err := s.Claim(ctx, key, func() { close(waiting) })
+		_, err := s.Seize(ctx, key, once(waiting))
 		refused <- err
 	}()
 	<-waiting
@@ -306,7 +310,7 @@ func TestOneClaimAtATime(t *testing.T) {
 	next := make(chan error)
 	waits := make(chan struct{})
 	go func() {
-		claim, err := s.Claim(t.Context(), key, func() { close(waits) })
+		claim, err := s.Seize(t.Context(), key, once(waits))
 		if err == nil {
 			err = claim.Release()
 		}
@@ -315,6 +319,17 @@ func TestOneClaimAtATime(t *testing.T) {
 	<-waits
 	must(t, first.Release())
 	must(t, <-next)
+}
+
+// once closes a channel when a claim is waited for.
+func once(told chan struct{}) func(int64, int64) {
+	return func(int64, int64) {
+		select {
+		case <-told:
+		default:
+			close(told)
+		}
+	}
 }
 
 func view(name, key string) View {
@@ -388,7 +403,7 @@ func TestViewIsRepaired(t *testing.T) {
 // settle does what a caller does that has verified a doubtful object.
 func settle(t *testing.T, s *Store, key string) {
 	t.Helper()
-	claim, err := s.Claim(t.Context(), key, nil)
+	claim, err := s.Seize(t.Context(), key, nil)
 	must(t, err)
 	file, identity, err := claim.Open()
 	must(t, err)
@@ -492,7 +507,7 @@ func TestReadOnlyStore(t *testing.T) {
 	if got := state(t, again, key); got != Ready {
 		t.Errorf("object is %s", got)
 	}
-	if _, err := again.Claim(t.Context(), keyOf("new"), nil); fault.CodeOf(err) != fault.Storage {
+	if _, err := again.Seize(t.Context(), keyOf("new"), nil); fault.CodeOf(err) != fault.Storage {
 		t.Errorf("a new claim: %v", err)
 	}
 }
