@@ -89,7 +89,7 @@ func (f *flight) claim(ctx context.Context, a *asset, waiting func(done, total i
 		claim, err := f.store.Seize(ctx, a.key(), waiting)
 		return claim, false, err
 	}
-	return f.store.Claim2(ctx, a.key(), waiting)
+	return f.store.Claim(ctx, a.key(), waiting)
 }
 
 // follow says that another process is at work.

@@ -245,7 +245,7 @@ func (l *loading) claim(ctx context.Context, a *arriving) error {
 	if err != nil || object.State == store.Ready {
 		return err
 	}
-	claim, ready, err := l.store.Claim2(ctx, a.asset.Index.SHA256, func(done, total int64) {
+	claim, ready, err := l.store.Claim(ctx, a.asset.Index.SHA256, func(done, total int64) {
 		l.o.sink().Emit(event.Event{
 			Time: l.o.Now(), Kind: event.Progress, Stage: event.Wait, Object: a.asset.Name, Bytes: done, Total: total,
 		})

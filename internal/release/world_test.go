@@ -194,7 +194,7 @@ func (h *home) pull(t testing.TB, c resolve.Catalogue, images ...Image) {
 
 func (h *home) pullAsset(t testing.TB, dir string, asset manifest.Asset) {
 	t.Helper()
-	claim, ready, err := h.store.Claim2(t.Context(), asset.Index.SHA256, nil)
+	claim, ready, err := h.store.Claim(t.Context(), asset.Index.SHA256, nil)
 	if err != nil || ready {
 		check(t, err)
 		return

@@ -57,13 +57,6 @@ func (s *Store) Claim(ctx context.Context, key string, waiting func(done, total 
 	return c, false, err
 }
 
-// Claim2 is Claim.
-//
-// Deprecated: it goes when nobody uses it.
-func (s *Store) Claim2(ctx context.Context, key string, waiting func(done, total int64)) (c *Claim, ready bool, err error) {
-	return s.Claim(ctx, key, waiting)
-}
-
 // Seize waits for the right to an object whatever its state: to verify, doubt or
 // drop it, or to keep its archive.
 func (s *Store) Seize(ctx context.Context, key string, waiting func(done, total int64)) (*Claim, error) {
