@@ -28,7 +28,7 @@ func (a *App) loadConfig() (config.Config, error) {
 		}
 	}
 	for _, path := range a.global.TrustedKey {
-		key, err := readKey(path)
+		key, err := readKeyFile(path, "--trusted-key")
 		if err != nil {
 			return c, err
 		}
@@ -37,20 +37,20 @@ func (a *App) loadConfig() (config.Config, error) {
 	return c, nil
 }
 
-// readKey reads the file of --trusted-key.
-func readKey(path string) (string, error) {
+// readKeyFile reads a file with a public key. What it is, is for messages.
+func readKeyFile(path, what string) (string, error) {
 	const hint = "It holds a minisign public key, as minisign -G writes it."
 	file, err := os.Open(path)
 	if err != nil {
-		return "", fault.New(fault.Usage, hint, "read --trusted-key: %w", err)
+		return "", fault.New(fault.Usage, hint, "read %s: %w", what, err)
 	}
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, maxKeyFile+1))
 	if err != nil {
-		return "", fault.New(fault.Usage, hint, "read --trusted-key: %w", err)
+		return "", fault.New(fault.Usage, hint, "read %s: %w", what, err)
 	}
 	if _, err := trust.KeyID(string(data)); err != nil || len(data) > maxKeyFile {
-		return "", fault.New(fault.Usage, hint, "--trusted-key %s holds no public key", path)
+		return "", fault.New(fault.Usage, hint, "%s: %s holds no public key", what, path)
 	}
 	return string(data), nil
 }

@@ -222,7 +222,7 @@ func keyFrom(word string, known []keyView) (string, error) {
 		}
 		return "", refuse(hint, "%q is neither a public key nor a file that can be read: %w", ui.Clean(word), reasonOf(err))
 	}
-	key, err := readKey(word)
+	key, err := readKeyFile(word, "the key")
 	return keyLine(key), err
 }
 

@@ -21,7 +21,8 @@ func newImage(app *App) *cobra.Command {
 		newImageList(app, runImageList), newImagePull(app, runImagePull), newImageInspect(app, runImageInspect),
 		newImageVerify(app, runImageVerify), newImageRemove(app, runImageRemove),
 		newImageSave(app, runImageSave), newImageLoad(app, runImageLoad), newImageMirror(app, runImageMirror),
-		newImageBuild(app, runImageBuild), newImagePublish(app, runImageBuild))
+		newImageBuild(app, runImageBuild), newImagePublish(app, runImageBuild),
+		newImageRotate(app, runImageRotate))
 	return cmd
 }
 

@@ -21,9 +21,10 @@ import (
 // imageBuildOptions are what `image build` and `image publish` were asked for.
 type imageBuildOptions struct {
 	Presets []string
-	Arch    string // empty: this computer's
-	Output  string // folder to publish to; empty: the build cache only
-	Key     string // path of the private key that signs
+	Arch    string   // empty: this computer's
+	Output  string   // folder to publish to; empty: the build cache only
+	Keys    []string // paths of the private keys that sign
+	Mirrors []string // folders with the same files; nil: as it is
 	DryRun  bool
 	JSON    bool
 }
@@ -61,21 +62,24 @@ func newImagePublish(app *App, run func(context.Context, *App, imageBuildOptions
 		Long: `Publish images into a folder that a web server or a path can serve: assets named
 by their digests, and a signed manifest. Images that the build cache does not
 hold are built first. What the folder has already stays; nothing is replaced but
-the manifest.`,
-		Example: `  smolvm image publish --key dist/dev/minisign.key dist/images claude`,
-		Args:    usage(cobra.MinimumNArgs(2)),
+the manifest. Every --key signs; --mirror names where else the same files are, for
+the manifest to say so.`,
+		Example: `  smolvm image publish --key dist/dev/minisign.key dist/images claude
+  smolvm image publish --key a.key --key b.key --mirror https://m.example/i/ out claude`,
+		Args: usage(cobra.MinimumNArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Output, o.Presets = args[0], args[1:]
 			return run(cmd.Context(), app, o)
 		},
 	}
+	cmd.Flags().StringArrayVar(&o.Mirrors, "mirror", nil, "`ADDRESS` of a folder or registry with the same files; may be repeated")
 	buildFlags(cmd, &o)
 	return cmd
 }
 
 func buildFlags(cmd *cobra.Command, o *imageBuildOptions) {
 	cmd.Flags().StringVar(&o.Arch, "arch", "", "amd64 or arm64 (default this computer's)")
-	cmd.Flags().StringVar(&o.Key, "key", "", "`FILE` with the private minisign key that signs; its public half lies beside it as .pub")
+	cmd.Flags().StringArrayVar(&o.Keys, "key", nil, "`FILE` with a private minisign key that signs, its public half beside it as .pub; may be repeated")
 	jsonFlag(cmd, &o.JSON, "what was built, or the plan")
 }
 
@@ -86,7 +90,7 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	if !slices.Contains(arches, o.Arch) {
 		return refuse("Use amd64 or arm64.", "--arch %q is not an architecture of images", o.Arch)
 	}
-	if (o.Output == "") != (o.Key == "") {
+	if (o.Output == "") != (len(o.Keys) == 0) {
 		return refuse("Give both, or neither.", "publishing needs a folder and --key")
 	}
 	request, err := app.buildRequest(o)
@@ -183,13 +187,26 @@ func (a *App) publication(o imageBuildOptions) (imagebuild.Publication, error) {
 	if p.Dir, err = filepath.Abs(o.Output); err != nil {
 		return p, fault.New(fault.Usage, "", "find the folder %s: %w", o.Output, err)
 	}
-	private, err := os.ReadFile(o.Key)
-	if err != nil {
-		return p, fault.New(fault.Usage, "make build makes a development key.", "read --key: %w", err)
-	}
-	p.Private = string(private)
-	p.Public, err = readKey(strings.TrimSuffix(o.Key, filepath.Ext(o.Key)) + ".pub")
+	p.Mirrors = o.Mirrors
+	p.Signers, err = readSigners(o.Keys)
 	return p, err
+}
+
+// readSigners reads private keys with their public halves.
+func readSigners(paths []string) ([]imagebuild.Signer, error) {
+	var signers []imagebuild.Signer
+	for _, path := range paths {
+		private, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fault.New(fault.Usage, "make build makes a development key.", "read --key: %w", err)
+		}
+		public, err := readKeyFile(strings.TrimSuffix(path, filepath.Ext(path))+".pub", "the public half of --key "+path)
+		if err != nil {
+			return nil, err
+		}
+		signers = append(signers, imagebuild.Signer{Private: string(private), Public: public})
+	}
+	return signers, nil
 }
 
 // builder builds in emulated sandboxes, which run on every host and for every

@@ -127,5 +127,20 @@ func TestParseTheRest(t *testing.T) {
 	})
 	check(t, newImagePull, "--all", imagePullOptions{Presets: []string{}, All: true})
 	check(t, newImageBuild, "claude --dry-run --arch arm64", imageBuildOptions{Presets: []string{"claude"}, DryRun: true, Arch: "arm64"})
-	check(t, newImagePublish, "--key k out claude pi", imageBuildOptions{Presets: []string{"claude", "pi"}, Output: "out", Key: "k"})
+	check(t, newImagePublish, "--key k out claude pi", imageBuildOptions{Presets: []string{"claude", "pi"}, Output: "out", Keys: []string{"k"}})
+	check(t, newImagePublish, "--key k --key l --mirror https://m/ --mirror oci://r/x:1 out pi", imageBuildOptions{
+		Presets: []string{"pi"}, Output: "out", Keys: []string{"k", "l"}, Mirrors: []string{"https://m/", "oci://r/x:1"},
+	})
+	check(t, newImageInspect, "claude --json", imageInspectOptions{Images: []string{"claude"}, JSON: true})
+	check(t, newImageVerify, "", imageVerifyOptions{Images: []string{}})
+	check(t, newImageRemove, "a b --dry-run", imageRemoveOptions{Images: []string{"a", "b"}, DryRun: true})
+	check(t, newImageSave, "-o f claude --arch arm64", imageSaveOptions{Presets: []string{"claude"}, Output: "f", Arch: "arm64"})
+	check(t, newImageLoad, "-i f --json", imageLoadOptions{Input: "f", JSON: true})
+	check(t, newImageMirror, "oci://r/x:1", imageMirrorOptions{Destination: "oci://r/x:1"})
+	check(t, newImageRotate, "--key k --trust p --threshold 2 d", imageRotateOptions{
+		Dir: "d", Keys: []string{"k"}, Trust: []string{"p"}, Threshold: 2,
+	})
+	check(t, newPrune, "-a -y --dry-run --keep-storage 10G --json", pruneOptions{All: true, Yes: true, DryRun: true, Keep: 10 << 30, JSON: true})
+	check(t, newTrustAdd, "k --catalogue /c", trustOptions{Key: "k", Catalogue: "/c"})
+	check(t, newTrustRemove, "k --json", trustOptions{Key: "k", JSON: true})
 }

@@ -84,7 +84,7 @@ func addTo(root *cobra.Command, group string, commands ...*cobra.Command) {
 func (a *App) addGlobals(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.global.Progress, "progress", string(ui.Auto), "how progress is shown: auto, plain, json")
-	flags.StringVar(&a.global.Manifest, "manifest", "", "path or URL of the image manifest (default SMOLVM_MANIFEST)")
+	flags.StringVar(&a.global.Manifest, "manifest", "", "`ADDRESS` of the image manifest: a path, http(s)://, oci:// (default SMOLVM_MANIFEST)")
 	flags.StringArrayVar(&a.global.TrustedKey, "trusted-key", nil, "`FILE` with a minisign public key that may sign the manifest")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.checkGlobals() }
 }
