@@ -72,7 +72,8 @@ bootstrap-tests:
 	@scripts/bootstrap --tests
 
 test-unit: guest
-	$(GO) test -count=1 ./cmd/... ./internal/... ./images/...
+	$(GO) test -count=1 ./cmd/... ./internal/... ./images/... ./test/faulty/... ./test/faultdisk/...
+	scripts/fuzz --within 60
 
 test-script: build
 	$(GO) test -count=1 ./test/script/...
