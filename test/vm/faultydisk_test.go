@@ -15,8 +15,9 @@ import (
 )
 
 // inGuest is how much of the tests of a faulty disk runs in a guest. A point takes
-// seconds there on a host that emulates; all points take hours, and a quarter of
-// one as root of a host (scripts/test-full does that where it may mount FUSE).
+// two seconds there on a host that emulates, and there are some five thousand: root
+// of a host tries them all in a quarter of an hour (scripts/test-full, where it may
+// mount FUSE).
 type inGuest struct {
 	tests  string // regular expression
 	points int    // of each walk
@@ -24,8 +25,8 @@ type inGuest struct {
 }
 
 var (
-	quickDisk = inGuest{"^(TestPull|TestPrune)$", 2, 4 * time.Minute}
-	longDisk  = inGuest{".", 20, 80 * time.Minute}
+	quickDisk = inGuest{"^(TestPull|TestUpgrade|TestPrune|TestRot)$", 3, 4 * time.Minute}
+	longDisk  = inGuest{".", 60, 80 * time.Minute}
 )
 
 // TestFaultyDisk takes the program and the tests of test/faultdisk/diskcase into
