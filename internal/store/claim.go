@@ -175,6 +175,7 @@ func (c *Claim) Drop(ctx context.Context) error {
 				if err := c.store.retire(c.store.Folder(v), bin); err != nil {
 					return err
 				}
+				_ = os.Remove(filepath.Dir(c.store.Folder(v))) // if it was the release's last
 			}
 		}
 		return c.store.retire(c.store.folder(c.key), bin)

@@ -344,6 +344,9 @@ func TestSyncedBeforeRenamed(t *testing.T) {
 			s.did = func(op, path string) { log.note(t, s, op, path) }
 			job.run(t, s)
 			for dir := range log.pending {
+				if _, err := os.Lstat(dir); err != nil {
+					continue // an emptied release: images was synced
+				}
 				t.Errorf("%s was never synced after a rename", dir)
 			}
 		})
@@ -375,6 +378,8 @@ func (j *journal) note(t *testing.T, s *Store, op, path string) {
 			}
 		}
 		j.pending[filepath.Dir(path)] = true
+	case renamed && (strings.HasPrefix(from, s.objects) || strings.HasPrefix(from, s.images)):
+		j.pending[filepath.Dir(from)] = true
 	}
 }
 

@@ -123,6 +123,7 @@ type choice struct {
 	partials []string // keys
 	temps    []string // paths
 	leases   []string // paths
+	empty    []string // paths of folders
 	held     []Held
 	locks    []locked
 }
@@ -178,12 +179,15 @@ func (s *Store) clearTemps(c choice) error {
 	for _, path := range c.temps {
 		failed = errors.Join(failed, s.detach(path))
 	}
+	for _, dir := range c.empty {
+		_ = os.Remove(dir) // not empty any more: somebody uses it
+	}
 	return failed
 }
 
 // choose decides by age, use and release.
 func (v *survey) choose(o PruneOptions) choice {
-	c := choice{temps: v.temps, leases: v.leases}
+	c := choice{temps: v.temps, leases: v.leases, empty: v.empty}
 	var stay []View
 	for _, view := range v.views {
 		holder := v.imageHolder(view)

@@ -29,6 +29,7 @@ type survey struct {
 	blind    bool     // there is a lease that only a newer version can read
 	leases   []string // paths of dead ones
 	temps    []string // paths of dead ones
+	empty    []string // paths of releases without any image
 	views    []View
 	objects  []Object
 	partials []partial
@@ -80,7 +81,7 @@ func (s *Store) survey(ctx context.Context, holders func(context.Context) ([]Hol
 		v.holders = append(v.holders, more...)
 	}
 	s.eachFolder(v.visit)
-	err = errors.Join(v.readObjects(), v.readPartials(), v.readTemps(mine))
+	err = errors.Join(v.readObjects(), v.readPartials(), v.readTemps(mine), v.readReleases())
 	if err != nil {
 		v.keepLocks(choice{})
 		return nil, err
@@ -140,6 +141,20 @@ func (v *survey) readTemps(mine string) error {
 	for _, entry := range entries {
 		if path := filepath.Join(v.store.tmp, entry.Name()); path != mine && v.isDead(entry.Name()) {
 			v.temps = append(v.temps, path)
+		}
+	}
+	return nil
+}
+
+func (v *survey) readReleases() error {
+	releases, err := os.ReadDir(v.store.images)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return storage(v.store.images, "list", err)
+	}
+	for _, release := range releases {
+		dir := filepath.Join(v.store.images, release.Name())
+		if images, err := os.ReadDir(dir); err == nil && len(images) == 0 && release.IsDir() {
+			v.empty = append(v.empty, dir)
 		}
 	}
 	return nil

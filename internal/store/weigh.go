@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +39,7 @@ func (s *Store) weigh(c choice) Pruned {
 		p.Images = append(p.Images, v.Name())
 	}
 	s.weighReleases(w, c.images)
-	for _, path := range append(c.temps, c.leases...) {
+	for _, path := range slices.Concat(c.temps, c.leases, c.empty) {
 		w.add("temp", filepath.Base(path), path)
 	}
 	p.Items, p.Freed = w.sum()
