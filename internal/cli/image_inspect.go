@@ -318,7 +318,7 @@ func (i inspection) text(now time.Time) string {
 			{"signed by", listed(c.Signers) + keyListText(c.KeyList)},
 			{"created", fmt.Sprintf("%s, %s ago", c.Created.UTC().Format(time.DateTime), ui.Age(now, c.Created))},
 			{"expires", expiryText(now, c)},
-			{"needs", "smolvm " + c.MinVersion},
+			{"needs", strings.TrimSuffix("smolvm "+c.MinVersion, "smolvm ")},
 		})
 	}
 	for _, image := range i.Images {
@@ -337,7 +337,11 @@ func (v imageView) write(out *strings.Builder) {
 	}
 	facts(out, "  ", append(lines, [2]string{"size", ui.Bytes(v.Size)}, [2]string{"folder", v.Path}))
 	for _, a := range v.Assets {
-		fmt.Fprintf(out, "  %s\n", ui.Clean(strings.TrimSpace(a.Role+" "+a.Name)))
+		title := a.Role
+		if a.Name != a.Role {
+			title = strings.TrimSpace(a.Role + " " + a.Name)
+		}
+		fmt.Fprintf(out, "  %s\n", ui.Clean(title))
 		facts(out, "    ", [][2]string{
 			{"state", stateText(a)},
 			{"path", a.Path},
