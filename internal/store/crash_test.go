@@ -135,6 +135,9 @@ var jobs = map[string]job{
 
 // victim does a job until it is killed.
 func victim(name, home, step string) int {
+	if name == "hold lease" {
+		return holdLease(home)
+	}
 	left, err := strconv.Atoi(step)
 	if err != nil {
 		return 3
@@ -154,6 +157,22 @@ func victim(name, home, step string) int {
 		status = 0
 	}}}, nil, nil)
 	return status
+}
+
+// holdLease leases the object until it is killed.
+func holdLease(home string) int {
+	s, err := Open(home)
+	if err != nil {
+		return 3
+	}
+	lease, err := s.Lease(context.Background(), "victim", []string{jobImage().Files[0].Key})
+	if err != nil {
+		return 3
+	}
+	fmt.Println("leased")
+	<-time.After(time.Minute)
+	_ = lease.Release()
+	return 3
 }
 
 // killed runs a job in another process and tells whether it was killed before it
