@@ -23,6 +23,7 @@ import (
 )
 
 func TestSecondLaunchFetchesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	image := w.mustLaunch(t)
 	if image.KernelVersion != "6.12.0-test" || image.StandIn != "nobody" || image.Release != "1.0.0" {
@@ -42,6 +43,7 @@ func TestSecondLaunchFetchesNothing(t *testing.T) {
 }
 
 func TestFilesAreReadOnlyAndShown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	image := w.mustLaunch(t)
 	view := filepath.Join(w.home, "images", "1.0.0", "claude-code-amd64-qemu")
@@ -64,6 +66,7 @@ func TestFilesAreReadOnlyAndShown(t *testing.T) {
 
 // The disk that boots is altered while everything that describes it stays.
 func TestAlteredFilesNeverBoot(t *testing.T) {
+	t.Parallel()
 	tests := map[string]func(t *testing.T, path string){
 		"same size": func(t *testing.T, path string) {
 			must(t, os.Chmod(path, 0o644))
@@ -122,6 +125,7 @@ func TestAlteredFilesNeverBoot(t *testing.T) {
 }
 
 func TestCheckOfAnEarlierImage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	image := w.mustLaunch(t)
 	st, err := store.Open(w.home)
@@ -149,6 +153,7 @@ func TestCheckOfAnEarlierImage(t *testing.T) {
 }
 
 func TestManyLaunchesOneDownload(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	var group sync.WaitGroup
 	errs := make([]error, 8)
@@ -164,6 +169,7 @@ func TestManyLaunchesOneDownload(t *testing.T) {
 }
 
 func TestCancelLeavesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.server.Set(w.asset("base").Archive.File, faulty.Fault{Stop: faulty.Pause, After: 1000})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -185,6 +191,7 @@ func TestCancelLeavesNothing(t *testing.T) {
 }
 
 func TestExpiredRunsWhatIsHere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.mustLaunch(t)
 	later := time.Now().Add(48 * time.Hour)

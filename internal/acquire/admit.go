@@ -2,6 +2,7 @@ package acquire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/smolvm/smolvm/internal/event"
@@ -89,7 +90,17 @@ func (f *flight) claim(ctx context.Context, a *asset, waiting func(done, total i
 		claim, err := f.store.Seize(ctx, a.key(), waiting)
 		return claim, false, err
 	}
-	return f.store.Claim(ctx, a.key(), waiting)
+	claim, ready, err := f.store.Claim(ctx, a.key(), waiting)
+	if err != nil || ready {
+		return nil, ready, err
+	}
+	// While another process links a new object into its images, its identity is
+	// in flux: the lookup waits for that.
+	object, err := f.store.Lookup(ctx, a.key())
+	if err == nil && object.State != store.Ready {
+		return claim, false, nil
+	}
+	return nil, true, errors.Join(err, claim.Release())
 }
 
 // follow says that another process is at work.

@@ -55,6 +55,7 @@ type asset struct {
 	// Guarded by the board.
 	frames []state
 	left   int // frames that are not here
+	lines  int // connections at work on it
 	mode   mode
 	copied int    // frames that came from the damaged object
 	wrong  string // place whose archive has another digest as a whole

@@ -2,6 +2,7 @@ package acquire
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/smolvm/smolvm/internal/fetch"
@@ -78,13 +79,17 @@ func (b *board) finish(a *asset) {
 	b.changed.Broadcast()
 }
 
-// next waits for frames that have to be downloaded and takes them. No asset:
+// next waits for frames that have to be downloaded and takes them, of the asset
+// that has the fewest connections: none waits for another's end. No asset:
 // everything is done.
 func (b *board) next(ctx context.Context) (a *asset, r run, err error) {
 	err = b.await(ctx, func() bool {
-		for _, candidate := range b.assets {
+		candidates := slices.Clone(b.assets)
+		slices.SortStableFunc(candidates, func(x, y *asset) int { return x.lines - y.lines })
+		for _, candidate := range candidates {
 			if found, ok := candidate.pick(b.runSize); ok {
 				a, r = candidate, found
+				a.lines++
 				return true
 			}
 		}
@@ -160,6 +165,7 @@ func (b *board) answered(a *asset, whole bool, r run) bool {
 func (b *board) ended(a *asset, whole bool, r run) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	a.lines--
 	if whole || a.mode == asking {
 		a.mode = unknown
 	}

@@ -38,7 +38,7 @@ func TestFaultsOnTheWay(t *testing.T) {
 		{"web page", base.Archive.File, faulty.Fault{Body: []byte("<html>" + strings.Repeat(" ", 1<<20)), Header: html}, fault.Network, "web page"},
 		{"packed again", base.Archive.File, faulty.Fault{Header: map[string][]string{"Content-Encoding": {"gzip"}}}, fault.Network, "gzip"},
 		{"middle byte wrong", base.Archive.File, faulty.Fault{Flip: base.Archive.Size / 2}, fault.Trust, "digest mismatch"},
-		{"last byte wrong", base.Archive.File, faulty.Fault{Flip: base.Archive.Size}, fault.Trust, w.url},
+		{"last byte wrong", base.Archive.File, faulty.Fault{Flip: base.Archive.Size}, fault.Trust, "http://127.0.0.1"},
 		{"other file", base.Archive.File, faulty.Fault{Body: make([]byte, base.Archive.Size)}, fault.Trust, "digest mismatch"},
 		{"larger file", base.Archive.File, faulty.Fault{Body: make([]byte, base.Archive.Size+1)}, fault.Network, "the manifest says"},
 		{"index byte wrong", base.Index.File, faulty.Fault{Flip: 40}, fault.Trust, "frame index"},
@@ -49,10 +49,11 @@ func TestFaultsOnTheWay(t *testing.T) {
 	for _, test := range tests {
 		for _, plain := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, plain=%v", test.name, plain), func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
 				met := test.fault
 				met.NoRanges = plain
 				w.server.Set(test.file, met, faulty.Fault{NoRanges: plain})
-				w.home = filepath.Join(t.TempDir(), "home")
 				w.expect(t, test.code, test.says)
 				if left := w.temps(t); len(left) > 0 {
 					t.Errorf("left behind: %q", left)
@@ -84,6 +85,7 @@ func (w *world) expect(t *testing.T, code fault.Code, says string) {
 // Where the whole archive passes, every byte of it counts, whether it is needed
 // or not: those after its end and those of empty frames, too.
 func TestWholeArchivePasses(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	base := w.asset("base")
 	zero := w.index(t, "base").Frames[1]
@@ -103,6 +105,7 @@ func TestWholeArchivePasses(t *testing.T) {
 // The manifest and the index, both signed for, contradict each other: found where
 // the whole archive passes, and nothing of it stays.
 func TestManifestContradictsIndex(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	row := &w.made.Manifest.Rows[0]
 	file := row.Layers[0].Archive.File

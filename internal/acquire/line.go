@@ -53,15 +53,14 @@ func (f *flight) carry(ctx context.Context, a *asset, r run) error {
 		return f.refuse(stream.Place, fault.New(fault.Network, mirrorHint, "fetch %s: %s has %d bytes, the manifest says %d",
 			a.Name, stream.Place, stream.Size, a.Archive.Size))
 	}
-	whole = stream.From != span.From
-	if ours := f.board.answered(a, whole, r); !ours {
-		whole = false
-		return nil
-	}
-	if whole {
-		r, err = f.pour(ctx, a, stream)
-	} else {
+	if stream.From == span.From {
+		f.board.answered(a, false, r)
 		r, err = f.read(ctx, a, stream, r)
+	} else {
+		whole = f.board.answered(a, true, r)
+		if r = (run{}); whole {
+			r, err = f.pour(ctx, a, stream)
+		}
 	}
 	switch {
 	case ctx.Err() != nil:

@@ -2,12 +2,11 @@ package acquire
 
 import (
 	"bytes"
-	"context"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -31,6 +30,7 @@ func samples(size int64) []int64 {
 // Flip a byte of the archive or of the index on the way, anywhere: what boots is
 // what was published, or nothing boots.
 func TestFlippedOnTheWay(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	for _, blob := range []struct {
 		file string
@@ -56,6 +56,7 @@ func TestFlippedOnTheWay(t *testing.T) {
 // Flip a byte of what is stored, with every sign of it hidden that can be hidden:
 // the next launch boots what was published.
 func TestFlippedInTheStore(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	image := w.mustLaunch(t)
 	folder := filepath.Dir(image.Layers[0].Path)
@@ -91,6 +92,7 @@ func flip(t *testing.T, path string, at int64) {
 
 // Flip a byte of what an interrupted run left: the frame is fetched again.
 func TestFlippedInThePartial(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	base, index := w.asset("base"), w.index(t, "base")
 	partial := filepath.Join(w.home, "store", "partial", base.Index.SHA256)
@@ -114,25 +116,19 @@ func TestFlippedInThePartial(t *testing.T) {
 // marker is what hostile bytes expand to.
 var marker = []byte("HOSTILE-BYTES-REACHED-THE-DECODER")
 
-// hostile delivers well-formed frames of its own in the place of some of the
-// published ones, and records which bytes it handed out.
-type hostile struct {
+// blamed records which places were struck out.
+type blamed struct {
 	*fetch.Mirrors
-	poisoned map[int64][]byte // by offset in the archive
-	struck   []string
-	given    int64
-}
-
-// Open replaces frames that the span holds.
-func (h *hostile) Open(ctx context.Context, file string, span fetch.Span) (*fetch.Stream, error) {
-	stream, err := h.Mirrors.Open(ctx, file, span)
-	return stream, err
+	mu     sync.Mutex
+	places []string
 }
 
 // Strike records.
-func (h *hostile) Strike(place string, reason error) bool {
-	h.struck = append(h.struck, fmt.Sprint(place, reason))
-	return h.Mirrors.Strike(place, reason)
+func (b *blamed) Strike(place string, reason error) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.places = append(b.places, place)
+	return b.Mirrors.Strike(place, reason)
 }
 
 // No decoder sees a byte whose digest was not compared: frames that are right in
@@ -140,6 +136,7 @@ func (h *hostile) Strike(place string, reason error) bool {
 // it anywhere under the home, neither from the network, nor out of a stored
 // object, nor out of a partial.
 func TestNothingUnverifiedIsDecoded(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	base, index := w.asset("base"), w.index(t, "base")
 	archive, err := os.ReadFile(filepath.Join(w.made.Dir, base.Archive.File))
@@ -155,12 +152,12 @@ func TestNothingUnverifiedIsDecoded(t *testing.T) {
 		w.server.Set(base.Archive.File, faulty.Fault{Body: poisoned, NoRanges: plain})
 		st, err := store.Open(w.home)
 		must(t, err)
-		source := impatient()
+		source := impatient(0)
 		plan, err := w.plan(t.Context(), source, st)
 		must(t, err)
-		places := &hostile{Mirrors: source.Mirrors(plan.Places, w.events)}
-		if _, _, err := w.acquirer(st, places).Run(t.Context(), plan, Options{KeepArchive: plain}); err == nil || len(places.struck) != 1 {
-			t.Fatalf("accepted, or nobody was blamed: %v, %q", err, places.struck)
+		places := &blamed{Mirrors: source.Mirrors(plan.Places, w.events)}
+		if _, _, err := w.acquirer(st, places).Run(t.Context(), plan, Options{KeepArchive: plain}); err == nil || len(places.places) != 1 {
+			t.Fatalf("accepted, or nobody was blamed: %v, %q", err, places.places)
 		}
 		noTrace(t, w.home)
 		w.server.Set(base.Archive.File)

@@ -16,6 +16,7 @@ import (
 
 // An upgrade that changes one frame in twenty downloads those and no others.
 func TestUpgradeFetchesWhatChanged(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	w.mustLaunch(t)
 	next := slices.Clone(w.want["base"])
@@ -38,6 +39,7 @@ func TestUpgradeFetchesWhatChanged(t *testing.T) {
 // Frames that lie elsewhere under wrong names, moved or altered, are taken by
 // what they hold, never by where they are.
 func TestAlteredFramesAreNotReused(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	image := w.mustLaunch(t)
 	must(t, os.Chmod(image.Layers[0].Path, 0o644))
@@ -66,6 +68,7 @@ func covers(log []faulty.Request, at int64) bool {
 // A damaged file is repaired: only its bad frames are fetched, the rest is copied
 // from it into a new file, and what was there is never written to.
 func TestRepairFetchesBadFrames(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	image := w.mustLaunch(t)
 	old := damage(t, image.Layers[0].Path, 5, 50, 7) // 7 is an empty one
@@ -107,6 +110,7 @@ func damage(t *testing.T, path string, frames ...int64) *os.File {
 // A damaged file cannot be repaired by wrong bytes, and stays what it is: not to
 // be booted.
 func TestRepairTakesNoWrongBytes(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	image := w.mustLaunch(t)
 	damage(t, image.Layers[0].Path, 5).Close()
@@ -124,6 +128,7 @@ func TestRepairTakesNoWrongBytes(t *testing.T) {
 // A sandbox that starts again repairs its own files from the catalogue that its
 // record names, without a manifest.
 func TestCheckRepairs(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	image := w.mustLaunch(t)
 	if image.Address != w.url+"/manifest.json" {
@@ -135,7 +140,7 @@ func TestCheckRepairs(t *testing.T) {
 	damage(t, image.Layers[0].Path, 1, 9).Close()
 	must(t, os.Remove(sibling(image.Kernel, "index.json")))
 	touch(t, image.Kernel)
-	places := impatient().Mirrors([]string{image.Address}, w.events)
+	places := impatient(0).Mirrors([]string{image.Address}, w.events)
 	must(t, w.acquirer(st, places).Check(t.Context(), image))
 	w.checkBytes(t, image)
 	if !strings.Contains(w.events.text(), "2 of 80 frames were wrong") {
@@ -151,6 +156,7 @@ func TestCheckRepairs(t *testing.T) {
 // Verify finds what no identity shows, says where it is, and lets the next launch
 // repair it.
 func TestVerifyReadsEverything(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	w.mustLaunch(t)
 	st, err := store.Open(w.home)
@@ -212,6 +218,7 @@ func pretend(t *testing.T, st *store.Store, key string) {
 // The archive is kept when that is asked for: the published bytes, for an image
 // that is new and for one that was here without, and after an interruption.
 func TestKeepArchive(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"new", "here", "interrupted"} {
 		t.Run(how, func(t *testing.T) {
 			w := newSmallWorld(t)
@@ -253,6 +260,7 @@ func TestKeepArchive(t *testing.T) {
 
 // A wrong mirror is named, and the next goes on where it was found out.
 func TestWrongMirror(t *testing.T) {
+	t.Parallel()
 	for _, plain := range []bool{false, true} {
 		w := newSmallWorld(t)
 		good := faulty.New(w.made.Dir)
@@ -275,6 +283,7 @@ func TestWrongMirror(t *testing.T) {
 // The first place is dead, or breaks in the middle, or has nothing, or an index
 // of its own: the mirror has everything.
 func TestDeadPrimary(t *testing.T) {
+	t.Parallel()
 	for name, met := range map[string]func(w *world) (string, faulty.Fault){
 		"gone":  func(w *world) (string, faulty.Fault) { return w.asset("base").Archive.File, faulty.Fault{Status: 404} },
 		"index": func(w *world) (string, faulty.Fault) { return w.asset("base").Index.File, faulty.Fault{Flip: 100} },
@@ -301,6 +310,7 @@ func TestDeadPrimary(t *testing.T) {
 
 // What several connections bring at a time is written as it comes.
 func TestRangesInParallel(t *testing.T) {
+	t.Parallel()
 	w := newSmallWorld(t)
 	base := w.asset("base")
 	hang := faulty.Fault{Stop: faulty.Pause, After: 10_000}

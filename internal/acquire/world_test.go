@@ -2,6 +2,7 @@ package acquire
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +55,8 @@ type world struct {
 	events *recorder
 	// mirrors are asked after the catalogue's own places.
 	mirrors []string
-	runSize int64 // 0: as it is
+	runSize int64         // 0: as it is
+	stall   time.Duration // 0: a second
 	// want are the published bytes of the assets by name.
 	want map[string][]byte
 }
@@ -113,9 +115,9 @@ func (w *world) index(t *testing.T, name string) unpack.Index {
 }
 
 // impatient is a source that does not wait before it tries again.
-func impatient() *fetch.Source {
+func impatient(stall time.Duration) *fetch.Source {
 	return fetch.New(fetch.Options{
-		Stall: time.Second, Jitter: func() float64 { return 0 },
+		Stall: cmp.Or(stall, time.Second), Jitter: func() float64 { return 0 },
 		Wait: func(ctx context.Context, _ time.Duration) error { return context.Cause(ctx) },
 	})
 }
@@ -130,7 +132,7 @@ func (w *world) launchWith(ctx context.Context, o Options) (record.Image, error)
 	if err != nil {
 		return record.Image{}, err
 	}
-	source := impatient()
+	source := impatient(w.stall)
 	plan, err := w.plan(ctx, source, st)
 	if err != nil {
 		return record.Image{}, err
