@@ -102,7 +102,7 @@ func (s *Store) Reserve(need int64) error {
 const (
 	// margin is left free for records, a scratch disk's first writes and others.
 	margin    = 64 << 20
-	spaceHint = "Free some space, or put the cache elsewhere with SMOLVM_HOME."
+	spaceHint = "Free some space (smolvm prune helps), or put the cache elsewhere with SMOLVM_HOME."
 )
 
 // Explain turns a system error about space or permission under home into a
