@@ -43,13 +43,14 @@ type Acquirer struct {
 	sink   event.Sink
 	now    func() time.Time
 
-	runSize int64 // how many archive bytes one request asks for
+	runSize int64                  // how many archive bytes one request asks for
+	reserve func(need int64) error // compares with the free space
 }
 
 // New makes an Acquirer that reports to sink. Without places nothing can be
 // fetched, only checked.
 func New(s *store.Store, places Places, sink event.Sink, now func() time.Time) *Acquirer {
-	return &Acquirer{store: s, places: places, sink: sink, now: now, runSize: runSize}
+	return &Acquirer{store: s, places: places, sink: sink, now: now, runSize: runSize, reserve: s.Reserve}
 }
 
 // Options are what a user may ask for.

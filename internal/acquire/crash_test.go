@@ -53,6 +53,11 @@ func TestChild(t *testing.T) {
 	} else {
 		fmt.Println("succeeded")
 	}
+	if status, err := os.ReadFile("/proc/self/status"); err == nil {
+		_, rest, _ := strings.Cut(string(status), "VmHWM")
+		line, _, _ := strings.Cut(rest, "\n")
+		fmt.Println("VmHWM" + line)
+	}
 }
 
 // child starts a launch in a process of its own and returns its output.

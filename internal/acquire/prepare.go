@@ -40,7 +40,7 @@ func (f *flight) prepare(ctx context.Context, assets []*asset) error {
 	for _, a := range rest {
 		need += a.need()
 	}
-	if err := f.store.Reserve(need); err != nil {
+	if err := f.reserve(need); err != nil {
 		return err
 	}
 	for _, a := range rest {
@@ -132,7 +132,7 @@ func (f *flight) indexes(ctx context.Context, assets []*asset) error {
 		if err := f.mayFetch(); err != nil {
 			return err
 		}
-		if err := f.store.Reserve(least); err != nil {
+		if err := f.reserve(least); err != nil {
 			return err
 		}
 	}
