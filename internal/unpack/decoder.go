@@ -23,10 +23,10 @@ type Decoder struct {
 	files []*os.File // what Writers opened
 }
 
-// NewDecoder prepares as many slots as keep all cores busy. Buffers are made
-// when they are first used.
+// NewDecoder prepares two slots for each core: while one frame is on its way to
+// the disk, another is decoded. Buffers are made when they are first used.
 func NewDecoder() (*Decoder, error) {
-	n := workers(maxFrameSize)
+	n := min(2*workers(maxFrameSize), maxSlots)
 	decoder, err := zstd.NewReader(nil,
 		zstd.WithDecoderConcurrency(n),
 		zstd.WithDecoderMaxWindow(maxFrameSize),
@@ -98,6 +98,9 @@ func (d *Decoder) decode(packed, plain []byte, window int64) error {
 	}
 	return nil
 }
+
+// maxSlots leaves room within memory for what the callers hold of the archive.
+const maxSlots = 10
 
 // workers is the number of frames of that size that may be worked on at a time.
 func workers(frameSize int64) int {
