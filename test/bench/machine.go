@@ -24,9 +24,16 @@ func describe(ctx context.Context) (string, error) {
 		qemu = []byte("unknown")
 	}
 	version, _, _ := strings.Cut(string(qemu), "\n")
-	return fmt.Sprintf("## Machine\n\n| | |\n|---|---|\n| commit | %s |\n| date | %s |\n| processor | %s, %d cores, %s |\n| memory | %d MiB |\n| kernel | %s |\n| VMM | %s, emulation (no KVM that runs a guest) |\n| Go | %s |\n",
+	return fmt.Sprintf("## Machine\n\n| | |\n|---|---|\n| commit | %s |\n| date | %s |\n| processor | %s, %d cores, %s |\n| memory | %d MiB |\n| kernel | %s |\n| load before the run (1, 5, 15 minutes) | %s |\n| VMM | %s, emulation (no KVM that runs a guest) |\n| Go | %s |\n",
 		strings.TrimSpace(string(commit)), time.Now().UTC().Format(time.DateOnly), model(), facts.CPUs, facts.Arch,
-		facts.MemoryMiB, field("/proc/sys/kernel/osrelease", ""), version, runtime.Version()), nil
+		facts.MemoryMiB, field("/proc/sys/kernel/osrelease", ""), load(), version, runtime.Version()), nil
+}
+
+// load is what else the machine was busy with: at more than a little, times say
+// less than processor times.
+func load() string {
+	words := strings.Fields(field("/proc/loadavg", ""))
+	return strings.Join(words[:min(3, len(words))], ", ")
 }
 
 func model() string { return field("/proc/cpuinfo", "model name") }

@@ -142,7 +142,7 @@ func (r race) why(toPipe, toFloor float64) string {
 	}
 	if toFloor > 1.15 {
 		spent := r.pullCPU.median() / cores
-		fmt.Fprintf(&text, "\nWhy the floor is not reached: a pull's own processor time / %d cores is %s, %.2f of the floor (one process has the start of the program, the catalogue and the store on top, and the stages disturb each other's caches); the rest of the time a core was idle.\n",
+		fmt.Fprintf(&text, "\nWhy the floor is not reached: a pull's own processor time / %d cores is %s, %.2f of the floor (one process has the start of the program, the catalogue and the store on top, and the stages disturb each other's caches); in the rest of the time a core was idle, or busy with something else.\n",
 			cores, show(spent), spent.Seconds()/r.floor().median().Seconds())
 	}
 	return text.String()
