@@ -548,20 +548,3 @@ func BenchmarkReady(b *testing.B) {
 		}
 	}
 }
-
-func FuzzRecord(f *testing.F) {
-	s := open(f)
-	key := add(f, s, "base", "bytes")
-	path := filepath.Join(s.folder(key), recordFile)
-	right, err := os.ReadFile(path)
-	must(f, err)
-	f.Add(right)
-	f.Add([]byte(`{"schema":1}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		must(t, os.WriteFile(path, raw, 0o644))
-		object := s.look(key)
-		if object.State == Ready && object.Origin.Content.Size != 5 {
-			t.Errorf("ready with %+v", object.Origin)
-		}
-	})
-}
