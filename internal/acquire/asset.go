@@ -101,6 +101,14 @@ func (a *asset) origin() store.Origin {
 	return store.Origin{Name: a.Name, Archive: a.Archive.Digest, Content: a.Content}
 }
 
+// damage says what will be done about the damaged object.
+func (a *asset) damage() string {
+	if len(a.bad) > 0 {
+		return fmt.Sprintf("%d of its frames are repaired", len(a.bad))
+	}
+	return "it is made anew"
+}
+
 // repairs says what was wrong with the damaged object.
 func (a *asset) repairs() string {
 	wrong := len(a.bad)

@@ -39,7 +39,7 @@ func (a *Acquirer) Check(ctx context.Context, image record.Image) error {
 	if len(doubtful) == 0 {
 		return nil
 	}
-	if err := a.bring(ctx, doubtful, Options{}, func() error { return a.mayRepair(doubtful, image.Address) }); err != nil {
+	if err := a.bring(ctx, doubtful, Options{}, func() error { return a.mayRepair(ctx, doubtful, image.Address) }); err != nil {
 		return a.store.Explain(fmt.Errorf("check the files of the sandbox: %w", err))
 	}
 	return nil
@@ -67,13 +67,13 @@ func (a *Acquirer) find(ctx context.Context, path, address string) (store.Object
 }
 
 // mayRepair refuses where nobody is known to have the files.
-func (a *Acquirer) mayRepair(assets []manifest.Asset, address string) error {
+func (a *Acquirer) mayRepair(ctx context.Context, assets []manifest.Asset, address string) error {
 	if a.places != nil {
 		return nil
 	}
 	var paths []string
 	for _, asset := range assets {
-		object, err := a.store.Lookup(context.Background(), asset.Index.SHA256)
+		object, err := a.store.Lookup(ctx, asset.Index.SHA256)
 		if err == nil && object.State != store.Ready {
 			paths = append(paths, object.Path)
 		}
@@ -93,7 +93,7 @@ func assetOf(object store.Object) manifest.Asset {
 	return manifest.Asset{
 		Name:    o.Name,
 		Archive: manifest.Blob{File: manifest.FileName(o.Name, o.Archive.SHA256, ".zst"), Digest: o.Archive},
-		Index:   manifest.Blob{File: manifest.FileName(o.Name, object.Key, ".json"), Digest: manifest.Digest{SHA256: object.Key}},
+		Index:   manifest.Blob{File: manifest.FileName(o.Name, object.Key, ".index.json"), Digest: manifest.Digest{SHA256: object.Key}},
 		Content: o.Content,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -73,7 +74,19 @@ func (f *flight) fly(ctx context.Context) error {
 	for range f.decoder.Slots() {
 		f.group.Go(func() error { return f.worker(ctx) })
 	}
-	return f.group.Wait()
+	err := f.group.Wait()
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
+		return fmt.Errorf("%w: %d more bytes are needed", err, f.outstanding())
+	}
+	return err
+}
+
+// outstanding is what the assets that are not finished will still allocate.
+func (f *flight) outstanding() (n int64) {
+	for _, a := range f.assets {
+		n += a.need()
+	}
+	return n
 }
 
 // close keeps the partials of what was not finished.

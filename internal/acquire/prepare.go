@@ -61,6 +61,9 @@ func (f *flight) settleAll(ctx context.Context, assets []*asset) (rest []*asset,
 			if object.State, err = f.reverify(ctx, a); err != nil {
 				return nil, err
 			}
+			if object.State != store.Ready {
+				f.warn("%s was altered on disk: %s", object.Path, a.damage())
+			}
 		}
 		if object.State != store.Ready || f.keep && object.Archive == "" {
 			a.stored = object.State == store.Ready
@@ -96,7 +99,6 @@ func (f *flight) reverify(ctx context.Context, a *asset) (store.State, error) {
 	case err != nil:
 		return store.Doubtful, err
 	case len(a.bad) > 0:
-		f.warn("%s was altered on disk: %d of its %d frames are repaired", file.Name(), len(a.bad), len(index.Frames))
 		return store.Doubtful, nil
 	}
 	object, err := a.claim.Settle(ctx, a.origin(), identity)
@@ -175,9 +177,13 @@ func (f *flight) getIndex(ctx context.Context, a *asset) error {
 // what the manifest says.
 func (a *asset) parse() (err error) {
 	a.index, err = unpack.ParseIndex(a.raw)
-	if err == nil && (a.index.Size != a.Content.Size || a.index.ArchiveSize() != a.Archive.Size) {
+	switch {
+	case err != nil:
+	case a.index.Size != a.Content.Size || a.index.ArchiveSize() != a.Archive.Size:
 		err = fmt.Errorf("it describes %d bytes in %d, the manifest %d in %d",
 			a.index.Size, a.index.ArchiveSize(), a.Content.Size, a.Archive.Size)
+	case len(a.index.Frames) == 1 && a.index.Frames[0].Compressed != a.Archive.SHA256:
+		err = errors.New("it describes another archive than the manifest")
 	}
 	if err != nil {
 		return fault.New(fault.Trust, publisherHint, "use the index of %s, %s: %w", a.Name, a.Index.File, err)

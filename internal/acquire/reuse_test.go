@@ -274,8 +274,12 @@ func TestWrongMirror(t *testing.T) {
 		if strings.Count(text, "served wrong bytes") != 1 || !strings.Contains(text, w.url) {
 			t.Errorf("plain=%v: said: %s", plain, text)
 		}
-		if plain && covers(good.Log(base.Archive.File), 0) {
-			t.Errorf("the mirror was asked for %v", good.Log(base.Archive.File))
+		var again int64
+		for _, r := range good.Log(base.Archive.File) {
+			again += r.Span.To - r.Span.From
+		}
+		if plain && again > base.Archive.Size/2 { // frames before the wrong one may still have been under way
+			t.Errorf("the mirror was asked for %d of %d bytes", again, base.Archive.Size)
 		}
 	}
 }

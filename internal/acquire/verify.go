@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/unpack"
 )
@@ -62,6 +63,10 @@ func (a *Acquirer) Verify(ctx context.Context, images []store.Image) ([]Report, 
 func (a *Acquirer) verify(ctx context.Context, file store.ViewFile) (Report, error) {
 	report := Report{Name: file.Name, Bad: []int{}}
 	claim, err := a.store.Seize(ctx, file.Key, nil)
+	if fault.CodeOf(err) == fault.Conflict { // a newer version's
+		report.Fault = err.Error()
+		return report, nil
+	}
 	if err != nil && (ctx.Err() != nil || !errors.Is(err, os.ErrPermission) && !errors.Is(err, syscall.EROFS)) {
 		return report, err
 	}

@@ -96,7 +96,7 @@ func (c *Catalogue) write(name string, index unpack.Index, archive []byte, packe
 	asset := manifest.Asset{
 		Name: name, Content: content,
 		Archive: manifest.Blob{File: manifest.FileName(name, packed.SHA256, ".zst"), Digest: packed},
-		Index:   manifest.Blob{File: manifest.FileName(name, described.SHA256, ".json"), Digest: described},
+		Index:   manifest.Blob{File: manifest.FileName(name, described.SHA256, ".index.json"), Digest: described},
 	}
 	if err := os.WriteFile(filepath.Join(c.Dir, asset.Archive.File), archive, 0o644); err != nil {
 		return manifest.Asset{}, err
