@@ -23,6 +23,7 @@ type imageBuildOptions struct {
 	Presets []string
 	Arch    string   // empty: this computer's
 	Output  string   // folder to publish to; empty: the build cache only
+	Kernel  string   // folder that kernel/build left; empty: a distribution's stands in
 	Keys    []string // paths of the private keys that sign
 	Mirrors []string // folders with the same files; nil: as it is
 	DryRun  bool
@@ -79,6 +80,7 @@ the manifest to say so.`,
 
 func buildFlags(cmd *cobra.Command, o *imageBuildOptions) {
 	cmd.Flags().StringVar(&o.Arch, "arch", "", "amd64 or arm64 (default this computer's)")
+	cmd.Flags().StringVar(&o.Kernel, "kernel", "", "`DIR` that kernel/build left (default a distribution's kernel)")
 	cmd.Flags().StringArrayVar(&o.Keys, "key", nil, "`FILE` with a private minisign key that signs, its public half beside it as .pub; may be repeated")
 	jsonFlag(cmd, &o.JSON, "what was built, or the plan")
 }
@@ -169,7 +171,7 @@ func (a *App) buildRequest(o imageBuildOptions) (imagebuild.Request, error) {
 	if err != nil {
 		return imagebuild.Request{}, err
 	}
-	request := imagebuild.Request{Arch: o.Arch}
+	request := imagebuild.Request{Arch: o.Arch, Kernel: o.Kernel}
 	for _, name := range names {
 		p, _ := preset.Find(all, name)
 		request.Presets = append(request.Presets, p)

@@ -60,10 +60,12 @@ type Link struct {
 
 // KernelSource says which distribution package's kernel stands in for our own.
 type KernelSource struct {
-	StandIn     string            `toml:"stand_in" json:"stand_in"`
-	CommandLine string            `toml:"command_line" json:"command_line"`
-	Modules     []string          `toml:"modules" json:"modules"`
-	Packages    map[string]string `toml:"packages" json:"packages"` // by architecture
+	StandIn     string `toml:"stand_in" json:"stand_in"`
+	CommandLine string `toml:"command_line" json:"command_line"`
+	// OwnCommandLine is that of SmolVM's own kernel.
+	OwnCommandLine string            `toml:"own_command_line" json:"own_command_line,omitempty"`
+	Modules        []string          `toml:"modules" json:"modules"`
+	Packages       map[string]string `toml:"packages" json:"packages"` // by architecture
 }
 
 // Arches are the architectures images are built for.

@@ -106,6 +106,7 @@ type Record struct {
 	Built   time.Time `json:"built"`
 	Version string    `json:"version,omitempty"` // uname -r of a kernel, version of an agent
 	Agent   string    `json:"guest_agent,omitempty"`
+	Source  string    `json:"source,omitempty"` // of our own kernel
 	Inputs  []Input   `json:"inputs,omitempty"`
 }
 
@@ -169,7 +170,7 @@ func (b *Builder) layers(ctx context.Context, req Request, plan Plan, machines M
 	var kernel, base Archived
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		if kernel, err = b.archive(ctx, plan.Kernel, "kernel", "modules"); err != nil {
+		if kernel, err = b.archive(ctx, plan.Kernel, plan.kernelFiles()...); err != nil {
 			return err
 		}
 		base, err = b.archive(ctx, plan.Base, b.base.Name)
@@ -204,11 +205,15 @@ func (b *Builder) image(plan Plan, layers ...record.Layer) (record.Image, error)
 	if err != nil {
 		return record.Image{}, err
 	}
-	return record.Image{
+	image := record.Image{
 		Release: "build", Kernel: filepath.Join(dir, "kernel"), KernelVersion: rec.Version,
-		StandIn: b.base.Kernel.StandIn, CommandLine: b.base.Kernel.CommandLine,
-		Modules: filepath.Join(dir, "modules"), Layers: layers,
-	}, nil
+		CommandLine: b.base.Kernel.OwnCommandLine, Layers: layers,
+	}
+	if plan.kernelDir == "" {
+		image.StandIn, image.CommandLine = b.base.Kernel.StandIn, b.base.Kernel.CommandLine
+		image.Modules = filepath.Join(dir, "modules")
+	}
+	return image, nil
 }
 
 // record starts the build record of a step.

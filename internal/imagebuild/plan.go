@@ -12,6 +12,8 @@ import (
 type Request struct {
 	Arch    string
 	Presets []preset.Preset
+	// Kernel is the folder that kernel/build left; "": a distribution's stands in.
+	Kernel string
 }
 
 // Step is one result of a build.
@@ -29,6 +31,16 @@ type Plan struct {
 	Kernel Step   `json:"kernel"`
 	Base   Step   `json:"base"`
 	Layers []Step `json:"layers"`
+
+	kernelDir string // of our own kernel; empty: the stand-in
+}
+
+// kernelFiles are the files of the kernel's step: our own has no modules.
+func (p Plan) kernelFiles() []string {
+	if p.kernelDir != "" {
+		return []string{"kernel"}
+	}
+	return []string{"kernel", "modules"}
 }
 
 // Kinds of results.
@@ -46,7 +58,11 @@ func (b *Builder) Plan(req Request) (Plan, error) {
 	if err := b.base.Validate(); err != nil {
 		return Plan{}, err
 	}
-	plan := Plan{Arch: req.Arch, Kernel: b.kernelStep(req.Arch)}
+	kernel, err := b.kernelStep(req)
+	if err != nil {
+		return Plan{}, err
+	}
+	plan := Plan{Arch: req.Arch, Kernel: kernel, kernelDir: req.Kernel}
 	layer := b.base
 	layer.Kernel = KernelSource{}
 	plan.Base = b.step(kindBase, b.base.Name, baseInputs{
@@ -72,6 +88,10 @@ type (
 		Form        string // in which the image is published
 		Kernel      KernelSource
 	}
+	ownKernelInputs struct {
+		Arch   string
+		Kernel Input
+	}
 	baseInputs struct {
 		Arch             string
 		Base             Base
@@ -85,12 +105,16 @@ type (
 	}
 )
 
-func (b *Builder) kernelStep(arch string) Step {
+func (b *Builder) kernelStep(req Request) (Step, error) {
+	if req.Kernel != "" {
+		k, err := readOwnKernel(req.Kernel, req.Arch)
+		return b.step(kindKernel, "kernel", ownKernelInputs{Arch: req.Arch, Kernel: k.input}), err
+	}
 	source := b.base.Kernel
-	source.CommandLine, source.StandIn = "", "" // they go into the manifest, not into the files
+	source.CommandLine, source.OwnCommandLine, source.StandIn = "", "", "" // they go into the manifest, not into the files
 	return b.step(kindKernel, "kernel", kernelInputs{
-		Arch: arch, Suite: b.base.Suite, Form: "unpacked", Kernel: source,
-	})
+		Arch: req.Arch, Suite: b.base.Suite, Form: "unpacked", Kernel: source,
+	}), nil
 }
 
 func (b *Builder) step(kind, name string, inputs any) Step {

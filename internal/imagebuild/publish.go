@@ -165,14 +165,20 @@ func (p Publication) row(image Image, vmm string) manifest.Row {
 	r := image.Preset.Resources
 	return manifest.Row{
 		Preset: image.Preset.Name, Arch: image.Arch, VMM: vmm,
-		Agent: manifest.Agent{Name: image.Preset.Agent.Name, Version: image.Preset.Agent.Version},
-		Kernel: manifest.Kernel{
-			Version: image.Kernel.Record.Version, StandIn: p.Base.Kernel.StandIn, CommandLine: p.Base.Kernel.CommandLine,
-			Image: image.Kernel.Assets[0], Modules: &image.Kernel.Assets[1],
-		},
+		Agent:     manifest.Agent{Name: image.Preset.Agent.Name, Version: image.Preset.Agent.Version},
+		Kernel:    p.kernel(image.Kernel),
 		Layers:    []manifest.Asset{image.Base.Assets[0], image.Layer.Assets[0]},
 		Resources: manifest.Resources{CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB},
 	}
+}
+
+// kernel describes our own kernel, or the one that stands in and has modules.
+func (p Publication) kernel(a Archived) manifest.Kernel {
+	k := manifest.Kernel{Version: a.Record.Version, CommandLine: p.Base.Kernel.OwnCommandLine, Image: a.Assets[0]}
+	if len(a.Assets) > 1 {
+		k.StandIn, k.CommandLine, k.Modules = p.Base.Kernel.StandIn, p.Base.Kernel.CommandLine, &a.Assets[1]
+	}
+	return k
 }
 
 // mergeRows replaces rows of equal key, keeps the others, and sorts.

@@ -17,12 +17,19 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// ensureKernel takes the kernel and its modules out of a distribution's package.
-// It leaves "kernel", "modules" and the build record.
+// ensureKernel leaves the kernel, the modules it needs, and the build record.
 func (b *Builder) ensureKernel(ctx context.Context, plan Plan) error {
-	if plan.Kernel.Cached {
+	switch {
+	case plan.Kernel.Cached:
 		return nil
+	case plan.kernelDir != "":
+		return b.takeOwnKernel(plan)
 	}
+	return b.takeStandIn(ctx, plan)
+}
+
+// takeStandIn takes the kernel and its modules out of a distribution's package.
+func (b *Builder) takeStandIn(ctx context.Context, plan Plan) error {
 	work, err := b.cache.work(kindKernel)
 	if err != nil {
 		return err
