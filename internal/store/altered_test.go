@@ -43,7 +43,7 @@ func TestAlteredObjects(t *testing.T) {
 	}
 	for name, alter := range tests {
 		t.Run(name, func(t *testing.T) {
-			s := open(t)
+			s := openInMemory(t)
 			key := add(t, s, "base", "bytes")
 			must(t, s.Show(t.Context(), view("base", key)))
 			must(t, alter(s.look(key).Path))

@@ -169,16 +169,16 @@ func (c *Claim) Doubt(ctx context.Context) error {
 
 // Drop removes the object and the views that show it.
 func (c *Claim) Drop(ctx context.Context) error {
-	err := c.store.retiring(ctx, func(bin string) error {
+	err := c.store.retiring(ctx, func(b *bin) error {
 		for _, v := range c.store.views() {
 			if v.shows(c.key) {
-				if err := c.store.retire(c.store.Folder(v), bin); err != nil {
+				if err := b.retire(c.store.Folder(v)); err != nil {
 					return err
 				}
 				_ = os.Remove(filepath.Dir(c.store.Folder(v))) // if it was the release's last
 			}
 		}
-		return c.store.retire(c.store.folder(c.key), bin)
+		return b.retire(c.store.folder(c.key))
 	})
 	if err != nil {
 		return storage(c.store.folder(c.key), "remove", err)

@@ -39,7 +39,7 @@ func (c *Claim) commit(ctx context.Context, origin Origin, index []byte) error {
 	if err := c.describe(origin, index, names); err != nil {
 		return err
 	}
-	return c.store.retiring(ctx, func(bin string) error { return c.publish(bin, names) })
+	return c.store.retiring(ctx, func(b *bin) error { return c.publish(b, names) })
 }
 
 // seal makes content and archive read-only, waits for the disk, and returns the
@@ -92,7 +92,7 @@ func (c *Claim) describe(origin Origin, index []byte, names []string) error {
 // publish moves the finished folder to its place, under the store's lock. What is
 // there goes away first; a crash between the two leaves the object absent and the
 // partial complete.
-func (c *Claim) publish(bin string, names []string) error {
+func (c *Claim) publish(b *bin, names []string) error {
 	s, to := c.store, c.store.folder(c.key)
 	if err := s.refuseNewer(c.key); err != nil {
 		return err
@@ -102,7 +102,7 @@ func (c *Claim) publish(bin string, names []string) error {
 			return err
 		}
 	}
-	if err := s.retire(to, bin); err != nil {
+	if err := b.retire(to); err != nil {
 		return err
 	}
 	if err := s.rename(c.partial(), to); err != nil {
@@ -111,7 +111,8 @@ func (c *Claim) publish(bin string, names []string) error {
 	if err := errors.Join(s.syncDir(s.objects), s.syncDir(s.partials)); err != nil {
 		return err
 	}
-	return s.showAgain(c.key, bin)
+	s.showAgain(c.key, b)
+	return nil
 }
 
 // moveArchive moves a kept archive from one object's folder to another.

@@ -42,7 +42,7 @@ func (s *Store) showCopies(ctx context.Context, v View) (err error) {
 			}
 		}
 	}
-	return s.retiring(ctx, func(bin string) error { return s.show(v, bin, dir) })
+	return s.retiring(ctx, func(b *bin) error { return s.show(v, b, dir) })
 }
 
 // copyFile makes a copy that shares its blocks with the original where the file

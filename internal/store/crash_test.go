@@ -357,7 +357,7 @@ func crashTable(t *testing.T) map[string]row {
 func TestSyncedBeforeRenamed(t *testing.T) {
 	for name, job := range jobs {
 		t.Run(name, func(t *testing.T) {
-			s := open(t)
+			s := openInMemory(t)
 			job.prepare(t, s)
 			log := &journal{dirty: map[string]bool{}, pending: map[string]bool{}}
 			s.did = func(op, path string) { log.note(t, s, op, path) }

@@ -150,33 +150,6 @@ func (s *Store) replace(path string, data []byte) error {
 	return errors.Join(err, s.removeAll(dir))
 }
 
-// retire moves something out of its place into a bin in one step, for good. A
-// symbolic link goes itself, never what it points to. It is deleted with the bin.
-func (s *Store) retire(path, bin string) error {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := s.move(path, bin); err != nil {
-		return err
-	}
-	return s.syncDir(filepath.Dir(path))
-}
-
-func (s *Store) move(path, bin string) error {
-	dir, err := os.MkdirTemp(bin, "")
-	if err != nil {
-		return err
-	}
-	err = s.rename(path, filepath.Join(dir, filepath.Base(path)))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case errors.Is(err, fs.ErrPermission):
-		return s.setAside(path)
-	}
-	return err
-}
-
 // setAside gives a folder of another user, which cannot be moved to another
 // folder nor emptied, a name that means nothing to the store.
 func (s *Store) setAside(path string) error {

@@ -152,11 +152,8 @@ func (c *Claim) dispose(path string) error {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	bin, err := c.store.makeTemp(c.key + "-")
-	if err != nil {
-		return err
-	}
-	return errors.Join(c.store.retire(path, bin), c.store.removeAll(bin))
+	b := &bin{store: c.store, prefix: c.key + "-"}
+	return errors.Join(b.retire(path), b.empty())
 }
 
 // trustPartials refuses a folder of partials that belongs to somebody who is

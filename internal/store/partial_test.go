@@ -75,7 +75,7 @@ func TestIndexIsKeptOnlyWithItsDigest(t *testing.T) {
 func TestIndexOfADoubtfulObject(t *testing.T) {
 	s := open(t)
 	key := add(t, s, "base", "bytes")
-	must(t, os.Truncate(s.look(key).Path, 0))
+	must(t, errors.Join(os.Chmod(s.look(key).Path, 0o644), os.Truncate(s.look(key).Path, 0)))
 	claim := seize(t, s, key)
 	defer claim.Release()
 	if raw := claim.PartialIndex(); string(raw) != "index of base" {

@@ -79,18 +79,18 @@ func (s *Store) reduce(ctx context.Context, holders func(context.Context) ([]Hol
 		if err != nil {
 			return Pruned{}, err
 		}
-		p, _, err := s.plan(ctx, "", holders, decide)
+		p, _, err := s.plan(ctx, true, holders, decide)
 		return p, errors.Join(err, lock.Unlock())
 	}
 	var p Pruned
 	var c choice
-	err := s.retiring(ctx, func(bin string) (err error) {
-		p, c, err = s.plan(ctx, bin, holders, decide)
+	err := s.retiring(ctx, func(b *bin) (err error) {
+		p, c, err = s.plan(ctx, false, holders, decide)
 		defer c.close()
 		if err != nil {
 			return err
 		}
-		return s.carryOut(c, bin)
+		return s.carryOut(c, b)
 	})
 	for _, path := range c.temps {
 		err = errors.Join(err, s.removeAll(path))
@@ -100,14 +100,14 @@ func (s *Store) reduce(ctx context.Context, holders func(context.Context) ([]Hol
 
 // plan looks, decides and weighs. The choice holds the claims of what goes until
 // it is closed.
-func (s *Store) plan(ctx context.Context, bin string, holders func(context.Context) ([]Holder, error), decide func(*survey) (choice, error)) (Pruned, choice, error) {
-	v, err := s.survey(ctx, holders, bin)
+func (s *Store) plan(ctx context.Context, dryRun bool, holders func(context.Context) ([]Holder, error), decide func(*survey) (choice, error)) (Pruned, choice, error) {
+	v, err := s.survey(ctx, holders)
 	if err != nil {
 		return Pruned{}, choice{}, err
 	}
 	c, err := decide(v)
 	c.locks = v.keepLocks(c)
-	if err != nil || bin == "" { // nothing is done
+	if err != nil || dryRun { // nothing is done
 		c.close()
 	}
 	if err != nil {
@@ -136,7 +136,7 @@ func (c choice) close() {
 
 // carryOut moves what goes to the bin, images first, so that none shows an object
 // that is gone. The caller holds the store's lock.
-func (s *Store) carryOut(c choice, bin string) error {
+func (s *Store) carryOut(c choice, b *bin) error {
 	var paths []string
 	for _, v := range c.images {
 		paths = append(paths, s.Folder(v))
@@ -149,7 +149,7 @@ func (s *Store) carryOut(c choice, bin string) error {
 	}
 	parents := map[string]bool{}
 	for _, path := range paths {
-		if err := s.move(path, bin); err != nil {
+		if err := b.move(path); err != nil {
 			return err
 		}
 		parents[filepath.Dir(path)] = true
@@ -176,9 +176,7 @@ func (s *Store) clearTemps(c choice) error {
 	for _, path := range c.leases {
 		failed = errors.Join(failed, s.removeAll(path))
 	}
-	for _, path := range c.temps {
-		failed = errors.Join(failed, s.detach(path))
-	}
+	failed = errors.Join(failed, s.detach(c.temps...))
 	for _, dir := range c.empty {
 		_ = os.Remove(dir) // not empty any more: somebody uses it
 	}

@@ -212,7 +212,7 @@ func TestPlantedPaths(t *testing.T) {
 	}
 	for name, plant := range plants {
 		t.Run(name, func(t *testing.T) {
-			s := open(t)
+			s := openInMemory(t)
 			key := keyOf("index of base")
 			v := view("base", key)
 			must(t, plant(s.folder(key)))
@@ -361,7 +361,7 @@ func TestShowingKeepsObjectsReady(t *testing.T) {
 
 // A view that is not right is made anew from the objects.
 func TestViewIsRepaired(t *testing.T) {
-	s := open(t)
+	s := openInMemory(t)
 	v := view("base.ext4", add(t, s, "base.ext4", "bytes"))
 	file := filepath.Join(s.Folder(v), "base.ext4")
 	tests := map[string]func(){
@@ -515,7 +515,7 @@ func TestReadOnlyStore(t *testing.T) {
 // Launches look objects up while others show views of them; none may ever see a
 // doubtful one.
 func TestLookupDuringShow(t *testing.T) {
-	s := open(t)
+	s := openInMemory(t)
 	key := add(t, s, "base", "bytes")
 	var group sync.WaitGroup
 	for i := range 4 {

@@ -65,9 +65,8 @@ func (l locked) close() {
 	_ = l.claim.Unlock()
 }
 
-// survey reads the leases before it asks for the holders. Mine is the caller's own
-// bin.
-func (s *Store) survey(ctx context.Context, holders func(context.Context) ([]Holder, error), mine string) (*survey, error) {
+// survey reads the leases before it asks for the holders.
+func (s *Store) survey(ctx context.Context, holders func(context.Context) ([]Holder, error)) (*survey, error) {
 	v := &survey{store: s, folders: map[uint64]folder{}, busy: map[string]string{}}
 	var err error
 	if v.holders, v.leases, v.blind, err = s.held(); err != nil {
@@ -81,7 +80,7 @@ func (s *Store) survey(ctx context.Context, holders func(context.Context) ([]Hol
 		v.holders = append(v.holders, more...)
 	}
 	s.eachFolder(v.visit)
-	err = errors.Join(v.readObjects(), v.readPartials(), v.readTemps(mine), v.readReleases())
+	err = errors.Join(v.readObjects(), v.readPartials(), v.readTemps(), v.readReleases())
 	if err != nil {
 		v.keepLocks(choice{})
 		return nil, err
@@ -133,14 +132,14 @@ func (v *survey) readPartials() error {
 	return err
 }
 
-func (v *survey) readTemps(mine string) error {
+func (v *survey) readTemps() error {
 	entries, err := os.ReadDir(v.store.tmp)
 	if err != nil {
 		return storage(v.store.tmp, "list", err)
 	}
 	for _, entry := range entries {
-		if path := filepath.Join(v.store.tmp, entry.Name()); path != mine && v.isDead(entry.Name()) {
-			v.temps = append(v.temps, path)
+		if v.isDead(entry.Name()) {
+			v.temps = append(v.temps, filepath.Join(v.store.tmp, entry.Name()))
 		}
 	}
 	return nil

@@ -37,12 +37,15 @@ func (s *Store) Sweep(ctx context.Context) error {
 	if len(temps) == 0 && !s.anyDead(leases) {
 		return nil
 	}
-	return s.sweep(ctx, temps)
+	if err := s.sweep(ctx, temps); !isForbidden(err) {
+		return err
+	}
+	return nil // a store we cannot write to: its owner's next run does it
 }
 
 func (s *Store) sweep(ctx context.Context, temps []os.DirEntry) error {
 	var dead []string
-	err := s.retiring(ctx, func(string) error {
+	err := s.retiring(ctx, func(*bin) error {
 		for _, temp := range temps {
 			path := filepath.Join(s.tmp, temp.Name())
 			if s.isDead(temp.Name()) {
@@ -53,10 +56,7 @@ func (s *Store) sweep(ctx context.Context, temps []os.DirEntry) error {
 		for _, path := range leases {
 			err = errors.Join(err, s.removeAll(path))
 		}
-		for _, path := range dead {
-			err = errors.Join(err, s.detach(path))
-		}
-		return err
+		return errors.Join(err, s.detach(dead...))
 	})
 	for _, path := range dead {
 		err = errors.Join(err, s.removeAll(path))
@@ -118,100 +118,4 @@ func (s *Store) removeTemps(prefix string) error {
 		}
 	}
 	return err
-}
-
-// retiring does work under the store's lock. What the work retires to the bin is
-// deleted when the lock is free again: that can take a while. A lock on the bin
-// itself tells others that somebody is at it.
-func (s *Store) retiring(ctx context.Context, work func(bin string) error) error {
-	lock, err := s.lock(ctx)
-	if err != nil {
-		return err
-	}
-	bin, err := s.makeTemp(binPrefix)
-	if err != nil {
-		return errors.Join(err, lock.Unlock())
-	}
-	mine, err := lockFolder(bin)
-	if err == nil {
-		defer mine.Close()
-		err = work(bin)
-	}
-	err = errors.Join(err, s.detach(bin), lock.Unlock())
-	return errors.Join(err, s.removeAll(bin))
-}
-
-// lockFolder locks a folder until it is closed, or fails if it is locked.
-func lockFolder(path string) (*os.File, error) {
-	file, err := openFolder(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return file, nil
-}
-
-// detach unlinks, below a retired folder, the further links of objects that stay,
-// and records the objects' identities again. The caller holds the store's lock.
-func (s *Store) detach(dir string) error {
-	var links []string
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.Type().IsRegular() && links1(path) > 1 {
-			links = append(links, path)
-		}
-		return nil //nolint:nilerr // what cannot be looked at is not deleted either
-	})
-	if err != nil || len(links) == 0 {
-		return err
-	}
-	return s.unlink(links)
-}
-
-func (s *Store) unlink(links []string) error {
-	ready, touched := s.ready(), map[string]record{}
-	for _, path := range links {
-		identity, err := identify(path)
-		if err != nil {
-			continue
-		}
-		key, stays := ready[identity.Inode]
-		if !stays {
-			continue
-		}
-		rec, err := s.readRecord(key)
-		if err != nil {
-			continue
-		}
-		if err := s.remove(path); err != nil {
-			return err
-		}
-		touched[key] = rec
-	}
-	return s.relearn(touched)
-}
-
-// ready are the keys of the Ready objects by the inodes of their contents.
-func (s *Store) ready() map[uint64]string {
-	ready := map[uint64]string{}
-	entries, _ := os.ReadDir(s.objects)
-	for _, entry := range entries {
-		if !manifest.IsSHA256(entry.Name()) || s.look(entry.Name()).State != Ready {
-			continue
-		}
-		if identity, err := identify(filepath.Join(s.folder(entry.Name()), contentFile)); err == nil {
-			ready[identity.Inode] = entry.Name()
-		}
-	}
-	return ready
-}
-
-// links1 is the number of a file's names.
-func links1(path string) uint64 {
-	var st unix.Stat_t
-	if unix.Lstat(path, &st) != nil {
-		return 0
-	}
-	return uint64(st.Nlink) //nolint:unconvert // the types differ between systems
 }

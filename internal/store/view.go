@@ -24,7 +24,7 @@ func (s *Store) Show(ctx context.Context, v View) error {
 	if s.isShown(v) {
 		return nil
 	}
-	err := s.retiring(ctx, func(bin string) error { return s.show(v, bin, "") })
+	err := s.retiring(ctx, func(b *bin) error { return s.show(v, b, "") })
 	if errors.Is(err, errNoLink) {
 		err = s.showCopies(ctx, v)
 	}
@@ -35,22 +35,19 @@ func (s *Store) Show(ctx context.Context, v View) error {
 }
 
 // showAgain brings the views of a replaced object up to date, under the store's
-// lock. Where that takes copies it is left to the next Show: a view is for people.
-func (s *Store) showAgain(key, bin string) error {
+// lock. Where that fails or takes copies it is left to the next Show: a view is
+// for people, and the object is there.
+func (s *Store) showAgain(key string, b *bin) {
 	for _, v := range s.views() {
-		if !v.shows(key) || s.isShown(v) {
-			continue
-		}
-		if err := s.show(v, bin, ""); err != nil && isFull(err) {
-			return err
+		if v.shows(key) && !s.isShown(v) {
+			_ = s.show(v, b, "")
 		}
 	}
-	return nil
 }
 
 // show builds the whole folder in tmp, so that a file is never seen beside
 // another image's sidecar. The caller holds the store's lock.
-func (s *Store) show(v View, bin, copies string) error {
+func (s *Store) show(v View, b *bin, copies string) error {
 	if s.isShown(v) { // another process was faster
 		return nil
 	}
@@ -68,10 +65,10 @@ func (s *Store) show(v View, bin, copies string) error {
 	err = s.fill(dir, &v, copies)
 	err = errors.Join(err, s.relearn(known)) // whatever was linked
 	if err == nil {
-		err = s.replaceView(dir, s.Folder(v), bin)
+		err = s.replaceView(dir, s.Folder(v), b)
 	}
 	if err != nil {
-		return errors.Join(err, s.retire(dir, bin))
+		return errors.Join(err, b.retire(dir))
 	}
 	return nil
 }
@@ -136,8 +133,8 @@ func (s *Store) place(dir string, v *View, copies, name, from string) error {
 // replaceView moves a finished folder of tmp to its place. What is there goes
 // away first; a crash between the two leaves no view, and the next launch shows
 // it again.
-func (s *Store) replaceView(from, to, bin string) error {
-	if err := s.retire(to, bin); err != nil {
+func (s *Store) replaceView(from, to string, b *bin) error {
+	if err := b.retire(to); err != nil {
 		return err
 	}
 	if err := s.rename(from, to); err != nil {
