@@ -212,7 +212,7 @@ func TestPlantedPaths(t *testing.T) {
 	}
 	for name, plant := range plants {
 		t.Run(name, func(t *testing.T) {
-			s := openInMemory(t)
+			s := open(t)
 			key := keyOf("index of base")
 			v := view("base", key)
 			must(t, plant(s.folder(key)))
