@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ func run() int {
 			signal.Notify(signals, sig)
 		}
 	}
+	doubleProcs()
 	process.HideInherited()
 	signal.Ignore(syscall.SIGXFSZ) // a limit on file sizes is an error of the write, like a full disk
 	release := embedded.Release()
@@ -48,4 +50,14 @@ func run() int {
 		Agent: embedded.Agent, AgentDigest: embedded.AgentDigest,
 	})
 	return app.Main(os.Args[1:])
+}
+
+// doubleProcs lets as many goroutines run as there are processors although others
+// wait for a disk: the scheduler takes 20 µs to 10 ms to notice that a write past
+// the page cache blocks. A pull of claude-code on 2 processors took 1.07 s instead
+// of 1.30 s. A number that the user set stays.
+func doubleProcs() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2 * runtime.GOMAXPROCS(0))
+	}
 }
