@@ -22,6 +22,7 @@ type board struct {
 	open    int           // assets that are not in the store yet
 	done    chan struct{} // closed when none is open
 	struck  map[string]bool
+	reason  error // why the last place was struck out
 	runSize int64
 	streams map[*fetch.Stream]func() // ends the stream
 }
@@ -283,4 +284,11 @@ func (b *board) isStruck(place string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.struck[place]
+}
+
+// give notes why the last place was struck out.
+func (b *board) give(reason error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reason = reason
 }

@@ -64,8 +64,9 @@ func (a *Acquirer) bring(ctx context.Context, wanted []manifest.Asset, o Options
 }
 
 // fly runs until every asset is in the store or one goroutine fails.
-func (f *flight) fly(ctx context.Context) error {
-	f.group, ctx = errgroup.WithContext(ctx)
+func (f *flight) fly(outer context.Context) error {
+	group, ctx := errgroup.WithContext(outer)
+	f.group = group
 	f.group.Go(func() error { return f.admit(ctx) })
 	f.group.Go(func() error { return f.copier(ctx) })
 	for range lines {
@@ -75,6 +76,9 @@ func (f *flight) fly(ctx context.Context) error {
 		f.group.Go(func() error { return f.worker(ctx) })
 	}
 	err := f.group.Wait()
+	if err != nil && outer.Err() == nil && f.board.reason != nil {
+		return f.board.reason
+	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
 		return fmt.Errorf("%w: %d more bytes are needed", err, f.outstanding())
 	}

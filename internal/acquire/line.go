@@ -181,11 +181,13 @@ func (m metered) Read(p []byte) (int, error) {
 }
 
 // refuse strikes a place out because of what it served, and returns the reason
-// where none is left.
+// where none is left. That is why the flight ends, even if another connection
+// finds no place to ask before.
 func (f *flight) refuse(place string, reason error) error {
 	if !f.board.strike(place) || f.places.Strike(place, reason) {
 		return nil
 	}
+	f.board.give(reason)
 	return last{reason}
 }
 

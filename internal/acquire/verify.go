@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -35,10 +37,23 @@ type Report struct {
 // file as a whole, the archive that is kept, and what the image's folder shows.
 // An object that is not what was verified becomes Doubtful, so that the next
 // launch or pull repairs it; one that was only touched becomes Ready.
-func (a *Acquirer) Verify(ctx context.Context, images []store.Image) ([]Report, error) {
+//
+// A lease keeps the objects here; an image that was removed before is left out.
+func (a *Acquirer) Verify(ctx context.Context, images []store.Image) (_ []Report, err error) {
+	if len(images) == 0 {
+		return []Report{}, nil
+	}
+	lease, err := a.store.Lease(ctx, "image verify", shownKeys(images))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lease.Release()) }()
 	reports := []Report{}
 	numbers := map[string]int{}
 	for _, image := range images {
+		if _, err := os.Lstat(image.Path); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		for _, file := range image.Files {
 			n, seen := numbers[file.Key]
 			if !seen {
@@ -57,6 +72,17 @@ func (a *Acquirer) Verify(ctx context.Context, images []store.Image) ([]Report, 
 		}
 	}
 	return reports, nil
+}
+
+// shownKeys are the objects that images show, each once.
+func shownKeys(images []store.Image) []string {
+	keys := map[string]bool{}
+	for _, image := range images {
+		for _, file := range image.Files {
+			keys[file.Key] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(keys))
 }
 
 // verify reads one object under its claim, so that nobody replaces it meanwhile.
