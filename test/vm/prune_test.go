@@ -24,7 +24,7 @@ func TestPullAgainstPrune(t *testing.T) {
 	}
 	for range rounds {
 		var group sync.WaitGroup
-		for _, args := range [][]string{s.pull(), s.args("prune", "--all", "--yes"), s.pull(), s.args("prune", "--all", "--yes")} {
+		for _, args := range [][]string{s.pull(), s.args("image", "verify"), s.args("prune", "--all", "--yes"), s.pull(), s.args("prune", "--all", "--yes")} {
 			group.Go(func() {
 				if got := w.run(t, nil, args...); got.status != 0 {
 					t.Errorf("%v ended with %d: %s", args[2:], got.status, got.stderr)
