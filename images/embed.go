@@ -1,4 +1,9 @@
-// Package images holds the recipes: the base layer and one TOML file per preset.
+// Package images holds the recipes: the base layer and one TOML file per preset,
+// beside it a folder with the lock file of what the preset installs. A lock is made
+// anew by "npm install --package-lock-only --ignore-scripts
+// --omit-lockfile-registry-resolved" or "uv pip compile --universal
+// --python-version 3.13 --only-binary :all: --generate-hashes --no-header
+// --no-annotate", and its digest goes into the TOML file.
 // They are data; internal/config decodes presets and internal/imagebuild builds
 // from them. Nothing here runs.
 package images
@@ -11,7 +16,7 @@ import (
 // BaseFile is the base layer's recipe; every other .toml file is a preset.
 const BaseFile = "base.toml"
 
-//go:embed *.toml
+//go:embed *.toml */package-lock.json
 var files embed.FS
 
 // Files are the recipes by file name.

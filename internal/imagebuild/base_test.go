@@ -42,7 +42,7 @@ func TestShippedPresetsInstallWhatTheyPin(t *testing.T) {
 	for _, p := range presets {
 		pinned := false
 		for _, s := range p.Recipe.Steps {
-			pinned = pinned || strings.Contains(s.Run, "@"+p.Agent.Version) || strings.Contains(s.Run, "=="+p.Agent.Version)
+			pinned = pinned || strings.Contains(s.Run, "@"+p.Agent.Version) || strings.Contains(s.Run, `":"`+p.Agent.Version+`"}`) || strings.Contains(s.Run, "=="+p.Agent.Version)
 		}
 		if !pinned {
 			t.Errorf("%s: no step installs version %s", p.Name, p.Agent.Version)

@@ -4,15 +4,19 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/smolvm/smolvm/images"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/preset"
@@ -37,13 +41,17 @@ var (
 // buildTmp is in memory in a sandbox, so that nothing in it reaches a layer.
 const buildTmp = "/run/smolvm-build"
 
-// recipeEnv keeps caches and histories of the usual installers out of a layer.
+// lockDir is where a recipe's steps find its lock files.
+const lockDir = buildTmp + "/locks"
+
+// recipeEnv tells where the lock files are and keeps caches and histories of the usual installers out of a layer.
 var recipeEnv = map[string]string{
 	"DEBIAN_FRONTEND":  "noninteractive",
 	"npm_config_cache": buildTmp + "/npm",
 	"UV_CACHE_DIR":     buildTmp + "/uv",
 	"PIP_NO_CACHE_DIR": "1",
 	"XDG_CACHE_HOME":   buildTmp + "/cache",
+	"SMOLVM_LOCKS":     lockDir,
 	"TMPDIR":           buildTmp,
 }
 
@@ -78,8 +86,13 @@ func (r runner) prepare(ctx context.Context) error {
 	return r.shell(ctx, "prepare", "root", "install -d -m 1777 "+buildTmp, nil)
 }
 
-// run runs a recipe's steps and writes its files.
+// run brings a recipe's lock files in, runs its steps and writes its files.
 func (r runner) run(ctx context.Context, recipe preset.Recipe) error {
+	for _, l := range recipe.Locks {
+		if err := r.lock(ctx, l); err != nil {
+			return err
+		}
+	}
 	for _, s := range recipe.Steps {
 		if err := r.shell(ctx, s.Name, cmp.Or(s.User, "root"), s.Run, nil); err != nil {
 			return err
@@ -91,6 +104,22 @@ func (r runner) run(ctx context.Context, recipe preset.Recipe) error {
 		}
 	}
 	return nil
+}
+
+// lock writes one lock file where the steps find it. The recipe names its digest,
+// which is part of the layer's key: other locked versions make another layer.
+func (r runner) lock(ctx context.Context, l preset.Lock) error {
+	data, err := fs.ReadFile(images.Files(), l.File)
+	if err != nil {
+		return fault.New(fault.Usage, "Only the shipped recipes have lock files beside them.", "recipe %s: read lock file: %w", r.name, err)
+	}
+	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != l.SHA256 {
+		return fault.New(fault.Build, "Write the lock file's digest into the recipe.",
+			"recipe %s: lock file %s has SHA-256 %x, the recipe names %s", r.name, l.File, sum, l.SHA256)
+	}
+	target := lockDir + "/" + l.File
+	script := fmt.Sprintf("install -d %s\ncat > %s\n", shellQuote(path.Dir(target)), shellQuote(target))
+	return r.shell(ctx, "lock file "+l.File, "root", script, bytes.NewReader(data))
 }
 
 // file writes one file, and its missing parents for the same owner.

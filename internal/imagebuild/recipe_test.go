@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/images"
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/preset"
@@ -79,6 +82,42 @@ func TestCheckAssertsTheVersion(t *testing.T) {
 	r := newRunner(&scripted{answer: func(wire.Start, string) (string, int, error) { return "2.1.33", 1, nil }}, io.Discard)
 	if err := r.check(t.Context(), agent); fault.CodeOf(err) != fault.Build {
 		t.Errorf("a check that failed: %v", err)
+	}
+}
+
+func TestLockFilesComeBeforeTheSteps(t *testing.T) {
+	presets, err := config.Presets(images.Files())
+	if err != nil {
+		t.Fatal(err)
+	}
+	codex, _ := preset.Find(presets, "codex")
+	recipe := preset.Recipe{Locks: codex.Recipe.Locks, Steps: []preset.Step{{Name: "install", Run: "npm ci"}}}
+	var got string
+	s := &scripted{answer: func(_ wire.Start, in string) (string, int, error) {
+		got += in
+		return "", 0, nil
+	}}
+	if err := newRunner(s, io.Discard).run(t.Context(), recipe); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.ran) != 2 || !strings.Contains(s.ran[0], "cat > '"+recipeEnv["SMOLVM_LOCKS"]+"/codex/package-lock.json'") || s.ran[1] != "root: npm ci" {
+		t.Errorf("ran %q", s.ran)
+	}
+	if want, err := fs.ReadFile(images.Files(), "codex/package-lock.json"); err != nil || got != string(want) {
+		t.Errorf("%d bytes of the lock file came in, want %d: %v", len(got), len(want), err)
+	}
+}
+
+func TestLockFilesRefused(t *testing.T) {
+	for code, l := range map[fault.Code]preset.Lock{
+		fault.Build: {File: "codex/package-lock.json", SHA256: strings.Repeat("0", 64)},
+		fault.Usage: {File: "mine/package-lock.json", SHA256: strings.Repeat("0", 64)},
+	} {
+		s := &scripted{}
+		recipe := preset.Recipe{Locks: []preset.Lock{l}, Steps: []preset.Step{{Name: "install", Run: "npm ci"}}}
+		if err := newRunner(s, io.Discard).run(t.Context(), recipe); fault.CodeOf(err) != code || len(s.ran) != 0 {
+			t.Errorf("%s: error %v after %q, want %v", l.File, err, s.ran, code)
+		}
 	}
 }
 

@@ -39,6 +39,14 @@ type Resources struct {
 type Recipe struct {
 	Steps []Step `toml:"steps" json:"steps"`
 	Files []File `toml:"files" json:"files,omitempty"`
+	Locks []Lock `toml:"locks" json:"locks,omitempty"`
+}
+
+// Lock is a file beside the shipped recipes that an installer takes exact versions
+// and digests from. The steps find it under its name in $SMOLVM_LOCKS.
+type Lock struct {
+	File   string `toml:"file" json:"file"`     // a path below the recipes' folder
+	SHA256 string `toml:"sha256" json:"sha256"` // lower-case hexadecimal
 }
 
 // Step is one shell script of a recipe, run with `sh -eu`.

@@ -15,6 +15,7 @@ func sample() Preset {
 		Recipe: Recipe{
 			Steps: []Step{{Name: "install", Run: "npm install claude@2.1.330"}},
 			Files: []File{{Path: "/home/agent/.claude.json", Mode: "0600", Content: "{}"}},
+			Locks: []Lock{{File: "claude/lock.json", SHA256: strings.Repeat("0a", 32)}},
 		},
 	}
 }
@@ -91,6 +92,13 @@ func TestValidateRefuses(t *testing.T) {
 		{"file 1: owner:", func(p *Preset) { p.Recipe.Files[0].Owner = "1000" }},
 		{"file 1: mode:", func(p *Preset) { p.Recipe.Files[0].Mode = "4755" }},
 		{"file 1: mode:", func(p *Preset) { p.Recipe.Files[0].Mode = "rw" }},
+		{"lock 1: file:", func(p *Preset) { p.Recipe.Locks[0].File = "../lock.json" }},
+		{"lock 1: file:", func(p *Preset) { p.Recipe.Locks[0].File = "/etc/passwd" }},
+		{"lock 1: file:", func(p *Preset) { p.Recipe.Locks[0].File = "a b;c" }},
+		{"lock 1: file:", func(p *Preset) { p.Recipe.Locks[0].File = "" }},
+		{"lock 1: sha256:", func(p *Preset) { p.Recipe.Locks[0].SHA256 = "" }},
+		{"lock 1: sha256:", func(p *Preset) { p.Recipe.Locks[0].SHA256 = strings.Repeat("0A", 32) }},
+		{"is there twice", func(p *Preset) { p.Recipe.Locks = append(p.Recipe.Locks, p.Recipe.Locks[0]) }},
 		{"file 1: content:", func(p *Preset) { p.Recipe.Files[0].Content = "\x00" }},
 	} {
 		p := sample()

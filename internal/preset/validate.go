@@ -3,6 +3,7 @@ package preset
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strconv"
@@ -193,9 +194,9 @@ func between(field string, value, least, most int64) error {
 // check checks the steps and files. Some step has to name the version: else it
 // installs whatever is newest on the day of the build.
 func (r Recipe) check(version string) error {
-	if len(r.Steps) < 1 || len(r.Steps) > maxList || len(r.Files) > maxList {
-		return fmt.Errorf("has %d steps and %d files; 1 to %d steps and at most %d files are possible",
-			len(r.Steps), len(r.Files), maxList, maxList)
+	if len(r.Steps) < 1 || len(r.Steps) > maxList || len(r.Files) > maxList || len(r.Locks) > maxList {
+		return fmt.Errorf("has %d steps, %d files and %d locks; 1 to %d steps and at most %d of the others are possible",
+			len(r.Steps), len(r.Files), len(r.Locks), maxList, maxList)
 	}
 	var errs []error
 	var names, paths []string
@@ -209,10 +210,15 @@ func (r Recipe) check(version string) error {
 		errs = append(errs, within(fmt.Sprintf("file %d", i+1), f.check()))
 		paths = append(paths, f.Path)
 	}
+	var locks []string
+	for i, l := range r.Locks {
+		errs = append(errs, within(fmt.Sprintf("lock %d", i+1), l.check()))
+		locks = append(locks, l.File)
+	}
 	if !pinned {
 		errs = append(errs, fmt.Errorf("no step names version %.40q, so nothing pins it", version))
 	}
-	return errors.Join(append(errs, distinct(names), distinct(paths))...)
+	return errors.Join(append(errs, distinct(names), distinct(paths), distinct(locks))...)
 }
 
 func (s Step) check() error {
@@ -240,6 +246,17 @@ func (f File) check() error {
 	}
 	if len(f.Content) > maxContent || !plainText(f.Content) {
 		return fmt.Errorf("content: is longer than %d bytes or not text", maxContent)
+	}
+	return nil
+}
+
+func (l Lock) check() error {
+	// Such a name needs no quotes in a shell.
+	if !fs.ValidPath(l.File) || l.File == "." || len(l.File) > maxText || strings.Trim(l.File, versionChars+"/") != "" {
+		return fmt.Errorf("file: %.80q is not a clean path below the recipes' folder", l.File)
+	}
+	if len(l.SHA256) != 64 || strings.Trim(l.SHA256, "0123456789abcdef") != "" {
+		return fmt.Errorf("sha256: %.80q is not a SHA-256 digest in lower-case hexadecimal", l.SHA256)
 	}
 	return nil
 }
