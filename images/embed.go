@@ -16,7 +16,7 @@ import (
 // BaseFile is the base layer's recipe; every other .toml file is a preset.
 const BaseFile = "base.toml"
 
-//go:embed *.toml */package-lock.json
+//go:embed *.toml */package-lock.json hermes/requirements.txt
 var files embed.FS
 
 // Files are the recipes by file name.
