@@ -79,7 +79,7 @@ bootstrap-tests:
 
 test-unit: guest
 	$(GO) test -count=1 ./cmd/... ./internal/... ./images/... ./test/faulty/... ./test/faultdisk/...
-	scripts/fuzz --within 60
+	scripts/fuzz --within 150
 
 test-script: build
 	$(GO) test -count=1 ./test/script/...

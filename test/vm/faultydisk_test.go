@@ -26,7 +26,7 @@ type inGuest struct {
 
 var (
 	quickDisk = inGuest{"^(TestPull|TestUpgrade|TestPrune|TestRot)$", 3, 4 * time.Minute}
-	longDisk  = inGuest{".", 25, 80 * time.Minute}
+	longDisk  = inGuest{".", 8, 40 * time.Minute}
 )
 
 // TestFaultyDisk takes the program and the tests of test/faultdisk/diskcase into
