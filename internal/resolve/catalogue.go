@@ -78,7 +78,9 @@ func LoadCatalogue(ctx context.Context, source Source, address string, rules Rul
 		return Catalogue{}, err
 	}
 	l := &loader{source: source, rules: rules, address: address, policy: rules.Policy}
-	l.remember()
+	if err := l.remember(); err != nil {
+		return Catalogue{}, err
+	}
 	if c, ok := l.carried(); ok {
 		return c, nil
 	}
@@ -111,7 +113,9 @@ func admit(doc trust.Document, rules Rules) (*loader, Catalogue, error) {
 		return nil, Catalogue{}, err
 	}
 	l := &loader{rules: rules, address: doc.Address, policy: rules.Policy}
-	l.remember()
+	if err := l.remember(); err != nil {
+		return nil, Catalogue{}, err
+	}
 	for _, list := range doc.Keys[:min(len(doc.Keys), trust.MaxChain)] {
 		if _, err := l.advance(list); err != nil {
 			l.doubts = append(l.doubts, err.Error())

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/smolvm/smolvm/internal/fault"
@@ -8,16 +9,20 @@ import (
 )
 
 // remember reads what is known of the catalogue: the key lists followed before,
-// the newest serial, and the manifest seen last if it is still believed.
-func (l *loader) remember() {
+// the newest serial, and the manifest seen last if it is still believed. A memory
+// that cannot be read is told; one that somebody planted is an error.
+func (l *loader) remember() error {
 	l.floor = l.rules.FloorSerial
 	if l.rules.Memory == nil {
-		return
+		return nil
 	}
 	seen, err := l.rules.Memory.Seen(l.address)
-	if err != nil {
+	switch {
+	case errors.Is(err, trust.ErrPlanted):
+		return err
+	case err != nil:
 		l.warn("%v; serials are checked against %d only, and the keys that were given count", err, l.floor)
-		return
+		return nil
 	}
 	for _, damage := range seen.Damage {
 		l.warn("%s", damage)
@@ -27,11 +32,12 @@ func (l *loader) remember() {
 		l.advance(list)
 	}
 	if seen.Last == nil {
-		return
+		return nil
 	}
 	if l.last, l.lastErr = l.check(*seen.Last, l.address); l.lastErr == nil {
 		l.last.Remembered = true
 	}
+	return nil
 }
 
 // advance follows a key list, if it is for one of the roots.

@@ -236,6 +236,16 @@ func TestMemoryThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+func TestPlantedMemoryIsRefused(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(t.TempDir(), "trust")
+	must(t, os.Symlink(t.TempDir(), path))
+	w.rules.Memory = trust.NewMemory(path, time.Now)
+	if _, err := w.load(t.Context()); !errors.Is(err, trust.ErrPlanted) || fault.HintOf(err) == "" {
+		t.Errorf("err = %v", err)
+	}
+}
+
 // here says that the named assets are in the store.
 type here map[string]store.State
 

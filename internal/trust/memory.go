@@ -40,7 +40,8 @@ const (
 //
 // The numbers are in the names: creating a file is atomic, two processes cannot
 // lower what the other wrote, and there is no content to corrupt. Deleting the
-// folder takes the memory back to what the build says.
+// folder takes the memory back to what the build says. Neither it nor the folder
+// of them all may be a link, or open to everybody's writing.
 type Memory struct {
 	dir string
 	now func() time.Time
@@ -52,7 +53,7 @@ func NewMemory(dir string, now func() time.Time) *Memory { return &Memory{dir: d
 
 // Document is a manifest as it was published.
 type Document struct {
-	Address    string            `json:"address"`
+	Address    string            `json:"address"` // on disk without a password
 	Raw        []byte            `json:"raw"`
 	Signatures map[string][]byte `json:"signatures"` // by key id
 	// Keys are the key lists that lead from the keys that were given to those
@@ -86,11 +87,16 @@ func (m *Memory) Folder(address string) string {
 // an error means that nothing could be read. The document and the key lists have
 // to be verified like those that were just downloaded.
 func (m *Memory) Seen(address string) (Seen, error) {
-	names, err := m.list(m.Folder(address))
+	folder := m.Folder(address)
+	there, err := m.own(folder)
 	if err != nil {
-		return Seen{}, fmt.Errorf("read what was seen of %s: %w", address, err)
+		return Seen{}, fmt.Errorf("read what was seen of %s: %w", shown(address), err)
 	}
-	r := recollection{folder: m.Folder(address), address: address, names: names}
+	names, err := m.list(folder)
+	if err != nil {
+		return Seen{}, fmt.Errorf("read what was seen of %s: %w", shown(address), err)
+	}
+	r := recollection{folder: folder, address: address, names: names, there: there}
 	r.readKeys()
 	r.readLast()
 	r.readSerial()
@@ -101,11 +107,12 @@ func (m *Memory) Seen(address string) (Seen, error) {
 type recollection struct {
 	folder, address string
 	names           []string
+	there           bool // the folder: something was remembered in it
 	seen            Seen
 }
 
 func (r *recollection) damaged(format string, args ...any) {
-	r.seen.Damage = append(r.seen.Damage, fmt.Sprintf("in the memory of %s (%s) ", r.address, r.folder)+fmt.Sprintf(format, args...))
+	r.seen.Damage = append(r.seen.Damage, fmt.Sprintf("in the memory of %s (%s) ", shown(r.address), r.folder)+fmt.Sprintf(format, args...))
 }
 
 func (r *recollection) readKeys() {
@@ -131,14 +138,14 @@ func (r *recollection) readLast() {
 	}
 	var last kept
 	err := readJSON(filepath.Join(r.folder, lastName(newest)), maxLast, &last)
-	if err == nil && last.Address != r.address {
-		err = fmt.Errorf("it is that of %s", last.Address)
+	if err == nil && shown(last.Address) != shown(r.address) {
+		err = fmt.Errorf("it is that of %s", shown(last.Address))
 	}
 	if err != nil {
 		r.damaged("the manifest seen last cannot be read and does not help without a network: %v", err)
 		return
 	}
-	last.Keys = r.seen.Keys
+	last.Address, last.Keys = r.address, r.seen.Keys
 	r.seen.Last = &last.Document
 	for _, version := range last.KeyLists {
 		if !slices.ContainsFunc(r.seen.Keys, func(list SignedFile) bool { return list.Version == version }) {
@@ -154,13 +161,13 @@ func (r *recollection) readSerial() {
 	r.seen.Serial = max(mark, copied)
 	for _, name := range r.names {
 		if text, ok := strings.CutPrefix(name, serialPrefix); ok && number(text) == 0 {
-			r.damaged("%.60q is no serial", name)
+			r.damaged("%.60q is no serial; SmolVM writes no such file: find out who did, and remove it", name)
 		}
 	}
 	switch {
 	case mark < copied:
 		r.damaged("the mark of the newest serial seen is lost; the %d of the manifest seen last counts", copied)
-	case r.seen.Serial == 0 && len(r.names) > 0:
+	case r.seen.Serial == 0 && r.there: // deleting the folder is how a person forgets, emptying it is not
 		r.damaged("the newest serial seen is lost; only manifests older than this program's own are known to be old")
 	}
 }
@@ -183,27 +190,30 @@ func (m *Memory) Last(address string) (Document, error) {
 	case len(seen.Damage) > 0:
 		return Document{}, errors.New(strings.Join(seen.Damage, "; "))
 	}
-	return Document{}, fmt.Errorf("read the remembered manifest of %s: %w", address, fs.ErrNotExist)
+	return Document{}, fmt.Errorf("read the remembered manifest of %s: %w", shown(address), fs.ErrNotExist)
 }
 
 // Remember keeps a believed document, the key lists that were followed to
 // believe it, and its serial.
 func (m *Memory) Remember(doc Document, serial int64) error {
 	folder := m.Folder(doc.Address)
+	if _, err := m.own(folder); err != nil {
+		return fmt.Errorf("remember the manifest of %s: %w", shown(doc.Address), err)
+	}
 	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return fmt.Errorf("remember the manifest of %s: %w", doc.Address, err)
+		return fmt.Errorf("remember the manifest of %s: %w", shown(doc.Address), err)
 	}
 	m.sweep(folder)
 	for _, list := range doc.Keys {
 		if err := m.keepList(folder, list); err != nil {
-			return fmt.Errorf("remember key list %d of %s: %w", list.Version, doc.Address, err)
+			return fmt.Errorf("remember key list %d of %s: %w", list.Version, shown(doc.Address), err)
 		}
 	}
 	if err := m.mark(folder, serial); err != nil {
-		return fmt.Errorf("remember serial %d of %s: %w", serial, doc.Address, err)
+		return fmt.Errorf("remember serial %d of %s: %w", serial, shown(doc.Address), err)
 	}
 	if err := m.keepLast(folder, doc, serial); err != nil {
-		return fmt.Errorf("remember the manifest of %s: %w", doc.Address, err)
+		return fmt.Errorf("remember the manifest of %s: %w", shown(doc.Address), err)
 	}
 	return nil
 }
@@ -221,7 +231,7 @@ func (m *Memory) keepLast(folder string, doc Document, serial int64) error {
 	for _, list := range doc.Keys {
 		last.KeyLists = append(last.KeyLists, list.Version)
 	}
-	last.Keys = nil
+	last.Address, last.Keys = shown(doc.Address), nil
 	raw, err := json.Marshal(last)
 	if err != nil {
 		return err

@@ -74,13 +74,14 @@ func TestDamage(t *testing.T) {
 		"mark lowered":    {func(t *testing.T, f string) { gone("serial-5")(t, f); file("serial-3", "")(t, f) }, 5, true, 2, "the mark of the newest"},
 		"mark not empty":  {file("serial-5", "4"), 5, true, 2, ""},
 		"mark raised":     {file("serial-9", ""), 9, true, 2, ""},
-		"mark no number":  {file("serial-x", ""), 5, true, 2, `"serial-x" is no serial`},
+		"mark no number":  {file("serial-x", ""), 5, true, 2, `"serial-x" is no serial; SmolVM writes no such file: find out who did, and remove it`},
 		"copy gone":       {gone("last-5.json"), 5, false, 2, ""},
 		"copy empty":      {file("last-5.json", ""), 5, false, 2, "cannot be read"},
 		"copy cut":        {file("last-5.json", `{"address":`), 5, false, 2, "cannot be read"},
 		"copy another's":  {file("last-5.json", `{"address":"https://elsewhere/"}`), 5, false, 2, "it is that of"},
 		"copy huge":       {file("last-5.json", strings.Repeat(" ", maxLast+1)), 5, false, 2, "more than"},
 		"mark, copy gone": {gone("serial-5", "last-5.json"), 0, false, 2, "the newest serial seen is lost"},
+		"emptied":         {gone("serial-5", "last-5.json", "keys-1.json", "keys-2.json"), 0, false, 0, "the newest serial seen is lost"},
 		"list gone":       {gone("keys-2.json"), 5, true, 1, "key list 2 is lost"},
 		"lists gone":      {gone("keys-1.json", "keys-2.json"), 5, true, 0, "key list 1 is lost"},
 		"list empty":      {file("keys-1.json", ""), 5, true, 1, "key list 1 cannot be read"},
@@ -162,6 +163,73 @@ func TestFolderWithoutPermission(t *testing.T) {
 	must(t, os.Chmod(m.Folder(address), 0))
 	if seen, err := m.Seen(address); err == nil {
 		t.Errorf("not readable: %+v", seen)
+	}
+}
+
+// A link in the place of a folder is neither read nor written through.
+func TestPlantedLinks(t *testing.T) {
+	for name, plant := range map[string]func(m *Memory) string{
+		"of all":          func(m *Memory) string { return m.dir },
+		"of one":          func(m *Memory) string { return m.Folder(address) },
+		"of one, hanging": func(m *Memory) string { return m.Folder(address) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := NewMemory(filepath.Join(t.TempDir(), "trust"), time.Now)
+			remember(t, m, 5)
+			elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+			must(t, os.Rename(plant(m), elsewhere))
+			must(t, os.Symlink(elsewhere, plant(m)))
+			if strings.HasSuffix(name, "hanging") {
+				must(t, os.RemoveAll(elsewhere))
+			}
+			if seen, err := m.Seen(address); !errors.Is(err, ErrPlanted) {
+				t.Errorf("read: %+v, %v", seen, err)
+			}
+			if err := m.Remember(Document{Address: address}, 6); !errors.Is(err, ErrPlanted) {
+				t.Errorf("written: %v", err)
+			}
+			if documents, _ := m.Documents(); len(documents) > 0 {
+				t.Errorf("listed: %+v", documents)
+			}
+			if found, err := filepath.Glob(filepath.Join(elsewhere, "serial-6")); err != nil || len(found) > 0 {
+				t.Error("written through the link")
+			}
+		})
+	}
+}
+
+func TestFolderOpenToEverybodyIsClosed(t *testing.T) {
+	m := NewMemory(filepath.Join(t.TempDir(), "trust"), time.Now)
+	remember(t, m, 5)
+	for _, dir := range []string{m.dir, m.Folder(address)} {
+		must(t, os.Chmod(dir, 0o777))
+	}
+	if seen, err := m.Seen(address); err != nil || seen.Serial != 5 {
+		t.Errorf("%+v, %v", seen, err)
+	}
+	for _, dir := range []string{m.dir, m.Folder(address)} {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s: %v, %v", dir, info.Mode(), err)
+		}
+	}
+}
+
+// What is kept does not say how this user logs in; what is read back does.
+func TestNoPasswordIsKept(t *testing.T) {
+	const address = "https://me:secret@example.org/images/manifest.json"
+	m := NewMemory(t.TempDir(), time.Now)
+	must(t, m.Remember(Document{Address: address, Raw: []byte("x")}, 5))
+	raw, err := os.ReadFile(filepath.Join(m.Folder(address), "last-5.json"))
+	if err != nil || strings.Contains(string(raw), "secret") || strings.Contains(string(raw), "me:") {
+		t.Errorf("kept %s, %v", raw, err)
+	}
+	seen, err := m.Seen(address)
+	if err != nil || seen.Last == nil || seen.Last.Address != address || len(seen.Damage) > 0 {
+		t.Errorf("%+v, %v", seen, err)
+	}
+	must(t, os.WriteFile(filepath.Join(m.Folder(address), "last-5.json"), []byte("{"), 0o644))
+	if seen, err = m.Seen(address); err != nil || strings.Contains(strings.Join(seen.Damage, ""), "secret") {
+		t.Errorf("%+v, %v", seen, err)
 	}
 }
 
