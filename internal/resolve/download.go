@@ -98,6 +98,7 @@ func (l *loader) keyList(ctx context.Context, place string, version int) ([]byte
 // is not for us ends the walk: the manifest is then judged by the keys so far.
 func (l *loader) follow(ctx context.Context, place string, version int, raw []byte, err error) (changed bool) {
 	l.doubts = nil
+	first := version
 	for ; raw != nil && err == nil; version++ {
 		if l.links++; l.links > trust.MaxChain {
 			l.warn("%s publishes more than %d key lists; the rest has to wait for the next time", fetch.Shown(place), trust.MaxChain)
@@ -105,7 +106,7 @@ func (l *loader) follow(ctx context.Context, place string, version int, raw []by
 		}
 		followed, refused := l.followOne(ctx, place, version, raw)
 		changed = changed || followed
-		if refused != nil && l.mustEnd(place, refused) {
+		if refused != nil && l.mustEnd(place, version, refused) {
 			return changed
 		}
 		raw, err = l.keyList(ctx, place, version+1)
@@ -113,6 +114,9 @@ func (l *loader) follow(ctx context.Context, place string, version int, raw []by
 	if err != nil {
 		l.doubts = append(l.doubts, fmt.Sprintf("key list %d could not be had", version))
 		l.warn("%v; going on with the keys trusted so far", err)
+	}
+	if l.policy.Version() == 0 && len(l.doubts) > 0 && err == nil { // it has joined none of them
+		l.notFollowed(place, first, l.doubts[0])
 	}
 	return changed
 }
@@ -132,20 +136,39 @@ func (l *loader) followOne(ctx context.Context, place string, version int, raw [
 	if err != nil {
 		return false, err
 	}
-	followed, err := l.advance(trust.SignedFile{Version: version, Raw: raw, Signatures: signatures})
+	list := trust.SignedFile{Version: version, Raw: raw, Signatures: signatures}
+	followed, err := l.advance(list)
 	if followed {
 		return true, nil
+	}
+	if err != nil && !signedByItsOwn(list) {
+		l.notFollowed(place, version, err.Error())
 	}
 	return false, err
 }
 
+// signedByItsOwn reports whether a list is a right one, of whomever.
+func signedByItsOwn(list trust.SignedFile) bool {
+	parsed, err := trust.ParseKeyList(list.Raw)
+	if err != nil || parsed.Version != list.Version {
+		return false
+	}
+	_, err = trust.Policy{Roots: []trust.Root{parsed.Root()}, Development: true}.Verify(list.Raw, list.Signatures)
+	return err == nil
+}
+
+func (l *loader) notFollowed(place string, version int, why string) {
+	l.warn("key list %d at %s is not followed: %s", version, fetch.Shown(place), why)
+}
+
 // mustEnd reports whether a list that was not followed ends the walk. A key that
-// a person named has no version: it joins the lists at the first that it signed.
-func (l *loader) mustEnd(place string, refused error) bool {
+// a person named has no version: it joins the lists at the first that it signed,
+// and those before it are nobody's fault.
+func (l *loader) mustEnd(place string, version int, refused error) bool {
 	l.doubts = append(l.doubts, refused.Error())
 	if l.policy.Version() == 0 {
 		return false
 	}
-	l.warn("a key list at %s is not followed: %v", fetch.Shown(place), refused)
+	l.notFollowed(place, version, refused.Error())
 	return true
 }

@@ -222,6 +222,36 @@ func TestPersonsKeyJoinsLate(t *testing.T) {
 	}
 }
 
+// A list that is not signed as it must be is named, also to somebody whose key has
+// not joined the lists; those after it are looked at all the same.
+func TestBadListsBeforeTheFirstThatIsFollowed(t *testing.T) {
+	a, b := newPair(t), newPair(t)
+	for name, test := range map[string]struct {
+		spoil   func(w *world, own pair)
+		version int
+	}{
+		"unsigned":     {func(w *world, own pair) { w.rotate(t, 1, 1, []pair{a}, nil) }, 0},
+		"by strangers": {func(w *world, own pair) { w.rotate(t, 1, 1, []pair{a}, []pair{a}) }, 0},
+		"no list":      {func(w *world, own pair) { w.write(t, "keys-1.json", []byte("{}"), []pair{own}) }, 0},
+		"joined later": {func(w *world, own pair) {
+			w.rotate(t, 1, 1, []pair{a}, []pair{b})
+			w.rotate(t, 2, 1, []pair{own}, []pair{own})
+		}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			test.spoil(w, w.own(t))
+			c, err := w.load(t.Context())
+			if err != nil || c.Root.Version != test.version {
+				t.Errorf("%+v, %v", c.Root, err)
+			}
+			if told := w.told(); strings.Count(told, "is not followed") != 1 || !strings.Contains(told, "key list 1 at "+w.url) {
+				t.Errorf("told %q", told)
+			}
+		})
+	}
+}
+
 // A release that was built with list 2 starts there.
 func TestRootOfARelease(t *testing.T) {
 	w := newWorld(t)
