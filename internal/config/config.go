@@ -10,6 +10,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -183,16 +184,48 @@ func ManifestAddress(text string) (string, error) {
 	switch strings.ToLower(scheme) {
 	case "http", "https", "file", "oci":
 	default:
-		return "", fault.New(fault.Usage, "Name the manifest by path, http(s) URL or oci:// reference.", "manifest %q: unknown scheme %q", text, scheme)
+		return "", fault.New(fault.Usage, "Name the manifest by path, http(s) URL or oci:// reference.", "manifest %q: unknown scheme %.40q", shown(text), scheme)
 	}
+	return text, checkURL(text)
+}
+
+// checkURL refuses what does not name one place beside which other files are. A
+// query is such: it would be lost on the way to the other files, or be a token
+// that is shown and kept. No message holds it.
+func checkURL(text string) error {
 	u, err := url.Parse(text)
 	if err != nil {
-		return "", fault.New(fault.Usage, "Check the address.", "manifest address: %w", err)
+		var wrong *url.Error
+		if errors.As(err, &wrong) { // it would show all of the address
+			err = wrong.Err
+		}
+		return fault.New(fault.Usage, "Check the address.", "manifest address %q: %w", shown(text), err)
 	}
-	if u.Host == "" && u.Scheme != "file" {
-		return "", fault.New(fault.Usage, "Check the address.", "manifest %q: the address names no server", text)
+	web := u.Scheme == "http" || u.Scheme == "https"
+	switch {
+	case u.Host == "" && u.Scheme != "file":
+		return fault.New(fault.Usage, "Check the address.", "manifest %q: the address names no server", shown(text))
+	case web && (u.RawQuery != "" || u.ForceQuery):
+		return fault.New(fault.Usage, "Leave out the ? and what follows it; a login goes before the server's name, https://NAME:PASSWORD@SERVER/.",
+			"manifest %q: an address with a query cannot be used", shown(text))
+	case web && strings.Contains(text, "#"):
+		return fault.New(fault.Usage, "Leave out the # and what follows it.", "manifest %q: an address with a fragment cannot be used", shown(text))
 	}
-	return text, nil
+	return nil
+}
+
+// shown is an address without the password, query and fragment in it, for
+// messages, also where it is not well formed.
+func shown(address string) string {
+	scheme, rest, isURL := strings.Cut(address, "://")
+	if !isURL {
+		return address
+	}
+	if strings.HasPrefix(strings.ToLower(scheme), "http") {
+		rest, _, _ = strings.Cut(rest, "?")
+		rest, _, _ = strings.Cut(rest, "#")
+	}
+	return scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
 }
 
 // ParseBackend checks the name of a VMM. "" stays: it is chosen for the host.

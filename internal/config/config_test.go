@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -92,6 +93,34 @@ func TestManifestAddress(t *testing.T) {
 		if got, err := ManifestAddress(address); err != nil || got != address {
 			t.Errorf("%q became %q, %v", address, got, err)
 		}
+	}
+}
+
+func TestAddressesThatAreRefused(t *testing.T) {
+	for address, want := range map[string]string{
+		"https://me:secret@example.org/m.json?token=secret": `"https://example.org/m.json": an address with a query`,
+		"HTTP://example.org/m.json?":                        "an address with a query",
+		"https://example.org/m.json#secret":                 `"https://example.org/m.json": an address with a fragment`,
+		"https://me:se%cret@example.org/m.json?secret":      "manifest address",
+		"ftp://me:secret@example.org/m.json":                "unknown scheme",
+		"https:///m.json?secret":                            "names no server",
+	} {
+		_, err := ManifestAddress(address)
+		wantUsage(t, err, want)
+		hidden := func(err error) {
+			if text := err.Error() + fault.HintOf(err); strings.Contains(text, "secret") || strings.Contains(text, "cret@") {
+				t.Errorf("%q shows a secret: %s", address, text)
+			}
+		}
+		hidden(err)
+		for _, text := range []string{"manifest = %q", "[[catalogue]]\naddress = %q", "[[catalogue]]\naddress = \"/a\"\nmirrors = [%q]"} {
+			_, err := decodeFile([]byte(fmt.Sprintf(text, address)), "/x/config.toml")
+			wantUsage(t, err, want)
+			hidden(err)
+		}
+	}
+	if _, err := ManifestAddress("oci://example.org/i:1#manifest.json"); err != nil {
+		t.Error(err)
 	}
 }
 

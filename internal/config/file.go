@@ -200,11 +200,11 @@ func (f *document) check() error {
 	for i := range f.Catalogues {
 		entry := &f.Catalogues[i]
 		if err := entry.check(); err != nil {
-			return fmt.Errorf("catalogue %.80q: %w", entry.Address, err)
+			return fmt.Errorf("catalogue %.80q: %w", shown(entry.Address), err)
 		}
 		for _, other := range f.Catalogues[:i] {
 			if SameAddress(other.Address, entry.Address) {
-				return fault.New(fault.Usage, "Make one of the two.", "catalogue %.80q is there twice", entry.Address)
+				return fault.New(fault.Usage, "Make one of the two.", "catalogue %.80q is there twice", shown(entry.Address))
 			}
 		}
 	}
@@ -239,7 +239,7 @@ func (c *Catalogue) check() error {
 			return named("mirrors", err)
 		}
 		if slices.Contains(c.Mirrors[:i], mirror) {
-			return fmt.Errorf("mirror %.80q is there twice", mirror)
+			return fmt.Errorf("mirror %.80q is there twice", shown(mirror))
 		}
 	}
 	return nil
@@ -262,7 +262,7 @@ func checkAddress(text string) error {
 		return fault.New(fault.Usage, "Name a path, or a file, http, https or oci address.", "an address of %d bytes", len(text))
 	}
 	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return fault.New(fault.Usage, "Check the address.", "address %.80q has control characters in it", text)
+		return fault.New(fault.Usage, "Check the address.", "address %.80q has control characters in it", shown(text))
 	}
 	if !strings.Contains(text, "://") && !strings.HasPrefix(text, "~") && !filepath.IsAbs(text) {
 		return fault.New(fault.Usage, "Write the whole path.", "path %.80q is relative, and a configuration has no current folder", text)

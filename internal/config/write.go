@@ -60,7 +60,7 @@ func (c Config) RemoveKey(ctx context.Context, address, key string) (bool, error
 		}
 		if left := len(f.Catalogues[i].Keys) - 1; left > 0 && left < f.Catalogues[i].Threshold {
 			return "", fault.New(fault.Conflict, "Add another key first, or lower the threshold in "+c.File+".",
-				"stop trusting a key of %s: %d keys have to sign, and %d would be left", address, f.Catalogues[i].Threshold, left)
+				"stop trusting a key of %s: %d keys have to sign, and %d would be left", shown(address), f.Catalogues[i].Threshold, left)
 		}
 		return deleteKey(text, i, slices.Index(f.Catalogues[i].Keys, key))
 	}, func(f *document) {

@@ -140,12 +140,20 @@ func Beside(address, file string) string {
 	return u.String()
 }
 
-// Shown is the address without a password in it, for messages.
+// Shown is the address without a password or a query in it, for messages.
 func Shown(address string) string {
-	if u, err := url.Parse(address); err == nil && u.User != nil {
-		return u.Redacted()
+	u, err := url.Parse(address)
+	switch scheme, rest, isURL := strings.Cut(address, "://"); {
+	case !isURL:
+		return address
+	case err != nil: // nobody knows what its parts are
+		rest, _, _ = strings.Cut(rest, "?")
+		return scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
+	case u.User == nil && (u.RawQuery == "" || scheme == "file"):
+		return address
 	}
-	return address
+	u.RawQuery = ""
+	return u.Redacted()
 }
 
 func tooLarge(address string, limit int64) error {

@@ -282,3 +282,17 @@ func TestBytesArriveWhole(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
+
+func TestShownHidesSecrets(t *testing.T) {
+	for address, want := range map[string]string{
+		"https://h/m.json?token=secret":       "https://h/m.json",
+		"https://me:secret@h/m.json?t=secret": "https://me:xxxxx@h/m.json",
+		"https://me:se%cret@h/m?secret":       "https://h/m",
+		"oci://h/i:1#manifest.json":           "oci://h/i:1#manifest.json",
+		"/srv/a?b@c":                          "/srv/a?b@c",
+	} {
+		if got := Shown(address); got != want {
+			t.Errorf("%s is shown as %s", address, got)
+		}
+	}
+}
