@@ -24,10 +24,14 @@ type PruneOptions struct {
 	// writes his record before he releases his lease is seen in one of the two.
 	Holders func(context.Context) ([]Holder, error)
 	Current []string // releases whose images stay unless All
-	All     bool     // everything that nobody holds
-	DryRun  bool     // only tell
-	Keep    int64    // take the least recently used only until this many bytes are left; -1: take all that may go
-	Now     time.Time
+	// CurrentKeys are the objects that the manifests name that are current. They
+	// stay unless All, shown by an image or not, complete or still a partial, and
+	// so does an image that consists of nothing else.
+	CurrentKeys []string
+	All         bool  // everything that nobody holds
+	DryRun      bool  // only tell
+	Keep        int64 // take the least recently used only until this many bytes are left; -1: take all that may go
+	Now         time.Time
 }
 
 // Pruned is what was removed, or with DryRun would be.
@@ -54,13 +58,13 @@ type Held struct {
 }
 
 // Prune removes what nobody needs any more: images of releases that are not
-// current, objects that no image shows then, partials that nobody has continued
-// for a day, and what killed processes left. Whatever a lease, a holder or a claim
+// current, objects that no image shows and no current manifest names then, partials
+// of others that nobody has continued for a day, and what killed processes left. Whatever a lease, a holder or a claim
 // needs stays, and so does what a newer version has made.
 func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 	p, err := s.reduce(ctx, o.Holders, o.DryRun, func(v *survey) (choice, error) { return v.choose(o), nil })
 	if err != nil {
-		return p, fmt.Errorf("prune %s: %w", s.home, err)
+		return p, s.Explain(fmt.Errorf("prune %s: %w", s.home, err))
 	}
 	return p, nil
 }
@@ -68,7 +72,8 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 // Remove removes images and the objects that only they need. It refuses when
 // somebody needs one of the images.
 func (s *Store) Remove(ctx context.Context, images []Image, holders func(context.Context) ([]Holder, error), dryRun bool) (Pruned, error) {
-	return s.reduce(ctx, holders, dryRun, func(v *survey) (choice, error) { return v.without(images) })
+	p, err := s.reduce(ctx, holders, dryRun, func(v *survey) (choice, error) { return v.without(images) })
+	return p, s.Explain(err)
 }
 
 // reduce decides under the store's lock, takes what has to go out of its place,
@@ -137,6 +142,12 @@ func (c choice) close() {
 // carryOut moves what goes to the bin, images first, so that none shows an object
 // that is gone. The caller holds the store's lock.
 func (s *Store) carryOut(c choice, b *bin) error {
+	for i := range c.locks { // a folder in the bin stays locked until it is deleted
+		if folder := c.locks[i].folder; folder != nil {
+			b.locks = append(b.locks, folder)
+			c.locks[i].folder = nil
+		}
+	}
 	var paths []string
 	for _, v := range c.images {
 		paths = append(paths, s.Folder(v))
@@ -190,7 +201,7 @@ func (v *survey) choose(o PruneOptions) choice {
 	for _, view := range v.views {
 		holder := v.imageHolder(view)
 		switch {
-		case !o.All && slices.Contains(o.Current, view.Release):
+		case o.isCurrent(view):
 			stay = append(stay, view)
 		case holder != "":
 			stay = append(stay, view)
@@ -202,6 +213,7 @@ func (v *survey) choose(o PruneOptions) choice {
 	for _, object := range v.objects {
 		holder := v.objectHolder(object.Key, o.All)
 		switch {
+		case o.isCurrentKey(object.Key):
 		case slices.ContainsFunc(stay, func(view View) bool { return view.shows(object.Key) }):
 		case holder != "":
 			c.held = append(c.held, Held{nameOf(object), holder})
@@ -216,7 +228,25 @@ func (v *survey) choose(o PruneOptions) choice {
 	return c
 }
 
-// partialAge is how long a partial may rest before a prune takes it.
+// isCurrent tells whether an image stays because of its release, or because a
+// current one is the same.
+func (o PruneOptions) isCurrent(view View) bool {
+	if o.All {
+		return false
+	}
+	if slices.Contains(o.Current, view.Release) {
+		return true
+	}
+	old := func(f ViewFile) bool { return !o.isCurrentKey(f.Key) }
+	return len(view.Files) > 0 && !slices.ContainsFunc(view.Files, old)
+}
+
+func (o PruneOptions) isCurrentKey(key string) bool {
+	return !o.All && slices.Contains(o.CurrentKeys, key)
+}
+
+// partialAge is how long a partial may rest before a prune takes it. One that a
+// wrong clock has dated as far ahead counts as old as well.
 const partialAge = 24 * time.Hour
 
 func (v *survey) choosePartials(c *choice, o PruneOptions) {
@@ -225,7 +255,7 @@ func (v *survey) choosePartials(c *choice, o PruneOptions) {
 			c.partials = append(c.partials, partial.key)
 			continue
 		}
-		if !o.All && o.Now.Sub(partial.changed) <= partialAge {
+		if o.isCurrentKey(partial.key) || !o.All && o.Now.Sub(partial.changed).Abs() <= partialAge {
 			continue
 		}
 		if holder := v.partialHolder(partial.key); holder != "" {

@@ -154,6 +154,42 @@ func TestPrunePartials(t *testing.T) {
 	}
 }
 
+// A wrong clock does not keep a partial for ever.
+func TestPrunePartialsOfTheFuture(t *testing.T) {
+	s := open(t)
+	partialOf(t, s, "unfinished")
+	o := PruneOptions{Keep: -1, Now: time.Now().Add(-23 * time.Hour)}
+	if p := prune(t, s, o); p.Partials != 0 {
+		t.Errorf("23 hours ahead: %+v", p)
+	}
+	o.Now = o.Now.Add(-2 * time.Hour)
+	if p := prune(t, s, o); p.Partials != 1 {
+		t.Errorf("25 hours ahead: %+v", p)
+	}
+}
+
+// What a current manifest names stays, unless everything is to go: loaded and not
+// shown yet, under the name of an older release, or half downloaded.
+func TestPruneSparesWhatCurrentManifestsName(t *testing.T) {
+	s := open(t)
+	old, other := release(t, s, "1"), release(t, s, "2")
+	loaded, unfinished := add(t, s, "loaded", "bytes"), partialOf(t, s, "unfinished")
+	o := PruneOptions{
+		CurrentKeys: []string{old.Files[0].Key, old.Files[1].Key, loaded, unfinished},
+		Keep:        -1, Now: time.Now().Add(48 * time.Hour),
+	}
+	if p := prune(t, s, o); !slices.Equal(p.Images, []string{other.Name()}) || p.Objects != 1 || p.Partials != 0 {
+		t.Errorf("%+v", p)
+	}
+	if !s.isShown(old) || s.look(loaded).State != Ready {
+		t.Error("what is current is gone")
+	}
+	o.All = true
+	if p := prune(t, s, o); len(p.Images) != 1 || p.Objects != 3 || p.Partials != 1 {
+		t.Errorf("all: %+v", p)
+	}
+}
+
 // A file that has a name outside the store does not make room.
 func TestFreedBytesOfOutsideLinks(t *testing.T) {
 	s := open(t)
