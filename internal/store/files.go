@@ -154,11 +154,11 @@ func (s *Store) replace(path string, data []byte) error {
 // folder nor emptied, a name that means nothing to the store.
 func (s *Store) setAside(path string) error {
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".planted-")
+	if err == nil {
+		err = os.Remove(dir) // only the name is wanted: nothing is renamed over a folder
+	}
 	if err != nil {
 		return err
 	}
-	if err := s.rename(path, dir); err != nil {
-		return errors.Join(err, os.Remove(dir))
-	}
-	return nil
+	return s.rename(path, dir)
 }

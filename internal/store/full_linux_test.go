@@ -66,8 +66,17 @@ func inFullDisk(t *testing.T, home, options string) {
 	if _, err = claim.Commit(t.Context(), origin("unfinished", 4), []byte("index of unfinished")); !isFull(err) {
 		t.Fatalf("a full disk was not noticed: %v", err)
 	}
-	if err := s.Explain(err); fault.CodeOf(err) != fault.Storage || !strings.Contains(err.Error(), "bytes are free") {
+	lacking := "bytes are free"
+	if strings.Contains(options, "nr_inodes") {
+		lacking = "no inode left"
+	}
+	if err := s.Explain(err); fault.CodeOf(err) != fault.Storage || !strings.Contains(err.Error(), lacking) {
 		t.Errorf("said: %v", err)
+	}
+	if c, err := s.Seize(t.Context(), keyOf("new"), nil); err != nil && !strings.Contains(err.Error(), lacking) || fault.HintOf(err) == writeHint {
+		t.Errorf("a new lock: %v", err) // which needs no more than an inode
+	} else if err == nil {
+		must(t, c.Release())
 	}
 	must(t, claim.Release())
 	if got := state(t, s, key); got != Absent {

@@ -21,6 +21,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -114,8 +115,7 @@ func (s *Store) Explain(err error) error {
 	}
 	switch {
 	case isFull(err):
-		free, _ := s.Free()
-		return fault.New(fault.Storage, spaceHint, "%w (%d bytes are free in %s)", err, free, s.home)
+		return full(s.tmp, err)
 	case isForbidden(err):
 		return fault.New(fault.Storage, writeHint, "%w", err)
 	}
@@ -132,6 +132,28 @@ func isForbidden(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }
 
+// full says what a full file system has no room for: bytes, or names of files. One
+// that does not count those says 0 of 0.
+func full(dir string, err error) error {
+	var st unix.Statfs_t
+	_ = unix.Statfs(dir, &st) // a folder that is gone: 0 bytes
+	if st.Files > 0 && st.Ffree == 0 {
+		return fault.New(fault.Storage, inodeHint, "%w (the file system of %s has no inode left for another file)", err, dir)
+	}
+	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // the types differ between systems
+	return fault.New(fault.Storage, spaceHint, "%w (%d bytes are free in %s)", err, free, dir)
+}
+
+const inodeHint = "Delete files that nobody needs from that file system (smolvm prune helps), or put the cache elsewhere with SMOLVM_HOME."
+
 func storage(path, attempt string, err error) error {
-	return fault.New(fault.Storage, writeHint, "%s %s: %w", attempt, path, err)
+	err = fmt.Errorf("%s %s: %w", attempt, path, err)
+	var known *fault.Fault
+	switch {
+	case errors.As(err, &known): // says what to do already
+		return err
+	case isFull(err):
+		return full(filepath.Dir(path), err)
+	}
+	return fault.New(fault.Storage, writeHint, "%w", err)
 }

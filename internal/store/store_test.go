@@ -495,7 +495,7 @@ func TestReadOnlyStore(t *testing.T) {
 	key := add(t, s, "base", "bytes")
 	v := view("base", key)
 	must(t, s.Show(t.Context(), v))
-	dirs := []string{s.home, s.objects, s.locks, s.tmp, s.images, filepath.Join(s.home, "store"), s.Folder(v)}
+	dirs := []string{s.home, s.objects, s.locks, s.tmp, s.images, filepath.Join(s.home, "store"), filepath.Join(s.images, v.Release), s.Folder(v)}
 	for _, dir := range dirs {
 		must(t, os.Chmod(dir, 0o555))
 		defer os.Chmod(dir, 0o755)
@@ -509,6 +509,13 @@ func TestReadOnlyStore(t *testing.T) {
 	}
 	if _, err := again.Seize(t.Context(), keyOf("new"), nil); fault.CodeOf(err) != fault.Storage {
 		t.Errorf("a new claim: %v", err)
+	}
+	_, pruneErr := again.Prune(t.Context(), all())
+	_, removeErr := again.Remove(t.Context(), []Image{{View: v}}, nil, false)
+	for _, err := range []error{pruneErr, removeErr} {
+		if fault.CodeOf(err) != fault.Storage || fault.HintOf(err) == "" {
+			t.Errorf("removing: %v", err)
+		}
 	}
 }
 

@@ -28,8 +28,11 @@ func punch(file *os.File, at, length int64) error {
 // openDirect opens the file again for writing past the page cache, or returns nil
 // where the file system cannot do that.
 func openDirect(file *os.File) (direct *os.File) {
-	_ = control(file, func(fd int) (err error) {
-		direct, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY|unix.O_DIRECT, 0)
+	_ = control(file, func(fd int) error {
+		again, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+		if err == nil {
+			direct = os.NewFile(uintptr(again), file.Name()) // messages name the file, not how it was opened
+		}
 		return err
 	})
 	return direct
