@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,6 +85,10 @@ func Load(environ []string, userHome string) (Config, error) {
 
 // readFile adds what config.toml says.
 func (c *Config) readFile() error {
+	if info, err := os.Stat(c.Home); err == nil && !info.IsDir() {
+		return fault.New(fault.Usage, "Name a folder with SMOLVM_HOME, or move what is there away.",
+			"use the state folder %s: it is a %s, not a folder", c.Home, kind(info.Mode()))
+	}
 	c.File = filepath.Join(c.Home, fileName)
 	raw, err := readFile(c.File)
 	if err != nil {
@@ -101,6 +106,13 @@ func (c *Config) readFile() error {
 		c.ManifestFrom = ""
 	}
 	return nil
+}
+
+func kind(mode os.FileMode) string {
+	if mode.IsRegular() {
+		return "file"
+	}
+	return "special file (" + mode.Type().String() + ")"
 }
 
 // OwnHome reports whether the environment names the state folder.
@@ -225,7 +237,11 @@ func shown(address string) string {
 		rest, _, _ = strings.Cut(rest, "?")
 		rest, _, _ = strings.Cut(rest, "#")
 	}
-	return scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
+	login, _, _ := strings.Cut(rest, "/")
+	if _, err := url.Parse(address); err != nil { // nobody knows where its server's name ends
+		login = rest
+	}
+	return scheme + "://" + rest[strings.LastIndex(login, "@")+1:]
 }
 
 // ParseBackend checks the name of a VMM. "" stays: it is chosen for the host.

@@ -378,3 +378,32 @@ func (c Config) again() (document, error) {
 	}
 	return decodeFile(raw, c.File)
 }
+
+// A file with a login in it is for its owner only.
+func TestLoginIsForTheOwnerOnly(t *testing.T) {
+	for address, want := range map[string]os.FileMode{
+		"https://me:secret@example.org/i/": 0o600,
+		"https://example.org/i@1/":         0o644,
+		"oci://example.org/i:1":            0o644,
+	} {
+		c := load(t, homeWith(t, "manifest = \"/y\"\n"))
+		if err := os.Chmod(c.File, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.AddKey(context.Background(), address, key(1)); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(c.File); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v", address, info.Mode(), err)
+		}
+	}
+}
+
+func TestStateFolderThatIsAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "home")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load([]string{"SMOLVM_HOME=" + path}, "/home/x")
+	wantUsage(t, err, path, "is a file, not a folder", "SMOLVM_HOME")
+}

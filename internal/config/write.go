@@ -76,6 +76,15 @@ func (f document) find(address string) int {
 	return slices.IndexFunc(f.Catalogues, func(c Catalogue) bool { return SameAddress(c.Address, address) })
 }
 
+// hasLogin reports whether an address of the file holds a name or a password.
+func (f document) hasLogin() bool {
+	addresses := []string{f.Manifest}
+	for _, entry := range f.Catalogues {
+		addresses = append(append(addresses, entry.Address), entry.Mirrors...)
+	}
+	return slices.ContainsFunc(addresses, func(address string) bool { return shown(address) != address })
+}
+
 // change rewrites the file under its lock. The edited text must read as what
 // the change was to be; where it does not, nothing is written.
 func (c Config) change(ctx context.Context, edit func(string, document) (string, error), want func(*document)) (bool, error) {
@@ -103,7 +112,7 @@ func (c Config) change(ctx context.Context, edit func(string, document) (string,
 	if after, err := decodeFile([]byte(text), c.File); err != nil || !reflect.DeepEqual(after, f) {
 		return false, fault.New(fault.Usage, "Change it with an editor.", "change %s: it is written in a way that is not understood well enough", c.File)
 	}
-	return true, replace(c.File, text)
+	return true, replace(c.File, text, f.hasLogin())
 }
 
 // lock keeps other processes from writing; the kernel takes it back from one
@@ -123,8 +132,8 @@ func (c Config) lock(ctx context.Context) (func(), error) {
 
 // replace writes beside, fsyncs, renames, and fsyncs the folder. A link stays a
 // link: what it points to is replaced, as those who keep their configuration
-// elsewhere need it.
-func replace(path, text string) error {
+// elsewhere need it. A secret is for its owner only, whatever the mode was.
+func replace(path, text string, secret bool) error {
 	failed := func(err error) error {
 		return fault.New(fault.Storage, "Check its owner, its permissions, and the space left.", "write the configuration %s: %w", path, err)
 	}
@@ -137,9 +146,13 @@ func replace(path, text string) error {
 	if err != nil {
 		return failed(err)
 	}
+	mode := modeOf(path)
+	if secret {
+		mode &= 0o600
+	}
 	defer os.Remove(temp.Name()) // not there any more when all went well
 	_, err = temp.WriteString(text)
-	if err = errors.Join(err, temp.Chmod(modeOf(path)), temp.Sync(), temp.Close()); err != nil {
+	if err = errors.Join(err, temp.Chmod(mode), temp.Sync(), temp.Close()); err != nil {
 		return failed(err)
 	}
 	if err := errors.Join(os.Rename(temp.Name(), path), syncDir(filepath.Dir(path))); err != nil {
