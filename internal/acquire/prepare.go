@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
@@ -88,6 +89,7 @@ func (f *flight) reverify(ctx context.Context, a *asset) (store.State, error) {
 	}
 	a.old = file
 	f.tell(a.Name, "%s was touched: verifying it", file.Name())
+	defer f.reading(a.Name, a.Content.Size)()
 	index, err := f.storedIndex(a)
 	if err != nil {
 		return store.Doubtful, nil //nolint:nilerr // without its index nothing is known of it
@@ -160,6 +162,7 @@ func (f *flight) getIndex(ctx context.Context, a *asset) error {
 	if limit == 0 { // of a sandbox that knows no more than the digest
 		limit = unpack.MaxIndex
 	}
+	done := event.Span(f.sink, f.now, event.Resolve, "index of "+a.Name)
 	raw, err := f.places.Get(ctx, a.Index.File, limit, func(raw []byte) error {
 		if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != a.key() {
 			return mismatch(a.Name, a.Index.File, fmt.Errorf("frame index: %w", unpack.ErrDigest))
@@ -169,6 +172,7 @@ func (f *flight) getIndex(ctx context.Context, a *asset) error {
 	if err != nil {
 		return fmt.Errorf("fetch the index of %s: %w", a.Name, err)
 	}
+	done(int64(len(raw)))
 	a.raw = raw
 	return a.claim.KeepIndex(raw)
 }
@@ -203,6 +207,9 @@ func (f *flight) survey(ctx context.Context, a *asset) error {
 		if err != nil {
 			return err
 		}
+		if !isEmpty(file) {
+			defer f.reading(a.Name, a.Content.Size)()
+		}
 		if err := a.surveyContent(ctx, f.decoder, file); err != nil {
 			return err
 		}
@@ -210,7 +217,7 @@ func (f *flight) survey(ctx context.Context, a *asset) error {
 	if !f.keep {
 		return nil
 	}
-	return a.surveyArchive(ctx)
+	return f.surveyArchive(ctx, a)
 }
 
 // surveyContent finds the frames that the partial does not hold. Zero frames are
@@ -237,10 +244,13 @@ func (a *asset) surveyContent(ctx context.Context, decoder *unpack.Decoder, file
 
 // surveyArchive does the same with the archive that is to be kept. It has zero
 // frames, too.
-func (a *asset) surveyArchive(ctx context.Context) error {
+func (f *flight) surveyArchive(ctx context.Context, a *asset) error {
 	file, err := a.claim.Archive()
 	if err != nil {
 		return err
+	}
+	if !isEmpty(file) {
+		defer f.reading(a.Name+" archive", a.Archive.Size)()
 	}
 	if err := file.Truncate(a.Archive.Size); err != nil {
 		return err
@@ -265,6 +275,22 @@ func (a *asset) surveyArchive(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// reading says that what is here of an object is read, and returns what says that
+// this is over.
+func (f *flight) reading(object string, total int64) (over func()) {
+	begun := f.now()
+	f.emit(event.Event{Kind: event.Start, Stage: event.Verify, Object: object, Total: total})
+	return func() {
+		f.emit(event.Event{Kind: event.Done, Stage: event.Verify, Object: object, Bytes: total, Total: total, Elapsed: f.now().Sub(begun)})
+	}
+}
+
+// isEmpty tells whether a file holds nothing that would take time to read.
+func isEmpty(file *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(file.Fd()), &st) == nil && st.Blocks == 0
 }
 
 // need is what the missing frames will allocate, in bytes: those that are copied

@@ -1,6 +1,7 @@
 package acquire
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -91,6 +92,27 @@ func TestRepairFetchesBadFrames(t *testing.T) {
 	after := make([]byte, len(before))
 	if _, err := old.ReadAt(after, 0); err != nil || !slices.Equal(before, after) {
 		t.Errorf("the old file was written to: %v", err)
+	}
+}
+
+// No work on a file is silent: each begins and ends with an event.
+func TestPreparingIsTold(t *testing.T) {
+	t.Parallel()
+	w := newSmallWorld(t)
+	image := w.mustLaunch(t)
+	damage(t, image.Layers[0].Path, 5).Close()
+	w.server.Set(w.asset("base").Archive.File, faulty.Fault{Flip: w.index(t, "base").Frames[5].Offset + 9})
+	w.expect(t, fault.Trust, "digest mismatch") // leaves a partial
+	w.server.Set(w.asset("base").Archive.File)
+	w.mustLaunch(t)
+	count := map[string]int{}
+	for _, e := range w.events.all {
+		count[fmt.Sprint(e.Kind, " ", e.Stage, " ", e.Object)]++
+	}
+	for what, want := range map[string]int{"resolve index of base": 1, "verify base": 3} { // twice the object, once the partial
+		if count["start "+what] != want || count["done "+what] != want {
+			t.Errorf("%s: %v", what, count)
+		}
 	}
 }
 

@@ -88,7 +88,7 @@ func shownKeys(images []store.Image) []string {
 // verify reads one object under its claim, so that nobody replaces it meanwhile.
 func (a *Acquirer) verify(ctx context.Context, file store.ViewFile) (Report, error) {
 	report := Report{Name: file.Name, Bad: []int{}}
-	claim, err := a.store.Seize(ctx, file.Key, nil)
+	claim, err := a.seize(ctx, file)
 	if fault.CodeOf(err) == fault.Conflict { // a newer version's
 		report.Fault = err.Error()
 		return report, nil
@@ -108,6 +108,20 @@ func (a *Acquirer) verify(ctx context.Context, file store.ViewFile) (Report, err
 		err = errors.Join(err, claim.Release())
 	}
 	return report, err
+}
+
+// seize waits for whoever works on the object, and says so.
+func (a *Acquirer) seize(ctx context.Context, file store.ViewFile) (*store.Claim, error) {
+	var done func(int64)
+	claim, err := a.store.Seize(ctx, file.Key, func(int64, int64) {
+		if done == nil {
+			done = event.Span(a.sink, a.now, event.Wait, file.Name)
+		}
+	})
+	if done != nil {
+		done(0)
+	}
+	return claim, err
 }
 
 // examine reads content and archive and draws the consequence. Without a claim,

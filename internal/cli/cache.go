@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/smolvm/smolvm/internal/acquire"
+	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
@@ -78,5 +79,8 @@ func (a *App) openStore() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.Open(c.Home)
+	return store.Open(c.Home, store.Waiting(func(string) func() {
+		done := event.Span(a.Progress(), a.Now, event.Wait, "for the cache")
+		return func() { done(0) }
+	}))
 }

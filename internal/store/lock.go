@@ -19,6 +19,7 @@ const (
 	firstPoll   = 2 * time.Millisecond
 	longestPoll = 200 * time.Millisecond // for a claim: also how often waiting is told
 	storePoll   = 25 * time.Millisecond  // for the store's lock, held for milliseconds
+	longWait    = time.Second            // for that: from then on it is told
 )
 
 const storeLock = "store"
@@ -26,7 +27,16 @@ const storeLock = "store"
 // lock takes the store's own lock, which guards records, views, leases and what
 // is retired. It is held for milliseconds, and never while waiting for a claim.
 func (s *Store) lock(ctx context.Context) (*flock.Flock, error) {
-	return s.wait(ctx, storeLock, storePoll, nil)
+	over := func() {}
+	told := s.waiting == nil
+	lock, err := s.wait(ctx, storeLock, storePoll, func(waited time.Duration) bool {
+		if !told && waited >= longWait {
+			told, over = true, s.waiting(filepath.Join(s.locks, storeLock))
+		}
+		return false
+	})
+	over()
+	return lock, err
 }
 
 // wait takes the lock of that name as soon as it is free. After each try that

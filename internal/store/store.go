@@ -41,11 +41,23 @@ type Store struct {
 	now  func() time.Time
 	link func(from, to string) error // hard link
 	did  func(op, path string)       // nil, or told after each operation that changes the store
+
+	waiting func(lock string) (over func()) // nil, or told of a long wait
+}
+
+// Option changes how a store is opened.
+type Option func(*Store)
+
+// Waiting lets tell be called when a lock that is held for milliseconds has not
+// come for a second, and what it returns when the waiting is over. Calls may come
+// from several goroutines.
+func Waiting(tell func(lock string) (over func())) Option {
+	return func(s *Store) { s.waiting = tell }
 }
 
 // Open checks the folders under home and makes those that are missing. A store
 // that cannot be written is fine as long as nothing has to be added.
-func Open(home string) (*Store, error) {
+func Open(home string, options ...Option) (*Store, error) {
 	base := filepath.Join(home, "store")
 	s := &Store{
 		home:     home,
@@ -57,6 +69,9 @@ func Open(home string) (*Store, error) {
 		images:   filepath.Join(home, "images"),
 		now:      time.Now,
 		link:     os.Link,
+	}
+	for _, option := range options {
+		option(s)
 	}
 	if err := os.MkdirAll(home, 0o755); err != nil {
 		return nil, storage(home, "make the cache folder", err)

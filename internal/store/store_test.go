@@ -486,6 +486,26 @@ func TestSpaceIsNamed(t *testing.T) {
 	}
 }
 
+// Nobody waits for the store's lock in silence.
+func TestLongWaitIsTold(t *testing.T) {
+	s := open(t)
+	held, err := s.lock(t.Context())
+	must(t, err)
+	var told []string
+	again, err := Open(s.home, Waiting(func(lock string) func() {
+		told = append(told, lock)
+		must(t, held.Unlock())
+		return func() { told = append(told, "over") }
+	}))
+	must(t, err)
+	lease, err := again.Lease(t.Context(), "launch", nil)
+	must(t, err)
+	must(t, lease.Release())
+	if len(told) != 2 || told[0] != filepath.Join(s.locks, storeLock) || told[1] != "over" {
+		t.Errorf("told %q", told)
+	}
+}
+
 // A store that cannot be written still tells what is in it.
 func TestReadOnlyStore(t *testing.T) {
 	if os.Geteuid() == 0 {
