@@ -33,6 +33,7 @@ func (l *loading) takeFrames(ctx context.Context, workers int) error {
 		free <- nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	l.tar.src = interruptedBy(ctx, l.tar.src) // a wrong frame ends the wait for the next
 	work := make(chan arrived)
 	for range workers {
 		group.Go(func() error {
@@ -147,6 +148,14 @@ func interruptible(ctx context.Context, src io.Reader) io.Reader {
 		return src
 	}
 	return &polled{ctx, file}
+}
+
+// interruptedBy makes what interruptible gave end when another context does.
+func interruptedBy(ctx context.Context, src io.Reader) io.Reader {
+	if p, ok := src.(*polled); ok {
+		return &polled{ctx, p.file}
+	}
+	return src
 }
 
 // pollEvery is how long a cancelled read may last.

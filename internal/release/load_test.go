@@ -244,6 +244,32 @@ func TestCancelledLoadEnds(t *testing.T) {
 	h.isEmpty(t)
 }
 
+// A wrong frame ends the load though nothing more comes through the pipe.
+func TestWrongFrameEndsTheWait(t *testing.T) {
+	r, w, err := os.Pipe()
+	check(t, err)
+	defer r.Close()
+	items := entries(t, saved(t))
+	last := slices.IndexFunc(items, isFrame)
+	items[last].data = slices.Clone(items[last].data)
+	items[last].data[0] ^= 1
+	data := packed(items[:last+1])
+	written := make(chan error, 1)
+	go func() {
+		_, err := w.Write(data[:len(data)-2*blockSize])
+		written <- err
+	}()
+	h := newHome(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := h.load(ctx, r); fault.CodeOf(err) != fault.Trust || ctx.Err() != nil {
+		t.Errorf("err = %v, %v", err, ctx.Err())
+	}
+	check(t, <-written)
+	check(t, w.Close())
+	h.isEmpty(t)
+}
+
 // A load that was cut continues with the frames it has, and so does a download.
 func TestCutLoadIsContinued(t *testing.T) {
 	h := newHome(t)
