@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,32 +34,72 @@ func (a *App) holders(context.Context) ([]store.Holder, error) {
 	}
 	var all []store.Holder
 	for _, name := range names {
-		keys, err := heldBy(book, name)
+		holder, err := a.holder(book, name)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, store.Holder{Name: "sandbox " + name, Keys: keys})
+		all = append(all, holder)
 	}
 	return all, nil
 }
 
-// heldBy are the keys of what a sandbox stands on. Of a record that cannot be
-// understood, such as a newer program's, everything counts that looks like a key:
-// too much stays rather than too little.
-func heldBy(book *record.Book, name string) ([]string, error) {
+// holder is a sandbox with the keys of what it stands on. Of a newer program's
+// record everything counts that looks like a key; where a record was lost or torn
+// the sandbox may stand on anything: too much stays rather than too little.
+func (a *App) holder(book *record.Book, name string) (store.Holder, error) {
+	holder := store.Holder{Name: "sandbox " + name}
 	r, err := book.Read(name)
-	if err == nil {
-		return keysOf(r.Image), nil
+	switch {
+	case err == nil:
+		holder.Keys = keysOf(r.Image)
+		return holder, nil
+	case fault.CodeOf(err) == fault.NotFound, errors.Is(err, record.ErrIncomplete) && !hasDisk(book.Folder(name)):
+		return holder, nil // gone meanwhile, or just being made under a lease
 	}
-	if fault.CodeOf(err) == fault.NotFound || errors.Is(err, record.ErrIncomplete) {
-		return nil, nil // gone meanwhile, or just being made under a lease
+	raw, failed := readRecord(book.Folder(name).Record())
+	if failed == nil && json.Valid(raw) { // whole, but not ours
+		holder.Keys = anyKey.FindAllString(string(raw), -1)
 	}
-	raw, err := readRecord(book.Folder(name).Record())
+	if len(holder.Keys) > 0 {
+		return holder, nil
+	}
+	holder.Name += fmt.Sprintf(", whose record cannot be read (smolvm delete %s)", name)
+	holder.Keys, err = a.allKeys()
+	return holder, err
+}
+
+// hasDisk tells whether a sandbox has a disk already: it is made after the record.
+func hasDisk(folder record.Folder) bool {
+	_, err := os.Lstat(folder.Scratch())
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// allKeys are the keys of all that is in the cache, whole or not.
+func (a *App) allKeys() ([]string, error) {
+	cache, err := a.openStore()
 	if err != nil {
-		return nil, fault.New(fault.Storage, fmt.Sprintf("Delete the sandbox if it is not needed: smolvm delete %s", name),
-			"find out what sandbox %q needs: %w", name, err)
+		return nil, err
 	}
-	return anyKey.FindAllString(string(raw), -1), nil
+	images, err := cache.Images()
+	if err != nil {
+		return nil, err
+	}
+	var keys []string
+	for _, image := range images {
+		for _, file := range image.Files {
+			keys = append(keys, file.Key)
+		}
+	}
+	for _, dir := range []string{"objects", "partial"} {
+		entries, err := os.ReadDir(filepath.Join(cache.Home(), "store", dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fault.New(fault.Storage, "", "list the cache: %w", err)
+		}
+		for _, entry := range entries {
+			keys = append(keys, entry.Name())
+		}
+	}
+	return keys, nil
 }
 
 // anyKey is what the key of an object looks like.
@@ -67,19 +108,16 @@ var anyKey = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
 // maxHeldRecord bounds what is searched for keys; a record has about 3 KiB.
 const maxHeldRecord = 4 << 20
 
-// readRecord reads a record that the record room does not understand; what is no
-// file holds nothing.
+// readRecord reads a record that the record room does not understand. What is no
+// file is refused, not followed or waited for.
 func readRecord(path string) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ELOOP):
-		return nil, nil
-	case err != nil:
+	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, err
+		return nil, errors.Join(fs.ErrInvalid, err)
 	}
 	return io.ReadAll(io.LimitReader(file, maxHeldRecord))
 }

@@ -143,7 +143,7 @@ func TestHolders(t *testing.T) {
 	}
 	key := func(digit string) string { return strings.Repeat(digit, 64) }
 	path := func(digit string) string { return filepath.Join(c.Home, "store", "objects", key(digit), "content") }
-	for _, name := range []string{"good", "newer", "making", "planted"} {
+	for _, name := range []string{"good", "newer", "making", "planted", "empty", "torn", "folder", "lost"} {
 		lock, err := book.Create(name)
 		if err != nil {
 			t.Fatal(err)
@@ -164,6 +164,17 @@ func TestHolders(t *testing.T) {
 	if err := os.Symlink("/dev/zero", book.Folder("planted").Record()); err != nil {
 		t.Fatal(err)
 	}
+	err = errors.Join(
+		os.WriteFile(book.Folder("empty").Record(), nil, 0o600),
+		os.WriteFile(book.Folder("torn").Record(), []byte(newer[:len(newer)-1]), 0o600),
+		os.Mkdir(book.Folder("folder").Record(), 0o700),
+		os.WriteFile(book.Folder("lost").Scratch(), []byte("disk"), 0o600),
+		os.MkdirAll(filepath.Join(c.Home, "store", "objects", key("f")), 0o755),
+		os.MkdirAll(filepath.Join(c.Home, "store", "partial", key("0")), 0o755),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
 	holders, err := w.app.holders(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -173,8 +184,14 @@ func TestHolders(t *testing.T) {
 		got[h.Name] = h.Keys
 	}
 	if !slices.Equal(got["sandbox good"], []string{key("a"), key("b"), key("c")}) ||
-		!slices.Equal(got["sandbox newer"], []string{key("d")}) || len(got["sandbox making"]) != 0 || len(got["sandbox planted"]) != 0 {
+		!slices.Equal(got["sandbox newer"], []string{key("d")}) || len(got["sandbox making"]) != 0 {
 		t.Errorf("held: %v", got)
+	}
+	for _, name := range []string{"planted", "empty", "torn", "folder", "lost"} {
+		by := "sandbox " + name + ", whose record cannot be read (smolvm delete " + name + ")"
+		if !slices.Equal(got[by], []string{key("f"), key("0")}) {
+			t.Errorf("%s does not hold everything: %v", name, got)
+		}
 	}
 }
 

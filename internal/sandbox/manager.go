@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -253,10 +255,15 @@ func (m *Manager) Recover() error {
 	return errors.Join(errs...)
 }
 
-// abandoned says whether a creation was interrupted, going by the record.
+// abandoned says whether a creation was interrupted, going by the record. Where
+// that is missing but a disk is there, the record was lost: it is written first.
 func (m *Manager) abandoned(name string) bool {
 	r, err := m.Book.Read(name)
-	return errors.Is(err, record.ErrIncomplete) || err == nil && r.State == record.Creating
+	if errors.Is(err, record.ErrIncomplete) {
+		_, err := os.Lstat(m.Book.Folder(name).Scratch())
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	return err == nil && r.State == record.Creating
 }
 
 // recover removes an abandoned sandbox if nobody holds it, looking again under the lock.

@@ -526,11 +526,17 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.wantState("half", sandbox.Broken)
+	if lock, err = b.book.Create("lost"); err == nil { // somebody deleted the record: the disk may be dear
+		err = errors.Join(os.WriteFile(b.book.Folder("lost").Scratch(), []byte("work"), 0o600), lock.Release())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := b.m.Recover(); err != nil {
 		t.Fatal(err)
 	}
 	names, _ := b.m.Names()
-	if fmt.Sprint(names) != "[good making]" {
+	if fmt.Sprint(names) != "[good lost making]" {
 		t.Errorf("left: %v", names)
 	}
 	killed.start("making") // it was not touched
