@@ -95,6 +95,13 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	if (o.Output == "") != (len(o.Keys) == 0) {
 		return refuse("Give both, or neither.", "publishing needs a folder and --key")
 	}
+	if o.Output != "" {
+		dir, err := destination(o.Output, false)
+		if err != nil {
+			return err
+		}
+		o.Output = dir
+	}
 	request, err := app.buildRequest(o)
 	if err != nil {
 		return err
@@ -186,9 +193,7 @@ func (a *App) publication(o imageBuildOptions) (imagebuild.Publication, error) {
 	if err != nil || o.Output == "" {
 		return p, err
 	}
-	if p.Dir, err = filepath.Abs(o.Output); err != nil {
-		return p, fault.New(fault.Usage, "", "find the folder %s: %w", o.Output, err)
-	}
+	p.Dir = o.Output
 	p.Mirrors = o.Mirrors
 	p.Signers, err = readSigners(o.Keys)
 	return p, err

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -41,12 +42,9 @@ mirror that was interrupted is continued by the same command.`,
 }
 
 func runImageMirror(ctx context.Context, app *App, o imageMirrorOptions) error {
-	if !strings.Contains(o.Destination, "://") {
-		path, err := filepath.Abs(o.Destination)
-		if err != nil {
-			return refuse("Give an absolute path.", "find the folder %q: %w", ui.Clean(o.Destination), err)
-		}
-		o.Destination = path
+	var err error
+	if o.Destination, err = destination(o.Destination, true); err != nil {
+		return err
 	}
 	found, err := app.Catalogue(ctx)
 	if err != nil {
@@ -64,6 +62,33 @@ func runImageMirror(ctx context.Context, app *App, o imageMirrorOptions) error {
 		mirrored.Release, mirrored.Files, ui.Bytes(mirrored.Bytes), ui.Bytes(mirrored.Copied))
 	_, err = fmt.Fprintln(app.Streams.Out, mirrored.Address)
 	return err
+}
+
+// destination is where something is published: an absolute path or, where that is
+// possible, a registry. Other addresses are no folders, whatever they look like.
+func destination(word string, registry bool) (string, error) {
+	hint := "Name a folder by its path."
+	if registry {
+		hint = "Name a folder by its path, or a registry as oci://HOST/REPOSITORY:TAG."
+	}
+	scheme, rest, isURL := strings.Cut(word, "://")
+	switch scheme = strings.ToLower(scheme); {
+	case isURL && scheme == "oci" && registry:
+		return "oci://" + rest, nil
+	case isURL && scheme == "file":
+		address, err := url.Parse(word)
+		if err != nil || address.Host != "" && address.Host != "localhost" || !filepath.IsAbs(address.Path) {
+			return "", refuse(hint, "%q is not the address of a folder", ui.Clean(word))
+		}
+		word = address.Path
+	case isURL:
+		return "", refuse(hint, "nothing can be published at a %q address", ui.Clean(scheme)+"://")
+	}
+	path, err := filepath.Abs(word)
+	if err != nil {
+		return "", refuse("Give an absolute path.", "find the folder %q: %w", ui.Clean(word), err)
+	}
+	return path, nil
 }
 
 // mirror copies a catalogue that was believed.

@@ -60,9 +60,9 @@ func runImageRotate(ctx context.Context, app *App, o imageRotateOptions) error {
 	case o.Threshold < 1 || o.Threshold > len(o.Trust):
 		return refuse("", "--threshold %d is not between 1 and the number of --trust keys (%d)", o.Threshold, len(o.Trust))
 	}
-	dir, err := filepath.Abs(o.Dir)
+	dir, err := destination(o.Dir, false)
 	if err != nil {
-		return refuse("Give an absolute path.", "find the folder %q: %w", ui.Clean(o.Dir), err)
+		return err
 	}
 	r := imagebuild.Rotation{Dir: dir, Threshold: o.Threshold, Now: app.Now, Sink: app.Progress()}
 	if r.Signers, err = readSigners(o.Keys); err != nil {
