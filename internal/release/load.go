@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/store"
@@ -295,10 +297,8 @@ func (l *loading) adopt(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", a.asset.Name, err)
 		}
 	}
-	if l.rules.Memory != nil {
-		if err := l.rules.Memory.Remember(l.catalogue.Document, l.catalogue.Manifest.Serial); err != nil {
-			return err
-		}
+	if err := l.remember(); err != nil {
+		return err
 	}
 	for _, plan := range l.plans {
 		if err := l.store.Show(ctx, plan.View()); err != nil {
@@ -306,6 +306,39 @@ func (l *loading) adopt(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// remember keeps the manifest for its address. Nobody has signed which address a
+// tar names: unless a person named it, what is remembered there already stays, or
+// another catalogue of the same publisher could take its place, and its higher
+// serial would have the right manifests refused.
+func (l *loading) remember() error {
+	if l.rules.Memory == nil {
+		return nil
+	}
+	c := l.catalogue
+	if l.o.Address == "" {
+		seen, err := l.rules.Memory.Seen(c.Address)
+		switch {
+		case err != nil:
+			return err
+		case seen.Last != nil && bytes.Equal(seen.Last.Raw, c.Document.Raw):
+			return nil
+		case seen.Serial > 0 || len(seen.Keys) > 0:
+			l.tellUnconfirmed(seen.Serial)
+			return nil
+		}
+	}
+	return l.rules.Memory.Remember(c.Document, c.Manifest.Serial)
+}
+
+func (l *loading) tellUnconfirmed(serial int64) {
+	c := l.catalogue
+	l.o.sink().Emit(event.Event{
+		Time: l.o.Now(), Kind: event.Warning, Stage: event.Load,
+		Text: fmt.Sprintf("only the tar says that its manifest (serial %d) is that of %s, where serial %d was seen: launches go on with what was seen there; if you know that it is right, load it with --manifest %s",
+			c.Manifest.Serial, fetch.Shown(c.Address), serial, fetch.Shown(c.Address)),
+	})
 }
 
 // release gives everything up. What has arrived of an asset that was not adopted

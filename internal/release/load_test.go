@@ -108,6 +108,27 @@ func TestLoadUnderAnotherAddress(t *testing.T) {
 	}
 }
 
+// The address in a tar is nobody's word: what was seen there stays, unless a person
+// names the address.
+func TestTarOfAnotherCatalogue(t *testing.T) {
+	for named, want := range map[string]int64{"": 3, publisher(t).Address: 7} {
+		h := newHome(t)
+		before := trust.Document{Address: publisher(t).Address, Raw: []byte("{}")}
+		check(t, h.rules.Memory.Remember(before, 3))
+		_, err := Load(t.Context(), h.store, bytes.NewReader(saved(t)), LoadOptions{
+			Options: h.options(), Address: named, Rules: func(string) (resolve.Rules, error) { return h.rules, nil },
+		})
+		check(t, err)
+		seen, err := h.rules.Memory.Seen(before.Address)
+		if err != nil || seen.Serial != want || bytes.Equal(seen.Last.Raw, before.Raw) != (named == "") {
+			t.Errorf("named %q: %+v, %v", named, seen, err)
+		}
+		if told := strings.Contains(h.log.text(), "--manifest "+before.Address); told != (named == "") {
+			t.Errorf("named %q: told %q", named, h.log.text())
+		}
+	}
+}
+
 func TestLoadBringsOnlyWhatIsMissing(t *testing.T) {
 	h := newHome(t)
 	c := h.catalogue(t, publisher(t).Address)
