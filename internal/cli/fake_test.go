@@ -176,7 +176,7 @@ func (w *fakeWorld) rooms(home string) *rooms {
 			}
 			return w.pruned, w.removeErr
 		},
-		Current: func() ([]string, error) { return []string{"2026.1"}, nil },
+		Current: func() ([]string, []string, error) { return []string{"2026.1"}, nil, nil },
 		Machine: func(backend string) (machine, error) {
 			if backend != "" && backend != "qemu" {
 				return machine{}, refuse("", "no backend %q", backend)

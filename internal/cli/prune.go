@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/store"
@@ -20,13 +21,13 @@ import (
 type pruneOptions struct {
 	DryRun bool
 	All    bool
-	Keep   int64 // bytes; 0: not given
+	Keep   int64 // bytes; -1: not given
 	Yes    bool
 	JSON   bool
 }
 
 func newPrune(app *App, run func(context.Context, *App, pruneOptions) error) *cobra.Command {
-	o := pruneOptions{}
+	o := pruneOptions{Keep: -1}
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Free the space of images that nothing needs any more",
@@ -46,10 +47,28 @@ about; --yes answers. Without a terminal nothing is asked.`,
 	}
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what would go")
 	cmd.Flags().BoolVarP(&o.All, "all", "a", false, "all that no sandbox and no command needs")
-	cmd.Flags().Var(sizeFlag{&o.Keep}, "keep-storage", "stop when so much is left, the least recently used first, such as 10G")
+	cmd.Flags().Var(keepFlag{sizeFlag{&o.Keep}}, "keep-storage", "stop when so much is left, the least recently used first, such as 10G")
 	cmd.Flags().BoolVarP(&o.Yes, "yes", "y", false, "do not ask")
 	jsonFlag(cmd, &o.JSON, "what went, or with --dry-run would go")
 	return cmd
+}
+
+// keepFlag is a size that may be nothing, with or without a unit.
+type keepFlag struct{ sizeFlag }
+
+func (f keepFlag) Set(text string) (err error) {
+	*f.bytes = 0
+	if text != "0" {
+		*f.bytes, err = config.ParseSize(text)
+	}
+	return err
+}
+
+func (f keepFlag) String() string {
+	if f.bytes == nil || *f.bytes < 0 {
+		return ""
+	}
+	return f.sizeFlag.String()
 }
 
 func runPrune(ctx context.Context, app *App, o pruneOptions) error {
@@ -73,13 +92,10 @@ func runPrune(ctx context.Context, app *App, o pruneOptions) error {
 // pruning says what may go.
 func (a *App) pruning(o pruneOptions) (store.PruneOptions, error) {
 	options := store.PruneOptions{
-		Holders: a.holders, All: o.All, DryRun: o.DryRun, Keep: -1, Now: a.Now(),
-	}
-	if o.Keep > 0 {
-		options.Keep = o.Keep
+		Holders: a.holders, All: o.All, DryRun: o.DryRun, Keep: o.Keep, Now: a.Now(),
 	}
 	var err error
-	options.Current, err = a.Current()
+	options.Current, options.CurrentKeys, err = a.Current()
 	return options, err
 }
 
@@ -186,29 +202,36 @@ func (a *App) pruneStore(ctx context.Context, o store.PruneOptions) (store.Prune
 	return images.Prune(ctx, o)
 }
 
-// current are the releases of all catalogues that are remembered. Where none can
-// be read it is the newest in the cache: too much stays rather than too little.
-func (a *App) current() ([]string, error) {
+// current are the releases of all catalogues that are remembered, and the keys of
+// the assets that their images consist of. Where none can be read it is the newest
+// release in the cache: too much stays rather than too little.
+func (a *App) current() (releases, keys []string, err error) {
 	c, err := a.Config()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	documents, err := trust.NewMemory(filepath.Join(c.Home, "trust"), a.Now).Documents()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var releases []string
 	for _, document := range documents {
-		if m, err := manifest.Parse(document.Raw); err == nil {
-			releases = append(releases, m.Release)
+		m, err := manifest.Parse(document.Raw)
+		if err != nil {
+			continue
+		}
+		releases = append(releases, m.Release)
+		for _, row := range m.Rows {
+			for _, part := range parts(row) {
+				keys = append(keys, part.Index.SHA256)
+			}
 		}
 	}
 	if len(releases) > 0 {
-		return releases, nil
+		return releases, keys, nil
 	}
 	images, err := a.Cached()
 	if err != nil || len(images) == 0 {
-		return nil, err
+		return nil, nil, err
 	}
-	return []string{images[len(images)-1].Release}, nil
+	return []string{images[len(images)-1].Release}, nil, nil
 }

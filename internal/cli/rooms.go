@@ -62,8 +62,9 @@ type rooms struct {
 	Mirror func(ctx context.Context, found resolve.Catalogue, dest string) (release.Mirrored, error)
 	Prune  func(ctx context.Context, o store.PruneOptions) (store.Pruned, error)
 	Remove func(ctx context.Context, images []store.Image, dryRun bool) (store.Pruned, error)
-	// Current are the releases that the known catalogues have now.
-	Current func() ([]string, error)
+	// Current are the releases that the known catalogues have now, and the keys of
+	// the assets that they name.
+	Current func() (releases, keys []string, err error)
 	// Machine decides what a new sandbox runs on, and refuses a backend that there is not.
 	Machine func(backend string) (machine, error)
 	// Able refuses a host on which the machine cannot run, or where no sandbox can be written.
