@@ -79,7 +79,9 @@ func statusFailed(address string, code int, header http.Header, status string) e
 	switch {
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return failed(never, address, "Check the address, and whether the publisher still offers it.", "the server answers %s: %w", status, fs.ErrNotExist)
-	case code == http.StatusUnauthorized || code == http.StatusForbidden:
+	case code == http.StatusForbidden:
+		return failed(never, address, "The server wants a login, or does not have the file.", "%w", forbidden(status))
+	case code == http.StatusUnauthorized:
 		return failed(never, address, "The server wants a login, or does not have the file.", "the server answers %s", status)
 	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable:
 		return busy(address, header, status)
@@ -88,6 +90,12 @@ func statusFailed(address string, code int, header http.Header, status string) e
 	}
 	return failed(never, address, "Try again later, or use another mirror.", "the server answers %s", status)
 }
+
+// forbidden is a status that satisfies errors.Is(err, ErrForbidden).
+type forbidden string
+
+func (status forbidden) Error() string { return "the server answers " + string(status) }
+func (forbidden) Is(target error) bool { return target == ErrForbidden }
 
 // busy is a server that wants to be asked later, and may say when.
 func busy(address string, header http.Header, status string) error {

@@ -37,6 +37,7 @@ const (
 // Errors that callers tell apart.
 var (
 	ErrUnreachable = errors.New("no answer")             // the server could not be asked at all
+	ErrForbidden   = errors.New("forbidden")             // as object stores answer for what is not there, too
 	ErrChanged     = errors.New("changed on the server") // not the file it was when the download began
 )
 

@@ -96,6 +96,9 @@ func TestGetRefuses(t *testing.T) {
 			if errors.Is(err, ErrUnreachable) {
 				t.Error("a server that answered counts as unreachable")
 			}
+			if (name == "403") != errors.Is(err, ErrForbidden) {
+				t.Errorf("is ErrForbidden: %v", errors.Is(err, ErrForbidden))
+			}
 			if (name == "404") != errors.Is(err, fs.ErrNotExist) {
 				t.Error("wrongly told that it is not there")
 			}

@@ -74,10 +74,13 @@ func (l *loader) signatures(ctx context.Context, file string, ids []string) (map
 	group.Wait()
 	found := map[string][]byte{}
 	for i, id := range ids {
+		if errors.Is(errs[i], fetch.ErrForbidden) {
+			l.forbidden.Store(true)
+		}
 		switch {
 		case errs[i] == nil:
 			found[id] = all[i]
-		case !errors.Is(errs[i], fs.ErrNotExist):
+		case !notThere(errs[i]):
 			return found, errs[i]
 		}
 	}
@@ -87,10 +90,16 @@ func (l *loader) signatures(ctx context.Context, file string, ids []string) (map
 // keyList gets a key list; none, without an error, where it is not published.
 func (l *loader) keyList(ctx context.Context, place string, version int) ([]byte, error) {
 	raw, err := l.source.Get(ctx, fetch.Beside(place, trust.KeyListFile(version)), trust.MaxKeyList)
-	if errors.Is(err, fs.ErrNotExist) {
+	if notThere(err) {
 		return nil, nil
 	}
 	return raw, err
+}
+
+// notThere reports whether a file that need not be there is not. An object store
+// that may not list its files answers so for each that it does not have.
+func notThere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fetch.ErrForbidden)
 }
 
 // follow walks the key lists of a place from one that was asked for already, and

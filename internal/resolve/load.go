@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/config"
@@ -34,6 +35,9 @@ type loader struct {
 	last    Catalogue          // remembered; without an address: none
 	lastErr error              // why the remembered one is not believed
 	told    map[string]bool    // warnings, each once
+	// forbidden is set when a place refused to hand out a signature, which is how
+	// some say that there is none.
+	forbidden atomic.Bool
 }
 
 func (l *loader) load(ctx context.Context) (Catalogue, error) {
@@ -110,6 +114,7 @@ func inFolder(folder string) string {
 // from loads the manifest that one place serves. A place where a new manifest
 // was just being published may have given one's bytes and the other's signature.
 func (l *loader) from(ctx context.Context, place string) (Catalogue, error) {
+	l.forbidden.Store(false)
 	doc, err := l.download(ctx, place)
 	if err != nil {
 		return Catalogue{}, err
@@ -162,10 +167,14 @@ func (l *loader) check(doc trust.Document, place string) (Catalogue, error) {
 
 // doubt is what may be the reason that a signature is not believed.
 func (l *loader) doubt() string {
-	if len(l.doubts) == 0 {
+	doubts := slices.Clone(l.doubts)
+	if l.forbidden.Load() {
+		doubts = append(doubts, "the server answers 403 Forbidden for a signature: it is not there, or not for you")
+	}
+	if len(doubts) == 0 {
 		return ""
 	}
-	return " (" + strings.Join(l.doubts, "; ") + ")"
+	return " (" + strings.Join(doubts, "; ") + ")"
 }
 
 // tellTime says what the clock and the manifest have against each other.

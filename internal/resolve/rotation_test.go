@@ -297,7 +297,7 @@ func TestKeyListThatCannotBeHad(t *testing.T) {
 	w := newWorld(t)
 	keys := w.chain(t, 1)
 	for name, f := range map[string]faulty.Fault{
-		"web page": {Body: []byte("<html>hello</html>")}, "error": {Status: 403}, "huge": {Body: make([]byte, trust.MaxKeyList+1)},
+		"web page": {Body: []byte("<html>hello</html>")}, "error": {Status: 401}, "huge": {Body: make([]byte, trust.MaxKeyList+1)},
 	} {
 		w.fresh(t)
 		w.server.Set("keys-1.json", f)
@@ -312,6 +312,25 @@ func TestKeyListThatCannotBeHad(t *testing.T) {
 			t.Errorf("%s: told %q", name, told)
 		}
 		w.sign(t, keys[1])
+	}
+}
+
+// An object store that may not list its files answers 403 for those that it does
+// not have: key lists, and signatures of keys that have not signed.
+func TestForbiddenIsNotThere(t *testing.T) {
+	w := newWorld(t)
+	keys := w.chain(t, 1)
+	w.server.Set("manifest.json."+keys[0].id+".minisig", faulty.Fault{Status: 403})
+	w.server.Set("keys-2.json", faulty.Fault{Status: 403})
+	if c, err := w.load(t.Context()); err != nil || c.Root.Version != 1 {
+		t.Errorf("%+v, %v", c.Root, err)
+	}
+	if told := w.told(); told != "" {
+		t.Errorf("warned: %s", told)
+	}
+	w.server.Set("manifest.json."+keys[1].id+".minisig", faulty.Fault{Status: 403})
+	if _, err := w.load(t.Context()); fault.CodeOf(err) != fault.Trust || !strings.Contains(err.Error(), "403 Forbidden") {
+		t.Errorf("no signature at all: %v", err)
 	}
 }
 
