@@ -31,6 +31,9 @@ type Report struct {
 	Frames int      `json:"frames"`
 	Bad    []int    `json:"bad_frames"`        // numbers, from 0
 	Fault  string   `json:"problem,omitempty"` // what is wrong; empty: nothing
+	// Sound: the stored file is what was verified, and boots. What is wrong, if
+	// anything, is beside it: the archive that is kept, what an image's folder shows.
+	Sound bool `json:"sound"`
 }
 
 // Verify reads every file of the images again, each once: the frames and the
@@ -67,7 +70,9 @@ func (a *Acquirer) Verify(ctx context.Context, images []store.Image) (_ []Report
 			}
 			reports[n].Images = append(reports[n].Images, image.Path)
 			if reports[n].Fault == "" {
-				reports[n].Fault = shown(ctx, image.Path, file, reports[n].Path)
+				if reports[n].Fault, err = a.shown(ctx, image.Path, file, reports[n].Path); err != nil {
+					return reports, err
+				}
 			}
 		}
 	}
@@ -149,7 +154,8 @@ func (a *Acquirer) examine(ctx context.Context, object store.Object, claim *stor
 			return err
 		}
 	}
-	return verifyArchive(ctx, object, report)
+	report.Sound = report.Fault == ""
+	return verifyArchive(ctx, object, claim, report)
 }
 
 func doubt(ctx context.Context, claim *store.Claim) error {
@@ -238,19 +244,53 @@ func (a *Acquirer) digest(ctx context.Context, file *os.File, report *Report) (s
 	}
 }
 
-func verifyArchive(ctx context.Context, object store.Object, report *Report) error {
+// verifyArchive reads the archive that is kept. A wrong one goes: nothing needs it,
+// and only one that is not here is fetched.
+func verifyArchive(ctx context.Context, object store.Object, claim *store.Claim, report *Report) error {
 	if object.Archive == "" || report.Fault != "" || !usable(object.Origin) {
 		return nil
 	}
 	sum, err := digestOf(ctx, object.Archive)
-	if err == nil && sum != object.Origin.Archive.SHA256 {
-		report.Fault = "the archive that is kept beside it is not that of the manifest: remove the image and pull it again"
+	if err != nil || sum == object.Origin.Archive.SHA256 {
+		return err
 	}
-	return err
+	if claim == nil {
+		report.Fault = "the archive that is kept beside it is not that of the manifest; the file itself is right"
+		return nil
+	}
+	report.Fault = "the archive that was kept beside it was not that of the manifest and is removed; the file itself is right: " +
+		"`smolvm image pull --keep-archive` fetches the archive again"
+	return claim.DropArchive(ctx)
 }
 
-// shown compares what an image's folder shows with the object.
-func shown(ctx context.Context, folder string, file store.ViewFile, content string) string {
+// shown looks for damage in what an image's folder shows. A folder that goes or is
+// replaced meanwhile is none: what is there then counts.
+func (a *Acquirer) shown(ctx context.Context, folder string, file store.ViewFile, content string) (problem string, err error) {
+	for range 5 {
+		before, _ := os.Lstat(folder) // gone: so it is below, or it is another one
+		if problem = compare(ctx, folder, file, content); problem == "" {
+			return "", nil
+		}
+		gone, moved := false, false
+		err := a.store.Still(ctx, func() {
+			after, err := os.Lstat(folder)
+			gone = errors.Is(err, os.ErrNotExist)
+			moved = before == nil || err != nil || !os.SameFile(before, after) || !before.ModTime().Equal(after.ModTime()) // numbers come again
+		})
+		switch {
+		case err != nil:
+			return "", err
+		case gone:
+			return "", nil
+		case !moved:
+			return problem, nil
+		}
+	}
+	return problem, nil
+}
+
+// compare compares what an image's folder shows with the object.
+func compare(ctx context.Context, folder string, file store.ViewFile, content string) string {
 	path := filepath.Join(folder, file.Name)
 	if mark, err := os.ReadFile(path + ".from-sha256"); err != nil || strings.TrimSpace(string(mark)) != file.Archive {
 		return path + ".from-sha256 is not what was written: the next launch writes it again"

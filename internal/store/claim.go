@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -182,6 +183,34 @@ func (c *Claim) Drop(ctx context.Context) error {
 	})
 	if err != nil {
 		return storage(c.store.folder(c.key), "remove", err)
+	}
+	return nil
+}
+
+// DropArchive removes the archive that is kept beside the object, and where images
+// show it. The object stays what it is.
+func (c *Claim) DropArchive(ctx context.Context) error {
+	lock, err := c.store.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	paths := []string{filepath.Join(c.store.folder(c.key), archiveFile)}
+	for _, v := range c.store.views() {
+		for _, f := range v.Files {
+			if f.Key == c.key {
+				paths = append(paths, filepath.Join(c.store.Folder(v), f.Name+archiveSuffix))
+			}
+		}
+	}
+	for _, path := range paths {
+		err := c.store.remove(path)
+		if err == nil {
+			err = c.store.syncDir(filepath.Dir(path))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return storage(path, "remove", err)
+		}
 	}
 	return nil
 }

@@ -39,6 +39,21 @@ func (s *Store) lock(ctx context.Context) (*flock.Flock, error) {
 	return lock, err
 }
 
+// Still calls look while nothing in the store is moved. In a store of another user
+// it cannot keep that off.
+func (s *Store) Still(ctx context.Context, look func()) error {
+	lock, err := s.lock(ctx)
+	if err != nil {
+		if ctx.Err() != nil || !isForbidden(err) {
+			return err
+		}
+		look()
+		return nil
+	}
+	look()
+	return lock.Unlock()
+}
+
 // wait takes the lock of that name as soon as it is free. After each try that
 // failed it asks enough, if not nil, which ends the waiting without a lock.
 func (s *Store) wait(ctx context.Context, name string, longest time.Duration, enough func(waited time.Duration) bool) (*flock.Flock, error) {
