@@ -92,7 +92,7 @@ func (a *App) Main(args []string) int {
 		a.progress.Close()
 	}
 	stop() // nothing else writes from here on
-	report(a.Streams, cmd, args, err)
+	a.report(cmd, args, err)
 	return status(cmd, err)
 }
 

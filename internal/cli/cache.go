@@ -37,7 +37,19 @@ func (a *App) intact(ctx context.Context, image record.Image) error {
 	}
 	var places acquire.Places // none: altered files are named, not repaired
 	if image.Address != "" {
-		places = a.source().Mirrors([]string{image.Address}, a.Progress())
+		c, err := a.Config()
+		if err != nil {
+			return err
+		}
+		addresses := []string{image.Address}
+		if known, there := c.Catalogue(image.Address); there {
+			for _, mirror := range known.Mirrors {
+				if address, err := resolve.Complete(mirror); err == nil {
+					addresses = append(addresses, address)
+				}
+			}
+		}
+		places = a.source().Mirrors(addresses, a.Progress())
 	}
 	return acquire.New(images, places, a.Progress(), a.Now).Check(ctx, image)
 }

@@ -48,7 +48,8 @@ func status(cmd *cobra.Command, err error) int {
 }
 
 // report tells the user about an error, in the form the command line asks for.
-func report(s *ui.Streams, cmd *cobra.Command, args []string, err error) {
+func (a *App) report(cmd *cobra.Command, args []string, err error) {
+	s := a.Streams
 	if err == nil || errors.As(err, new(programExit)) {
 		return
 	}
@@ -58,6 +59,10 @@ func report(s *ui.Streams, cmd *cobra.Command, args []string, err error) {
 		data = known.data
 	}
 	if wantsJSON(cmd, args, err) && ui.WriteFailure(s.Out, err, data) == nil {
+		return
+	}
+	if ui.Style(a.global.Progress) == ui.JSON {
+		s.FailJSON(a.Now(), err)
 		return
 	}
 	s.Fail(err)

@@ -44,6 +44,11 @@ func (w *fakeWorld) run(t *testing.T, line string, want want) {
 	}
 }
 
+// With --progress json a failure is one line of JSON, too.
+func TestFailureAsEvent(t *testing.T) {
+	newWorld(t).run(t, "--progress json prune --keep-storage 5G extra", want{status: 2, errs: `"kind":"error","code":"usage","message":`})
+}
+
 // Everything that can be refused is refused before any work: the log is empty.
 func TestRefusedBeforeWork(t *testing.T) {
 	for line, want := range map[string]want{

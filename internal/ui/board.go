@@ -9,12 +9,14 @@ import (
 )
 
 // The shown rate looks back over rateWindow. What arrives in bursts is measured
-// from burst to burst; after a pause of burstGap the pause counts, too. Time left
+// from burst to burst; after a pause of burstGap the pause counts, too, and after
+// stallAfter it is told instead of a rate. Time left
 // is told once a rate has been seen for rateFrom, and not where it is beyond
 // anybody's patience.
 const (
 	rateWindow = 5 * time.Second
 	burstGap   = 2 * time.Second
+	stallAfter = 3 * time.Second
 	rateFrom   = time.Second
 	longest    = 48 * time.Hour
 )
@@ -138,11 +140,11 @@ func (t *task) speed(now time.Time) []string {
 	if t.total > 0 && t.bytes >= t.total {
 		return nil
 	}
+	if still := now.Sub(t.moved); still >= stallAfter {
+		return []string{"nothing new for " + Elapsed(still)}
+	}
 	rate, over := t.rate(now)
 	if rate <= 0 {
-		if over >= rateWindow {
-			return []string{"nothing new for " + Elapsed(now.Sub(t.moved))}
-		}
 		return nil
 	}
 	parts := []string{Bytes(int64(rate)) + "/s"}

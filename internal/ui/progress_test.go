@@ -268,3 +268,15 @@ func TestJSONProgressIsNeverSilent(t *testing.T) {
 		}
 	})
 }
+
+// A download that stalls is told to do so soon, not to become slower and slower.
+func TestStall(t *testing.T) {
+	var b board
+	begun := time.Unix(1000, 0)
+	for i := range 5 {
+		b.apply(begun.Add(time.Duration(i)*time.Second), event.Event{Kind: event.Progress, Stage: event.Fetch, Object: "x", Bytes: int64(i+1) << 20, Total: 90 << 20})
+	}
+	if text := b.tasks[0].state(begun.Add(7 * time.Second)); !strings.Contains(text, "nothing new for 3.0 s") || strings.Contains(text, "/s") {
+		t.Errorf("said %q", text)
+	}
+}

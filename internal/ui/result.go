@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/fault"
 )
@@ -34,11 +35,16 @@ func WriteData(w io.Writer, data any) error {
 // WriteFailure writes the envelope of a failure; data is nil, or what was found out
 // all the same.
 func WriteFailure(w io.Writer, err error, data any) error {
-	return writeEnvelope(w, Envelope{Schema: EnvelopeSchema, Data: data, Error: &Failure{
+	failure := failureOf(err)
+	return writeEnvelope(w, Envelope{Schema: EnvelopeSchema, Data: data, Error: &failure})
+}
+
+func failureOf(err error) Failure {
+	return Failure{
 		Code:    fault.CodeOf(err),
 		Message: CleanLines(err.Error()),
 		Hint:    CleanLines(fault.HintOf(err)),
-	}})
+	}
 }
 
 func writeEnvelope(w io.Writer, envelope Envelope) error {
@@ -46,7 +52,7 @@ func writeEnvelope(w io.Writer, envelope Envelope) error {
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(envelope); err != nil {
-		return fmt.Errorf("write the JSON result: %w", err)
+		return fault.New(fault.Storage, "Free some space where the output goes.", "write the JSON result: %w", err)
 	}
 	return nil
 }
@@ -64,6 +70,15 @@ func (s *Streams) Fail(err error) {
 	if hint := fault.HintOf(err); hint != "" {
 		fmt.Fprintf(s.Err, "  hint: %s\n", CleanLines(hint))
 	}
+}
+
+// FailJSON writes an error as --progress json does: one line, the last one.
+func (s *Streams) FailJSON(now time.Time, err error) {
+	_ = json.NewEncoder(s.Err).Encode(struct { // nobody to tell when the error stream is gone
+		Time time.Time `json:"time"`
+		Kind string    `json:"kind"`
+		Failure
+	}{now, "error", failureOf(err)})
 }
 
 // Say writes one line for people, apart from a command's result.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -212,5 +213,17 @@ func TestCleanWriter(t *testing.T) {
 	// What never ends is not held for ever.
 	if _, err := w.Write([]byte("\x1b]0;" + strings.Repeat("y", 2*maxHeld))); err != nil || len(w.held) > maxHeld {
 		t.Errorf("holds %d bytes, %v", len(w.held), err)
+	}
+}
+
+// A result that cannot be written is the disk's fault, not the program's.
+func TestFullOutput(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("there is no /dev/full")
+	}
+	defer full.Close()
+	if err := WriteData(full, "x"); fault.CodeOf(err) != fault.Storage {
+		t.Errorf("it is a fault of %s: %v", fault.CodeOf(err), err)
 	}
 }
