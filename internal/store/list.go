@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/smolvm/smolvm/internal/manifest"
 )
@@ -53,6 +54,20 @@ func (s *Store) describe(v View) Image {
 		image.Allocated += object.Allocated
 	}
 	return image
+}
+
+// Partial estimates how much of an object an interrupted download has left: the
+// bytes that its content takes on disk, 0 where there is none. Nothing of it was
+// verified, and empty parts take no space, so it is less than a complete one's size.
+func (s *Store) Partial(key string) int64 {
+	if !manifest.IsSHA256(key) {
+		return 0
+	}
+	now, err := identify(filepath.Join(s.partials, key, contentFile))
+	if err != nil {
+		return 0
+	}
+	return now.Blocks * 512
 }
 
 // Usage is what all objects take on disk in bytes, each counted once.

@@ -323,3 +323,17 @@ func TestKeptArchive(t *testing.T) {
 		t.Errorf("the listing does not say so: %+v", images)
 	}
 }
+
+// How much an interrupted download has left is told without a claim.
+func TestPartialIsEstimated(t *testing.T) {
+	s := open(t)
+	key := partialOf(t, s, "unfinished")
+	if n := s.Partial(key); n <= 0 || n > 1<<20 {
+		t.Errorf("%d bytes of a partial", n)
+	}
+	for _, none := range []string{keyOf("none"), "../x"} {
+		if n := s.Partial(none); n != 0 {
+			t.Errorf("%d bytes of %s", n, none)
+		}
+	}
+}
