@@ -101,24 +101,18 @@ func (a *asset) origin() store.Origin {
 	return store.Origin{Name: a.Name, Archive: a.Archive.Digest, Content: a.Content}
 }
 
-// damage says what will be done about the damaged object.
+// damage says what is wrong with the damaged object.
 func (a *asset) damage() string {
 	if len(a.bad) > 0 {
-		return fmt.Sprintf("%d of its frames are repaired", len(a.bad))
+		return fmt.Sprintf("%d of its frames are wrong", len(a.bad))
 	}
-	return "it is made anew"
+	return "it is no file of its size with its index"
 }
 
-// repairs says what was wrong with the damaged object.
+// repairs says what was done about the damaged object.
 func (a *asset) repairs() string {
-	wrong := len(a.bad)
-	if wrong == 0 { // more than single frames
-		for i, frame := range a.index.Frames {
-			if !frame.Zero && a.frames[i] == here {
-				wrong++
-			}
-		}
-		wrong -= a.copied
+	if len(a.bad) > 0 {
+		return fmt.Sprintf("%d of %d frames were wrong and were replaced", len(a.bad), len(a.index.Frames))
 	}
-	return fmt.Sprintf("%d of %d frames were wrong and were replaced", wrong, len(a.index.Frames))
+	return fmt.Sprintf("it was made anew, with %d of %d frames from the file that was here", a.copied, len(a.index.Frames))
 }

@@ -40,7 +40,11 @@ func (a *Acquirer) Check(ctx context.Context, image record.Image) error {
 		return nil
 	}
 	if err := a.bring(ctx, doubtful, Options{}, func() error { return a.mayRepair(ctx, doubtful, image.Address) }); err != nil {
-		return a.store.Explain(fmt.Errorf("check the files of the sandbox: %w", err))
+		err = a.store.Explain(fmt.Errorf("check the files of the sandbox: %w", err))
+		if code := fault.CodeOf(err); code == fault.Network || code == fault.NotFound { // nobody has what would repair it
+			return fault.New(code, fault.HintOf(altered("", image.Address)), "%w", err)
+		}
+		return err
 	}
 	return nil
 }

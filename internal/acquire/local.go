@@ -20,6 +20,10 @@ type local struct {
 	old        bool // of the damaged object that is replaced
 }
 
+// isSure tells whether a frame counts as being here before it was looked at. Of a
+// damaged object that could not be verified nothing does.
+func (l local) isSure() bool { return !l.old || len(l.asset.bad) > 0 }
+
 // copier reads such frames until everything is done.
 func (f *flight) copier(ctx context.Context) error {
 	for {
@@ -30,6 +34,9 @@ func (f *flight) copier(ctx context.Context) error {
 		data, err := f.buffers.get(ctx, l.length)
 		if err != nil {
 			return err
+		}
+		if !l.isSure() {
+			l.asset.moved.Add(l.asset.length(l.frame))
 		}
 		p := piece{asset: l.asset, frame: l.frame, data: data, packed: l.packed, old: l.old}
 		if n, _ := l.file.ReadAt(data, l.at); int64(n) < l.length { // cut or unreadable: the network has it

@@ -321,7 +321,9 @@ func (f *flight) begin(ctx context.Context, a *asset, locals []local) {
 		}
 	}
 	for _, l := range locals {
-		moved += a.length(l.frame)
+		if l.isSure() {
+			moved += a.length(l.frame)
+		}
 	}
 	a.moved.Store(moved)
 	a.begun = f.now()

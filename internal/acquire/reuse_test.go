@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/test/catalogue"
@@ -114,6 +115,41 @@ func TestPreparingIsTold(t *testing.T) {
 		if count["start "+what] != want || count["done "+what] != want {
 			t.Errorf("%s: %v", what, count)
 		}
+	}
+}
+
+// What is here of a damaged file is counted when its frames were found right, and
+// what became of it is said as it is.
+func TestDamagedFileIsCountedRight(t *testing.T) {
+	t.Parallel()
+	w := newSmallWorld(t)
+	image := w.mustLaunch(t)
+	must(t, os.Chmod(image.Layers[0].Path, 0o644))
+	must(t, os.Truncate(image.Layers[0].Path, 4096))
+	w.events.all = nil
+	w.mustLaunch(t)
+	var empty int64
+	for i, frame := range w.index(t, "base").Frames {
+		if frame.Zero {
+			empty += w.index(t, "base").Frames[i].Length
+		}
+	}
+	for _, e := range w.events.all {
+		if e.Kind == event.Start && e.Stage == event.Fetch && e.Bytes != empty {
+			t.Errorf("%d bytes are said to be here, %d are", e.Bytes, empty)
+		}
+	}
+	if !strings.Contains(w.events.text(), "made anew, with 0 of 80 frames") {
+		t.Errorf("said: %s", w.events.text())
+	}
+	damage(t, w.mustLaunch(t).Layers[0].Path, 5).Close()
+	st, err := store.Open(w.home)
+	must(t, err)
+	must(t, os.Remove(filepath.Join(w.made.Dir, w.asset("base").Archive.File)))
+	places := impatient(0).Mirrors([]string{image.Address}, w.events)
+	err = w.acquirer(st, places).Check(t.Context(), image)
+	if err == nil || !strings.Contains(fault.HintOf(err), "image pull") || !strings.Contains(w.events.text(), "1 of its frames are wrong") {
+		t.Errorf("nobody can repair it: %v (%s)\n%s", err, fault.HintOf(err), w.events.text())
 	}
 }
 
