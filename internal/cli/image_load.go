@@ -7,8 +7,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/release"
+	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
@@ -60,7 +63,19 @@ func runImageLoad(ctx context.Context, app *App, o imageLoadOptions) error {
 	}
 	app.notice("Loaded %s of release %s from %s, signed by %s.",
 		savedNames(loaded.Images), loaded.Release, loaded.Address, listed(loaded.Signers))
+	for _, image := range loaded.Images {
+		app.notice("Start it with: smolvm %s start%s", image.Preset, app.manifestFlag(loaded.Address))
+	}
 	return nil
+}
+
+// manifestFlag names a catalogue to later commands, which may have another or none.
+func (a *App) manifestFlag(address string) string {
+	c, err := config.Load(a.Environ, a.UserHome)
+	if err == nil && config.SameAddress(resolve.Address(c), address) {
+		return ""
+	}
+	return " --manifest " + fetch.Shown(address)
 }
 
 // load takes in a tar for the catalogue that was named, else for the tar's own.

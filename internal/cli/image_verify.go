@@ -12,7 +12,10 @@ import (
 
 	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/trust"
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
@@ -31,6 +34,7 @@ type verifiedView struct {
 	Frames  int      `json:"frames"`
 	Bad     []int    `json:"bad_frames"` // numbers, from 0
 	Right   bool     `json:"right"`
+	Sound   bool     `json:"sound"`   // the file itself is right and boots
 	Problem string   `json:"problem"` // empty where it is right
 }
 
@@ -72,7 +76,7 @@ func runImageVerify(ctx context.Context, app *App, o imageVerifyOptions) error {
 	for _, report := range reports {
 		views = append(views, verifiedOf(report, images))
 	}
-	wrong := notRight(views, images)
+	wrong := notRight(views, images, app.repairOf)
 	if o.JSON {
 		if wrong != nil {
 			return withData(wrong, views)
@@ -89,7 +93,7 @@ func runImageVerify(ctx context.Context, app *App, o imageVerifyOptions) error {
 func verifiedOf(r acquire.Report, images []store.Image) verifiedView {
 	v := verifiedView{
 		Name: r.Name, Path: r.Path, Size: r.Size, Frames: r.Frames, Bad: r.Bad,
-		Right: r.Fault == "", Problem: r.Fault, Images: []string{},
+		Right: r.Fault == "", Sound: r.Sound || r.Fault == "", Problem: r.Fault, Images: []string{},
 	}
 	if v.Bad == nil {
 		v.Bad = []int{}
@@ -134,11 +138,15 @@ func framesText(bad []int) string {
 }
 
 // notRight is the error where something is wrong, with the command that repairs it.
-func notRight(views []verifiedView, images []store.Image) error {
+func notRight(views []verifiedView, images []store.Image, repairOf func(store.Image) string) error {
 	var files, hurt []string
+	boots := "" // what is wrong may be beside the files that are booted
 	for _, v := range views {
 		if v.Right {
 			continue
+		}
+		if !v.Sound {
+			boots = "Nothing of it boots. "
 		}
 		files = append(files, v.Name+" in "+filepath.Dir(v.Path))
 		for _, name := range v.Images {
@@ -152,14 +160,54 @@ func notRight(views []verifiedView, images []store.Image) error {
 	}
 	var repairs []string
 	for _, image := range images {
-		repair := fmt.Sprintf("smolvm image pull --arch %s %s", image.Arch, image.Preset)
+		repair := repairOf(image)
 		if slices.Contains(hurt, imageName(image.View)) && !slices.Contains(repairs, repair) {
 			repairs = append(repairs, repair)
 		}
 	}
-	return fault.New(fault.Trust, "Nothing of it boots. Repair it: "+strings.Join(repairs, "; "),
+	return fault.New(fault.Trust, boots+"Repair it: "+strings.Join(repairs, "; "),
 		"verify %s: %d of %d files are not what was verified: %s",
 		strings.Join(hurt, ", "), len(files), len(views), strings.Join(files, ", "))
+}
+
+// repairOf is the command that gets an image right again: a pull from the catalogue
+// that offers its release, or where none does, its removal.
+func (a *App) repairOf(image store.Image) string {
+	pull := fmt.Sprintf("smolvm image pull --arch %s", image.Arch)
+	addresses, known := a.offering(image)
+	switch {
+	case !known: // no catalogue is remembered: the next pull says
+		return pull + " " + image.Preset
+	case len(addresses) == 0:
+		return "smolvm image rm " + imageName(image.View)
+	}
+	for _, address := range addresses {
+		if a.manifestFlag(address) == "" {
+			return pull + " " + image.Preset
+		}
+	}
+	return pull + a.manifestFlag(addresses[0]) + " " + image.Preset
+}
+
+// offering are the addresses of the remembered catalogues that have an image, and
+// whether any catalogue is remembered.
+func (a *App) offering(image store.Image) (addresses []string, known bool) {
+	c, err := a.Config()
+	if err != nil {
+		return nil, false
+	}
+	documents, _ := trust.NewMemory(filepath.Join(c.Home, "trust"), a.Now).Documents() // only for a hint
+	for _, document := range documents {
+		m, err := manifest.Parse(document.Raw)
+		if err != nil {
+			continue
+		}
+		known = true
+		if _, there := (resolve.Catalogue{Manifest: m}).Find(image.Preset, image.Arch, image.VMM); there && m.Release == image.Release {
+			addresses = append(addresses, document.Address)
+		}
+	}
+	return addresses, known
 }
 
 // verify reads images of the cache again.
