@@ -75,11 +75,8 @@ func (a *Acquirer) Run(ctx context.Context, plan resolve.Plan, o Options) (recor
 }
 
 func (a *Acquirer) run(ctx context.Context, plan resolve.Plan, o Options) (record.Image, error) {
-	if err := a.store.Sweep(ctx); err != nil {
-		if ctx.Err() != nil {
-			return record.Image{}, err
-		}
-		a.warn("left-over files of an earlier run stay: %v", err)
+	if err := a.sweep(ctx); err != nil {
+		return record.Image{}, err
 	}
 	missing, err := a.missing(ctx, plan, o)
 	if err == nil && len(missing) > 0 {
@@ -95,6 +92,16 @@ func (a *Acquirer) run(ctx context.Context, plan resolve.Plan, o Options) (recor
 		a.warn("%v", err) // a view is for people; the objects are what boots
 	}
 	return a.image(ctx, plan)
+}
+
+// sweep removes what killed runs left; that it cannot is no reason to stop.
+func (a *Acquirer) sweep(ctx context.Context) error {
+	err := a.store.Sweep(ctx)
+	if err != nil && ctx.Err() == nil {
+		a.warn("left-over files of an earlier run stay: %v", err)
+		return nil
+	}
+	return err
 }
 
 // missing are the plan's assets that are not Ready, each once.

@@ -51,6 +51,9 @@ func (a *Acquirer) Verify(ctx context.Context, images []store.Image) (_ []Report
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
+	if err := a.sweep(ctx); err != nil {
+		return nil, err
+	}
 	reports := []Report{}
 	numbers := map[string]int{}
 	for _, image := range images {
