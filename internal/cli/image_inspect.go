@@ -65,6 +65,7 @@ type assetView struct {
 	Path      string      `json:"path"` // empty: not here
 	Allocated int64       `json:"allocated_bytes"`
 	Missing   int64       `json:"missing_bytes"`
+	Partial   int64       `json:"partial_bytes"` // expanded, left by an interrupted download; about
 	Archive   blobView    `json:"archive"`
 	Index     blobView    `json:"index"`
 	Content   blobView    `json:"content"`
@@ -254,7 +255,7 @@ func assetOf(p part, object store.Object) assetView {
 		Content: blobView{SHA256: p.Content.SHA256, Size: p.Content.Size},
 	}
 	if object.State == store.Absent {
-		v.Missing = p.Archive.Size
+		v.Missing, v.Partial = p.Archive.Size, object.Partial
 		return v
 	}
 	v.Path, v.Archive.Path = object.Path, object.Archive

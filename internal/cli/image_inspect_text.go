@@ -76,7 +76,11 @@ func stateText(a assetView) string {
 	case store.Doubtful:
 		return "in the cache, but touched since it was verified: the next use reads all of it"
 	}
-	return "not here, " + ui.Bytes(a.Missing) + " to download"
+	text := "not here, " + ui.Bytes(a.Missing) + " to download"
+	if a.Partial > 0 {
+		text += " less what fills " + ui.Bytes(a.Partial) + " already, of an interrupted download"
+	}
+	return text
 }
 
 func expiryText(now time.Time, c *catalogueView) string {

@@ -54,6 +54,9 @@ type Object struct {
 	Origin    Origin
 	Allocated int64     // bytes on disk, the kept archive included
 	Used      time.Time // last lease or change
+	// Partial is what an interrupted download of an Absent object has left, in
+	// bytes on disk: about as much of the expanded file need not come again.
+	Partial int64
 }
 
 // record is what record.json holds.
@@ -114,6 +117,7 @@ func (s *Store) look(key string) Object {
 	object := Object{Key: key, State: Absent, Path: filepath.Join(s.folder(key), contentFile)}
 	info, err := os.Lstat(s.folder(key))
 	if err != nil {
+		object.Partial = s.Partial(key)
 		return object
 	}
 	object.State, object.Used = Doubtful, info.ModTime()
