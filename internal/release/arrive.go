@@ -32,12 +32,13 @@ func (l *loading) takeFrames(ctx context.Context, workers int) error {
 	for range cap(free) {
 		free <- nil
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	l.tar.src = interruptedBy(ctx, l.tar.src) // a wrong frame ends the wait for the next
+	group, reading := errgroup.WithContext(ctx)
+	l.tar.src = interruptedBy(reading, l.tar.src) // a wrong frame ends the wait for the next
 	work := make(chan arrived)
 	for range workers {
 		group.Go(func() error {
 			for next := range work {
+				// What was read before a cut is kept: not the reader's context.
 				if err := l.put(ctx, next); err != nil {
 					return err
 				}
@@ -48,7 +49,7 @@ func (l *loading) takeFrames(ctx context.Context, workers int) error {
 	}
 	group.Go(func() error {
 		defer close(work)
-		return l.readFrames(ctx, frames, free, work)
+		return l.readFrames(reading, frames, free, work)
 	})
 	return group.Wait()
 }
