@@ -25,7 +25,7 @@ const module = "github.com/smolvm/smolvm/"
 var levels = map[int][]string{
 	1: {"preset", "manifest", "fault", "event", "wire", "egress"},
 	2: {
-		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "vmm", "vmm/qemu",
+		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu",
 		"guestlink", "sshx", "process", "record", "config", "embedded",
 	},
 	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild"},

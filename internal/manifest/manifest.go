@@ -33,6 +33,23 @@ type Row struct {
 	Kernel    Kernel    `json:"kernel"`
 	Layers    []Asset   `json:"layers"` // from the bottom: base first
 	Resources Resources `json:"resources"`
+	// SBOM lists the packages in the image and their licences, as SPDX 2.3 in JSON;
+	// Build says what the image was made from. A launch fetches neither. Nil: none
+	// was published.
+	SBOM  *Blob `json:"sbom,omitempty"`
+	Build *Blob `json:"build,omitempty"`
+}
+
+// Documents are the files that describe the image and that a launch does not
+// need, those there are.
+func (r Row) Documents() []Blob {
+	var documents []Blob
+	for _, blob := range []*Blob{r.SBOM, r.Build} {
+		if blob != nil {
+			documents = append(documents, *blob)
+		}
+	}
+	return documents
 }
 
 // Agent is what the preset's top layer installs.

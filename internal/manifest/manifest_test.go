@@ -24,6 +24,11 @@ func asset(name, c string) Asset {
 	}
 }
 
+func document(name, c, extension string) *Blob {
+	d := digest(c, 2000)
+	return &Blob{File: FileName(name, d.SHA256, extension), Digest: d}
+}
+
 // sample is a document with everything in it.
 func sample() Manifest {
 	modules := asset("modules", "b")
@@ -39,6 +44,7 @@ func sample() Manifest {
 	}
 	other := row
 	other.Arch = "arm64"
+	row.SBOM, row.Build = document("sbom-claude-code-amd64", "1", ".spdx.json"), document("build-claude-code-amd64", "2", ".json")
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return Manifest{
 		Schema: Schema, Release: "2026.1", Serial: 3, Created: created, Expires: created.AddDate(0, 1, 0),
@@ -144,6 +150,11 @@ func TestParseRefuses(t *testing.T) {
 		"mirror twice":         {`"oci://127.0.0.1:5000/smolvm:1"`, `"https://mirror.example.org/images/"`, "twice"},
 		"many mirrors":         {`"oci://127.0.0.1:5000/smolvm:1"`, manyMirrors(), "17 mirrors"},
 		"mirrors null":         {`"mirrors": [`, `"mirrors": null, "x": [`, "null"},
+		"sbom in a folder":     {`"file": "sbom-`, `"file": "x/sbom-`, "sbom: file"},
+		"sbom's digest":        {`"file": "sbom-claude-code-amd64-1`, `"file": "sbom-claude-code-amd64-3`, "sbom: file"},
+		"sbom empty":           {`"size": 2000`, `"size": 0`, "sbom: size"},
+		"build record's size":  {`"sha256": "` + strings.Repeat("2", 64) + `",` + "\n        \"size\": 2000", `"sha256": "` + strings.Repeat("2", 64) + `", "size": 16777217`, "build: size"},
+		"sbom null":            {`"sbom": {`, `"sbom": null, "x": {`, "null"},
 		"not an object":        {encoded(t), "[]", "object"},
 		"empty":                {encoded(t), "", "not JSON"},
 		"a web page":           {encoded(t), "<html></html>", "not JSON"},

@@ -21,6 +21,10 @@ const (
 	maxMiB     = 64 << 20 // 64 TiB
 )
 
+// MaxDocument is the largest file in bytes that may describe an image; the list of
+// openclaw's packages has about 1 MiB.
+const MaxDocument = 16 << 20
+
 // kernelNames are the asset names of a row's kernel; layers may not use them.
 var kernelNames = [...]string{"kernel", "modules"}
 
@@ -91,7 +95,25 @@ func validateRow(r Row) error {
 	if err := validateKernel(r.Kernel); err != nil {
 		return err
 	}
-	return validateLayers(r.Layers)
+	if err := validateLayers(r.Layers); err != nil {
+		return err
+	}
+	return validateDocuments(r)
+}
+
+// validateDocuments checks the files that describe an image.
+func validateDocuments(r Row) error {
+	if r.SBOM != nil {
+		if err := validateBlob(*r.SBOM, MaxDocument); err != nil {
+			return fmt.Errorf("sbom: %w", err)
+		}
+	}
+	if r.Build != nil {
+		if err := validateBlob(*r.Build, MaxDocument); err != nil {
+			return fmt.Errorf("build: %w", err)
+		}
+	}
+	return nil
 }
 
 func validateResources(r Resources) error {
