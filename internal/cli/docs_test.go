@@ -9,28 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"github.com/smolvm/smolvm/internal/fault"
 )
-
-// codes are in the order of docs/commands.md.
-var codes = []struct {
-	code    fault.Code
-	meaning string
-}{
-	{fault.Internal, "a defect of SmolVM itself"},
-	{fault.Usage, "the command line or the environment cannot be honoured"},
-	{fault.NotFound, "no such preset, sandbox or image"},
-	{fault.Conflict, "the name is taken, or the sandbox is in another state"},
-	{fault.NotRunning, "the sandbox has to run for this"},
-	{fault.Host, "this computer lacks something: QEMU, memory, permission"},
-	{fault.Network, "an address cannot be reached or answers wrongly"},
-	{fault.Trust, "a signature, digest, serial or expiry was refused"},
-	{fault.Storage, "disk full, or a folder that cannot be written"},
-	{fault.Boot, "the virtual machine did not become ready, or died"},
-	{fault.Build, "a recipe failed"},
-	{fault.Interrupted, "Ctrl-C, SIGTERM or SIGHUP"},
-}
 
 // TestCommandsPage keeps docs/commands.md what the commands themselves say.
 func TestCommandsPage(t *testing.T) {
@@ -57,7 +36,7 @@ func TestCommandsPage(t *testing.T) {
 func exitTable() string {
 	var out strings.Builder
 	out.WriteString("| status | code | meaning |\n|---|---|---|\n| 0 | | done |\n")
-	for _, c := range codes {
+	for _, c := range exitCodes {
 		fmt.Fprintf(&out, "| %d | `%s` | %s |\n", c.code.Exit(), c.code, c.meaning)
 	}
 	out.WriteString("\n`PRESET start`, `start`, `attach`, `exec` and `ssh` hand back the status of the program that they ran. " +
