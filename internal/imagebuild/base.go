@@ -36,6 +36,7 @@ type Wheel struct {
 	Platforms map[string]Platform `toml:"platforms" json:"platforms"` // by architecture
 	Paths     []WheelPath         `toml:"paths" json:"paths"`
 	Links     []Link              `toml:"links" json:"links,omitempty"`
+	License   string              `toml:"license" json:"-"` // SPDX expression, for the bill of materials; it changes no layer
 }
 
 // Platform is one build of a wheel.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,8 +21,10 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// fakeMachines "runs" build sandboxes: the packed layer is the list of what ran.
+// fakeMachines "runs" build sandboxes: the packed layer has the list of what ran,
+// and some software.
 type fakeMachines struct {
+	mkfs  string // path of the tool
 	mu    sync.Mutex
 	specs []MachineSpec
 	fail  error // of the next sandbox
@@ -32,6 +36,9 @@ func (f *fakeMachines) Run(ctx context.Context, spec MachineSpec, work func(cont
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.specs = append(f.specs, spec)
+	if err := os.Truncate(blank, 2<<20); err != nil {
+		return err
+	}
 	if f.fail != nil {
 		return f.fail
 	}
@@ -44,7 +51,75 @@ func (f *fakeMachines) Run(ctx context.Context, spec MachineSpec, work func(cont
 	if err := work(ctx, s); err != nil {
 		return err
 	}
-	return os.WriteFile(blank, []byte(strings.Join(s.ran, "\n")), 0o644)
+	files := map[string]string{"ran": strings.Join(s.ran, "\n")}
+	for name, text := range installed(spec.Mode) {
+		files[name] = text
+	}
+	return packTree(f.mkfs, blank, files)
+}
+
+// installed is what a base or a preset's layer has installed.
+func installed(mode wire.Mode) map[string]string {
+	if mode == wire.ModeBuild {
+		return map[string]string{
+			"opt/demo/node_modules/demo/package.json":            `{"name":"demo","version":"1.2.3","license":"SEE LICENSE IN README.md"}`,
+			"opt/demo/node_modules/@demo/lib/package.json":       `{"name":"@demo/lib","version":"0.1.0","license":"(MIT or apache-2.0)"}`,
+			"opt/demo/node_modules/demo/esm/package.json":        `{"type":"module"}`,
+			"opt/venv/lib/demo_py-2.0.dist-info/METADATA":        "Metadata-Version: 2.4\nName: Demo.Py\nVersion: 2.0\nLicense-Expression: BSD-3-Clause\n\nName: text\n",
+			"usr/local/lib/node_modules/npm/package.json":        `{"name":"npm","version":"12.0.0","license":"Artistic-2.0"}`,
+			"usr/share/doc/demo/copyright-of-something-else":     "GPL",
+			"opt/demo/node_modules/broken/package.json":          `{`,
+			"opt/demo/node_modules/@demo/lib/x/METADATA":         "Name: no\nVersion: 1\n",
+			"usr/lib/python3/dist-packages/a.dist-info/METADATA": "Name: no\nVersion: 1\n",
+		}
+	}
+	return map[string]string{
+		"usr/lib/os-release":                          "NAME=Demo\nID=\"demian\"\n",
+		"var/lib/dpkg/status":                         libDemoInstalled + "\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\nArchitecture: all\n\n" + gitInstalled,
+		"usr/share/doc/libdemo1/copyright":            "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-2+ or Artistic\n\nFiles: b\nLicense: Expat\n\nLicense: GPL-2+ or Artistic\n The text.\n",
+		"usr/share/doc/git/copyright":                 "On Debian systems the licence is in /usr/share/common-licenses/GPL-2.\n",
+		"usr/local/lib/node_modules/npm/package.json": `{"name":"npm","version":"11.0.0","license":"Artistic-2.0"}`,
+	}
+}
+
+const (
+	libDemoInstalled = "Package: libdemo1\nStatus: install ok installed\nVersion: 1:2.0-3+b1\nArchitecture: amd64\nDescription: demo\n more: of it\n"
+	gitInstalled     = "Package: git\nStatus: install ok installed\nVersion: 2.47\nArchitecture: amd64\n"
+)
+
+// mkfsTool finds mkfs.ext4, which ordinary users do not have in their path.
+func mkfsTool(t *testing.T) string {
+	t.Helper()
+	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/local/sbin", "/opt/homebrew/opt/e2fsprogs/sbin"} {
+		if _, err := os.Stat(filepath.Join(dir, "mkfs.ext4")); err == nil {
+			return filepath.Join(dir, "mkfs.ext4")
+		}
+	}
+	t.Skip("mkfs.ext4 is missing: install e2fsprogs")
+	return ""
+}
+
+// packTree writes files as the file system of a layer.
+func packTree(mkfs, path string, files map[string]string) error {
+	tree, err := os.MkdirTemp(filepath.Dir(path), "tree-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tree)
+	for name, text := range files {
+		file := filepath.Join(tree, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
+			return err
+		}
+	}
+	const fixed = "00000000-0000-4000-8000-000000000000"
+	cmd := exec.Command(mkfs, "-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode", "-U", fixed,
+		"-E", "hash_seed="+fixed+",root_owner=0:0", "-d", tree, path)
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 func demoPreset() preset.Preset {
@@ -76,7 +151,7 @@ func newBuilder(t *testing.T, dir string) (*Builder, *fakeMachines) {
 		Kernel: KernelSource{StandIn: "Demo", Modules: []string{"a"}, Packages: map[string]string{"amd64": "linux-demo", "arm64": "linux-demo"}},
 		Recipe: preset.Recipe{Steps: []preset.Step{{Name: "user", Run: "useradd agent"}}},
 	}
-	machines := &fakeMachines{}
+	machines := &fakeMachines{mkfs: mkfsTool(t)}
 	return New(Options{
 		Cache: dir, Base: base, Runner: run, Sink: event.Discard{}, Now: func() time.Time { return time.Unix(1_800_000_000, 0) },
 		Machines: func(string) (Machines, error) { return machines, nil },

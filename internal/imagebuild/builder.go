@@ -4,10 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -49,6 +46,7 @@ type Options struct {
 	Runner   *process.Runner
 	Machines func(home string) (Machines, error) // sandboxes below a state folder of their own
 	Agent    func(arch string) ([]byte, error)   // the guest agent's bytes
+	Revision string                              // of SmolVM's sources, for the build record
 	Sink     event.Sink
 	Now      func() time.Time
 }
@@ -60,6 +58,7 @@ type Builder struct {
 	run      *process.Runner
 	machines func(home string) (Machines, error)
 	agent    func(arch string) ([]byte, error)
+	revision string
 	sink     event.Sink
 	now      func() time.Time
 }
@@ -68,7 +67,7 @@ type Builder struct {
 func New(o Options) *Builder {
 	return &Builder{
 		cache: cache{o.Cache}, base: o.Base, run: o.Runner, machines: o.Machines,
-		agent: o.Agent, sink: o.Sink, now: o.Now,
+		agent: o.Agent, revision: o.Revision, sink: o.Sink, now: o.Now,
 	}
 }
 
@@ -88,6 +87,17 @@ type Image struct {
 	Kernel Archived
 	Base   Archived
 	Layer  Archived
+	Sizes  []Size // of the kernel's files and the layers, in the order of a boot
+	SBOM   []byte // SPDX 2.3 in JSON
+}
+
+// Size is what one published file of an image takes.
+type Size struct {
+	Name       string `json:"name"`
+	Compressed int64  `json:"compressed_bytes"` // of the archive
+	Expanded   int64  `json:"expanded_bytes"`   // of the file
+	Allocated  int64  `json:"allocated_bytes"`  // of its blocks that are not zero
+	Free       int64  `json:"free_bytes"`       // of a layer's blocks that no file has
 }
 
 // Archived is a step's published form in the cache.
@@ -107,15 +117,25 @@ type Record struct {
 	Version string    `json:"version,omitempty"` // uname -r of a kernel, version of an agent
 	Agent   string    `json:"guest_agent,omitempty"`
 	Source  string    `json:"source,omitempty"` // of our own kernel
-	Inputs  []Input   `json:"inputs,omitempty"`
+	// Revision is that of SmolVM's sources, Tools what ran on the host: both as they
+	// were when the step was done, which the cache may remember from long ago.
+	Revision string  `json:"revision,omitempty"`
+	Tools    []Tool  `json:"tools,omitempty"`
+	Inputs   []Input `json:"inputs,omitempty"` // lock files included, which name the digests of all that they lock
 }
 
-// Input is one file that was downloaded for a result.
+// Input is one file that a result was made from.
 type Input struct {
 	Name    string `json:"name"`
-	Version string `json:"version"`
+	Version string `json:"version,omitempty"`
 	SHA256  string `json:"sha256"`
-	Size    int64  `json:"size"`
+	Size    int64  `json:"size,omitempty"`
+}
+
+// Tool is a program that had a part in a result.
+type Tool struct {
+	Name    string `json:"name"`
+	Version string `json:"version"` // as it says itself
 }
 
 // Build builds what the request asks for and the cache does not hold. Presets
@@ -143,6 +163,11 @@ func (b *Builder) Build(ctx context.Context, req Request) ([]Image, error) {
 	images, err := b.layers(ctx, req, plan, machines)
 	if err != nil {
 		return nil, err
+	}
+	for i := range images {
+		if err := b.describe(ctx, plan, i, &images[i]); err != nil {
+			return nil, err
+		}
 	}
 	return images, b.cache.sweep()
 }
@@ -214,44 +239,4 @@ func (b *Builder) image(plan Plan, layers ...record.Layer) (record.Image, error)
 		image.Modules = filepath.Join(dir, "modules")
 	}
 	return image, nil
-}
-
-// record starts the build record of a step.
-func (b *Builder) record(s Step, arch string) Record {
-	return Record{Kind: s.Kind, Name: s.Name, Arch: arch, Key: s.Key, Built: b.now().UTC().Truncate(time.Second)}
-}
-
-// recordFile is the build record's name in a result's folder.
-const recordFile = "record.json"
-
-func readRecord(dir string) (Record, error) {
-	var r Record
-	raw, err := os.ReadFile(filepath.Join(dir, recordFile))
-	if err == nil {
-		err = json.Unmarshal(raw, &r)
-	}
-	if err != nil {
-		return r, fmt.Errorf("read the build record in %s: %w", dir, err)
-	}
-	return r, nil
-}
-
-func writeRecord(dir string, r Record) error {
-	raw, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, recordFile), append(raw, '\n'), 0o644)
-}
-
-// input describes a downloaded file for the build record.
-func input(name, version, path string) (Input, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Input{}, err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	size, err := io.Copy(sum, f)
-	return Input{Name: name, Version: version, SHA256: hex.EncodeToString(sum.Sum(nil)), Size: size}, err
 }

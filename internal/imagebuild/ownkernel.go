@@ -2,6 +2,7 @@ package imagebuild
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,7 +55,7 @@ func readOwnKernel(dir, arch string) (ownKernel, error) {
 }
 
 // takeOwnKernel makes the kernel's step of a folder that kernel/build left.
-func (b *Builder) takeOwnKernel(plan Plan) error {
+func (b *Builder) takeOwnKernel(ctx context.Context, plan Plan) error {
 	k, err := readOwnKernel(plan.kernelDir, plan.Arch)
 	if err != nil {
 		return err
@@ -70,7 +71,7 @@ func (b *Builder) takeOwnKernel(plan Plan) error {
 	if err := os.WriteFile(filepath.Join(work, "kernel"), image, 0o644); err != nil {
 		return err
 	}
-	rec := b.record(plan.Kernel, plan.Arch)
+	rec := b.record(ctx, plan.Kernel, plan.Arch)
 	rec.Version, rec.Source, rec.Inputs = k.release, k.source, []Input{k.input}
 	if err := writeRecord(work, rec); err != nil {
 		return err

@@ -60,7 +60,11 @@ func (p Publication) Publish(ctx context.Context, images []Image) (manifest.Mani
 			return manifest.Manifest{}, err
 		}
 	}
-	return p.putManifest(p.rows(images))
+	rows, err := p.rows(images)
+	if err != nil {
+		return manifest.Manifest{}, err
+	}
+	return p.putManifest(rows)
 }
 
 // lockFolder keeps every other writer out of a published folder until the file is
@@ -83,31 +87,53 @@ func (p Publication) putImage(ctx context.Context, image Image) error {
 			}
 		}
 	}
-	return p.putBuildRecord(image)
-}
-
-// putBuildRecord publishes what the image was made from, beside it.
-func (p Publication) putBuildRecord(image Image) error {
-	raw, err := json.MarshalIndent([]Record{image.Kernel.Record, image.Base.Record, image.Layer.Record}, "", "  ")
+	documents, err := documentsOf(image)
 	if err != nil {
 		return err
 	}
-	file := blob("build-"+image.Preset.Name+"-"+image.Arch, ".json", raw).File
-	return writeAtomically(filepath.Join(p.Dir, file), raw)
+	for _, d := range documents {
+		if err := p.putDocument(ctx, d); err != nil {
+			return fmt.Errorf("publish %s: %w", d.File, err)
+		}
+	}
+	return nil
+}
+
+// document is a small file that describes an image.
+type document struct {
+	manifest.Blob
+	raw []byte
+}
+
+// documentsOf are the bill of materials and the build record of an image, in this
+// order.
+func documentsOf(image Image) ([2]document, error) {
+	steps, err := json.MarshalIndent(image.steps(), "", "  ")
+	if err != nil {
+		return [2]document{}, err
+	}
+	name := image.Preset.Name + "-" + image.Arch
+	return [2]document{
+		{blob("sbom-"+name, ".spdx.json", image.SBOM), image.SBOM},
+		{blob("build-"+name, ".json", steps), steps},
+	}, nil
+}
+
+// putDocument writes one, unless it is there.
+func (p Publication) putDocument(ctx context.Context, d document) error {
+	to := filepath.Join(p.Dir, d.File)
+	there, err := p.isThere(ctx, to, d.Blob)
+	if err != nil || there {
+		return err
+	}
+	return writeAtomically(to, d.raw)
 }
 
 // putAsset copies one file into the folder, checking its digest on the way.
 func (p Publication) putAsset(ctx context.Context, from string, blob manifest.Blob) error {
 	to := filepath.Join(p.Dir, blob.File)
-	digest, err := fileDigest(ctx, to, io.Discard)
-	if err == nil {
-		if digest != blob.Digest {
-			return fault.New(fault.Conflict, "Published files are never replaced. Remove it if it is damaged.",
-				"%s is there with other bytes (SHA-256 %s)", to, digest.SHA256)
-		}
-		return nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	there, err := p.isThere(ctx, to, blob)
+	if err != nil || there {
 		return err
 	}
 	temp, err := os.CreateTemp(p.Dir, ".part-")
@@ -116,13 +142,27 @@ func (p Publication) putAsset(ctx context.Context, from string, blob manifest.Bl
 	}
 	defer os.Remove(temp.Name())
 	defer temp.Close()
-	if digest, err = fileDigest(ctx, from, temp); err != nil {
+	digest, err := fileDigest(ctx, from, temp)
+	if err != nil {
 		return err
 	}
 	if digest != blob.Digest {
 		return fault.New(fault.Storage, "Remove the build cache and build again.", "%s in the build cache is damaged", from)
 	}
 	return place(temp, to)
+}
+
+// isThere compares a published file with its digest. Other bytes are an error.
+func (p Publication) isThere(ctx context.Context, path string, blob manifest.Blob) (bool, error) {
+	digest, err := fileDigest(ctx, path, io.Discard)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil && digest != blob.Digest {
+		err = fault.New(fault.Conflict, "Published files are never replaced. Remove it if it is damaged.",
+			"%s is there with other bytes (SHA-256 %s)", path, digest.SHA256)
+	}
+	return err == nil, err
 }
 
 // place flushes a temporary file and gives it its name, which must not exist.
@@ -151,17 +191,21 @@ func fileDigest(ctx context.Context, path string, w io.Writer) (manifest.Digest,
 }
 
 // rows are the manifest's rows of the images, one for each VMM.
-func (p Publication) rows(images []Image) []manifest.Row {
+func (p Publication) rows(images []Image) ([]manifest.Row, error) {
 	var rows []manifest.Row
 	for _, image := range images {
+		documents, err := documentsOf(image)
+		if err != nil {
+			return nil, err
+		}
 		for _, vmm := range p.VMMs {
-			rows = append(rows, p.row(image, vmm))
+			rows = append(rows, p.row(image, vmm, documents))
 		}
 	}
-	return rows
+	return rows, nil
 }
 
-func (p Publication) row(image Image, vmm string) manifest.Row {
+func (p Publication) row(image Image, vmm string, documents [2]document) manifest.Row {
 	r := image.Preset.Resources
 	return manifest.Row{
 		Preset: image.Preset.Name, Arch: image.Arch, VMM: vmm,
@@ -169,6 +213,7 @@ func (p Publication) row(image Image, vmm string) manifest.Row {
 		Kernel:    p.kernel(image.Kernel),
 		Layers:    []manifest.Asset{image.Base.Assets[0], image.Layer.Assets[0]},
 		Resources: manifest.Resources{CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB},
+		SBOM:      &documents[0].Blob, Build: &documents[1].Blob,
 	}
 }
 

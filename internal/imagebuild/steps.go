@@ -23,7 +23,7 @@ func (b *Builder) ensureKernel(ctx context.Context, plan Plan) error {
 	case plan.Kernel.Cached:
 		return nil
 	case plan.kernelDir != "":
-		return b.takeOwnKernel(plan)
+		return b.takeOwnKernel(ctx, plan)
 	}
 	return b.takeStandIn(ctx, plan)
 }
@@ -44,7 +44,7 @@ func (b *Builder) takeStandIn(ctx context.Context, plan Plan) error {
 	if err != nil {
 		return err
 	}
-	rec := b.record(plan.Kernel, plan.Arch)
+	rec := b.record(ctx, plan.Kernel, plan.Arch)
 	rec.Version = k.release
 	if rec.Inputs, err = debInputs(debs, k.packages); err != nil {
 		return err
@@ -116,7 +116,7 @@ func (b *Builder) downloadBase(ctx context.Context, plan Plan) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	rec := b.record(plan.Base, plan.Arch)
+	rec := b.record(ctx, plan.Base, plan.Arch)
 	if rec.Inputs, err = debInputs(debs, nil); err != nil {
 		return "", err
 	}
@@ -226,7 +226,7 @@ func (b *Builder) ensureLayer(ctx context.Context, plan Plan, step Step, p prese
 	if err != nil {
 		return err
 	}
-	rec := b.record(step, plan.Arch)
+	rec := b.record(ctx, step, plan.Arch)
 	rec.Version = p.Agent.Version
 	if rec.Agent, err = b.agentDigest(plan.Arch); err != nil {
 		return err
