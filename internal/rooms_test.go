@@ -28,7 +28,7 @@ var levels = map[int][]string{
 		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu",
 		"guestlink", "sshx", "process", "record", "config", "embedded",
 	},
-	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild"},
+	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild", "doctor"},
 	4: {"cli", "ui"},
 }
 

@@ -46,7 +46,7 @@ func run() int {
 		Now:      time.Now,
 		Rand:     rand.Reader,
 	}, cli.Build{
-		Version: release.Version, Commit: release.Commit, Development: release.Development,
+		Version: release.Version, Commit: release.Commit, Development: release.Development, Built: release.Built,
 		Agent: embedded.Agent, AgentDigest: embedded.AgentDigest,
 	})
 	return app.Main(os.Args[1:])

@@ -29,7 +29,8 @@ var arches = []string{"amd64", "arm64"}
 type Build struct {
 	Version     string
 	Commit      string
-	Development bool // it trusts the development key of its checkout
+	Development bool      // it trusts the development key of its checkout
+	Built       time.Time // zero: unknown
 	// Agent gives the guest agent for an architecture, and an error where the
 	// build has none.
 	Agent func(arch string) ([]byte, error)

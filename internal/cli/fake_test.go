@@ -15,7 +15,9 @@ import (
 
 	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/doctor"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
@@ -49,6 +51,7 @@ type fakeWorld struct {
 	removeErr error
 	able      error
 	altered   error   // what looking at an image's files finds
+	kvm       host.Verdict
 	createErr []error // of the next creations
 	startErr  error
 	catalogue error
@@ -187,6 +190,26 @@ func (w *fakeWorld) rooms(home string) *rooms {
 		Accel: func(context.Context, machine, manifest.Row, record.Image) (vmm.Accel, string, error) {
 			return vmm.TCG, "/dev/kvm is not there", nil
 		},
+		Facts: func(context.Context) (doctor.Facts, error) { return w.facts(home), nil },
+	}
+}
+
+// facts are those of a computer that runs sandboxes well.
+func (w *fakeWorld) facts(home string) doctor.Facts {
+	return doctor.Facts{
+		Host:   host.Info{OS: "linux", Arch: "amd64", CPUs: 4, MemoryMiB: 8192},
+		Survey: host.Survey{OpenFiles: 4096, Watches: 8192, Synced: true}, User: "ana",
+		Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: w.kvm,
+		Boot: doctor.Boot{Accel: "kvm", Took: 420 * time.Millisecond, Kernel: "6.12.1-cloud"},
+		Home: doctor.Home{
+			Path: home, Exists: true, Mode: 0o777,
+			Folder: host.Folder{FreeBytes: 50 << 30, HardLinks: true, Holes: true, Locks: true},
+		},
+		Catalogue: doctor.Catalogue{
+			Address: "/images/manifest.json", Release: "2026.1", Signers: []string{"A1"},
+			Expires: fakeTime.AddDate(1, 0, 0), Image: true, Missing: 180 << 20, Expands: 900 << 20,
+		},
+		Now: fakeTime, Built: fakeTime.AddDate(0, -1, 0),
 	}
 }
 

@@ -106,7 +106,7 @@ func (a *App) chooseAccel(ctx context.Context, m machine, row manifest.Row, imag
 	}
 	verdict, err := info.KVM(ctx, host.KVMOptions{
 		Cache: filepath.Join(c.Home, "kvm.json"), VMM: binary, Kernel: row.Kernel.Image.Content.SHA256,
-		Guest: func(ctx context.Context) error { return a.probeGuest(ctx, m, image) },
+		Guest: func(ctx context.Context) error { return a.probeGuest(ctx, m, vmm.KVM, image) },
 	})
 	if err != nil || verdict.Usable {
 		return vmm.KVM, "", err
@@ -114,10 +114,10 @@ func (a *App) chooseAccel(ctx context.Context, m machine, row manifest.Row, imag
 	return vmm.TCG, verdict.Reason, nil
 }
 
-// probeGuest boots the kernel under KVM with nothing but the guest agent, and
-// returns when the agent has spoken.
-func (a *App) probeGuest(ctx context.Context, m machine, image record.Image) error {
-	done := event.Span(a.Progress(), a.Now, event.Boot, "a probe of KVM")
+// probeGuest boots the kernel with nothing but the guest agent, and returns when
+// the agent has spoken.
+func (a *App) probeGuest(ctx context.Context, m machine, accel vmm.Accel, image record.Image) error {
+	done := event.Span(a.Progress(), a.Now, event.Boot, "a probe guest")
 	defer done(0)
 	dir, err := os.MkdirTemp("", "smolvm-probe-")
 	if err != nil {
@@ -133,7 +133,7 @@ func (a *App) probeGuest(ctx context.Context, m machine, image record.Image) err
 		return err
 	}
 	guest, err := a.driver().Start(ctx, vmm.Spec{
-		Name: "probe", Arch: m.arch, Accel: vmm.KVM, CPUs: 1, MemoryMiB: probeMiB,
+		Name: "probe", Arch: m.arch, Accel: accel, CPUs: 1, MemoryMiB: probeMiB,
 		Kernel: image.Kernel, Initrd: initrd, CommandLine: image.CommandLine, RunDir: dir, Console: io.Discard,
 	})
 	if err != nil {

@@ -34,6 +34,7 @@ func (a *App) openRooms() *rooms {
 		Able:       a.ableToRun,
 		Accel:      a.chooseAccel,
 		Host:       sync.OnceValue(host.Probe),
+		Facts:      a.facts,
 	}
 }
 

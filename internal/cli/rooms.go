@@ -7,6 +7,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/doctor"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/preset"
@@ -72,6 +73,8 @@ type rooms struct {
 	// Accel is how the host runs a guest with that kernel, and why not faster.
 	Accel func(ctx context.Context, m machine, row manifest.Row, image record.Image) (accel vmm.Accel, reason string, err error)
 	Host  func() host.Info
+	// Facts are what the doctor judges.
+	Facts func(ctx context.Context) (doctor.Facts, error)
 }
 
 // folder is where a sandbox is kept.

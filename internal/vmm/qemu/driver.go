@@ -46,11 +46,7 @@ func New(runner *process.Runner, host Host) *Driver {
 // Binary is the path of the QEMU that runs guests of an architecture, or a Host
 // fault that names the package to install.
 func (d *Driver) Binary(arch string) (string, error) {
-	tool := process.QEMUx86
-	if arch == "arm64" {
-		tool = process.QEMUArm
-	}
-	return d.runner.Find(tool)
+	return d.runner.Find(toolFor(arch))
 }
 
 // Start starts QEMU and returns when it has set up the machine and runs it.

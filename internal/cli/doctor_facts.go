@@ -1,0 +1,246 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/acquire"
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/doctor"
+	"github.com/smolvm/smolvm/internal/fetch"
+	"github.com/smolvm/smolvm/internal/host"
+	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/resolve"
+	"github.com/smolvm/smolvm/internal/store"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// usualPreset is whose start the doctor foretells.
+const usualPreset = "claude-code"
+
+// Limits of what the doctor tries.
+const (
+	bootLimit    = time.Minute      // of a probe guest; emulated ones take 2 to 4 s
+	networkLimit = 20 * time.Second // of the catalogue: the other checks are worth seeing
+)
+
+// facts looks at everything that the doctor judges. What fails is a fact; only
+// an interrupt is an error.
+func (a *App) facts(ctx context.Context) (doctor.Facts, error) {
+	c, err := a.Config()
+	if err != nil {
+		return doctor.Facts{}, err
+	}
+	info := a.Host()
+	f := doctor.Facts{
+		Host: info, Survey: info.Look(), User: userName(), Root: os.Geteuid() == 0,
+		Home: lookAtHome(c.Home), Now: a.Now(), Built: a.Build.Built, Proxy: proxyOf(c),
+	}
+	program, err := a.driver().Describe(ctx, info.Arch)
+	f.Emulator, f.EmulatorError = program.String(), err
+	_, f.Formatter = a.runner().Find(process.MkfsExt4)
+	certificates, err := c.HostCA()
+	f.Certificates, f.CertError = len(certificates), err
+	f.Namespaces = a.tryNamespaces(ctx)
+	a.tryImage(ctx, &f)
+	return f, ctx.Err()
+}
+
+func userName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "$USER"
+}
+
+// proxyOf is the proxy for https, without its password.
+func proxyOf(c config.Config) string {
+	for _, name := range []string{"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"} {
+		if value := c.Getenv(name); value != "" {
+			return fetch.Shown(value)
+		}
+	}
+	return ""
+}
+
+// lookAtHome tries the state folder, or where it would be made.
+func lookAtHome(path string) doctor.Home {
+	h := doctor.Home{Path: path}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if h.Err = writable(filepath.Join(path, "store")); h.Err == nil {
+			h.Folder, h.Err = host.Try(nearest(path))
+		}
+		return h
+	}
+	h.Exists, h.Err = true, err
+	if err == nil {
+		h.Mode = info.Mode().Perm()
+		h.Folder, h.Err = host.Try(path)
+	}
+	return h
+}
+
+// nearest is the first folder above path that exists.
+func nearest(path string) string {
+	for {
+		if _, err := os.Stat(path); err == nil || filepath.Dir(path) == path {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+// tryNamespaces really makes them, with this program in them.
+func (a *App) tryNamespaces(ctx context.Context) error {
+	cmd := a.runner().Command(ctx, process.Self, "version")
+	process.InNamespaces(cmd)
+	return process.Run(cmd)
+}
+
+// tryImage looks for the usual image and boots its kernel, under KVM where that
+// seems to work.
+func (a *App) tryImage(ctx context.Context, f *doctor.Facts) {
+	limited, cancel := context.WithTimeoutCause(ctx, networkLimit, errors.New("no answer in time"))
+	defer cancel()
+	found, row, err := a.usualRow(limited, f)
+	f.Catalogue.Err = err
+	switch {
+	case f.EmulatorError != nil:
+		f.Boot.Why = "there is no QEMU for it"
+	case err != nil || !f.Catalogue.Image:
+		f.Boot.Why = "there is no kernel for it"
+	default:
+		a.tryBoot(ctx, found, row, f)
+	}
+	if f.Boot.Why != "" {
+		f.KVM, _ = f.Host.KVM(ctx, host.KVMOptions{VMM: a.Self})
+	}
+}
+
+// usualRow finds the usual image and how much of it is here.
+func (a *App) usualRow(ctx context.Context, f *doctor.Facts) (resolve.Catalogue, manifest.Row, error) {
+	c, err := a.Config()
+	if err != nil {
+		return resolve.Catalogue{}, manifest.Row{}, err
+	}
+	f.Catalogue.Address = fetch.Shown(resolve.Address(c))
+	if f.Catalogue.Address == "" {
+		return resolve.Catalogue{}, manifest.Row{}, nil
+	}
+	found, err := a.Catalogue(ctx)
+	if err != nil {
+		return found, manifest.Row{}, err
+	}
+	f.Catalogue.Release, f.Catalogue.Signers = found.Manifest.Release, found.Signers
+	f.Catalogue.Expires, f.Catalogue.Expired = found.Manifest.Expires, found.Expired
+	row, there := found.Find(usualPreset, f.Host.Arch, config.QEMU)
+	f.Catalogue.Image = there
+	if there {
+		f.Catalogue.Missing, f.Catalogue.Expands, err = a.missingOf(ctx, found, row)
+	}
+	return found, row, err
+}
+
+// missingOf is how many bytes of a row are to be downloaded, and to be written.
+func (a *App) missingOf(ctx context.Context, found resolve.Catalogue, row manifest.Row) (fetched, written int64, err error) {
+	plan, err := found.Plan(ctx, row, inventory(a.Lookup))
+	for _, step := range plan.Steps {
+		if step.State == store.Absent {
+			written += step.Asset.Content.Size
+		}
+	}
+	return plan.Fetch, written, err
+}
+
+// inventory is what is in the cache.
+type inventory func(ctx context.Context, key string) (store.Object, error)
+
+// Lookup is resolve.Inventory's.
+func (f inventory) Lookup(ctx context.Context, key string) (store.Object, error) { return f(ctx, key) }
+
+// tryBoot boots a probe guest with the kernel of a row.
+func (a *App) tryBoot(ctx context.Context, found resolve.Catalogue, row manifest.Row, f *doctor.Facts) {
+	image, forget, err := a.kernelOf(ctx, found, row)
+	if err != nil {
+		f.Boot.Why = err.Error()
+		return
+	}
+	defer forget()
+	m := machine{arch: f.Host.Arch, vmm: config.QEMU}
+	accel, reason, err := a.Accel(ctx, m, row, image)
+	if err != nil {
+		f.Boot.Why = err.Error()
+		return
+	}
+	f.KVM = host.Verdict{Usable: accel == vmm.KVM, Reason: reason}
+	limited, cancel := context.WithTimeoutCause(ctx, bootLimit, errors.New("silent for "+bootLimit.String()))
+	defer cancel()
+	begun := a.Now()
+	err = a.probeGuest(limited, m, accel, image)
+	f.Boot = doctor.Boot{Accel: string(accel), Took: a.Now().Sub(begun), Kernel: row.Kernel.Version, Err: err}
+}
+
+// kernelOf gives the kernel of a row: the cache's, or one that is downloaded and
+// verified in a store of its own, which forget removes.
+func (a *App) kernelOf(ctx context.Context, found resolve.Catalogue, row manifest.Row) (image record.Image, forget func(), err error) {
+	row.Layers = nil
+	if image, here := a.cachedKernel(ctx, found, row); here {
+		return image, func() {}, nil
+	}
+	dir, err := os.MkdirTemp("", "smolvm-doctor-")
+	if err != nil {
+		return image, nil, err
+	}
+	forget = func() { _ = os.RemoveAll(dir) }
+	if image, err = a.fetchKernel(ctx, found, row, dir); err != nil {
+		forget()
+	}
+	return image, forget, err
+}
+
+// cachedKernel is the kernel that is in the cache, untouched.
+func (a *App) cachedKernel(ctx context.Context, found resolve.Catalogue, row manifest.Row) (image record.Image, here bool) {
+	plan, err := found.Plan(ctx, row, inventory(a.Lookup))
+	if err != nil || plan.Fetch > 0 {
+		return image, false
+	}
+	image.CommandLine = row.Kernel.CommandLine
+	for _, step := range plan.Steps {
+		object, err := a.Lookup(ctx, step.Asset.Index.SHA256)
+		if err != nil || object.State != store.Ready {
+			return image, false
+		}
+		if step.Role == resolve.Kernel {
+			image.Kernel = object.Path
+		} else {
+			image.Modules = object.Path
+		}
+	}
+	return image, true
+}
+
+// fetchKernel brings the kernel into a new store in dir.
+func (a *App) fetchKernel(ctx context.Context, found resolve.Catalogue, row manifest.Row, dir string) (record.Image, error) {
+	kernels, err := store.Open(dir)
+	if err != nil {
+		return record.Image{}, err
+	}
+	plan, err := found.Plan(ctx, row, kernels)
+	if err != nil {
+		return record.Image{}, err
+	}
+	places := a.source().Mirrors(plan.Places, a.Progress())
+	image, lease, err := acquire.New(kernels, places, a.Progress(), a.Now).Run(ctx, plan, acquire.Options{})
+	if err != nil {
+		return image, err
+	}
+	return image, lease.Release()
+}

@@ -1,0 +1,95 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// route is how this computer reaches the internet, which sandboxes inherit.
+func route(f Facts) Check {
+	c := Check{Name: "proxy and CA", State: OK, Found: "none of its own"}
+	var has []string
+	if f.Proxy != "" {
+		has = append(has, "proxy "+f.Proxy)
+	}
+	if f.Certificates > 0 {
+		has = append(has, fmt.Sprintf("%d certificates of its own", f.Certificates))
+	}
+	if len(has) > 0 {
+		c.Found, c.Means = strings.Join(has, ", "), "sandboxes are given them too"
+	}
+	if f.CertError != nil {
+		return failed("proxy and CA", Unusable, f.CertError, "no sandbox is made without this computer's certificates")
+	}
+	return c
+}
+
+func limits(f Facts) Check {
+	c := Check{Name: "limits", State: OK, Found: fmt.Sprintf("%d open files", f.Survey.OpenFiles)}
+	if f.Survey.Watches > 0 {
+		c.Found += fmt.Sprintf(", %d watched files", f.Survey.Watches)
+	}
+	if f.Survey.OpenFiles > 0 && f.Survey.OpenFiles < openFiles {
+		c.State, c.Means = Degraded, "many connections to a sandbox will fail"
+		c.Fix = fmt.Sprintf("Raise it: ulimit -n %d", openFiles)
+	}
+	return c
+}
+
+// cage is what a VMM can be locked into without root. This version does not use
+// it; that a computer lacks it is therefore no loss yet.
+func cage(f Facts) Check {
+	c := Check{Name: "confinement", State: OK, Found: "user namespaces work"}
+	if f.Namespaces != nil {
+		c.Found = "user namespaces do not work: " + f.Namespaces.Error()
+	} else if f.Root {
+		c.Found = "user namespaces work for root; as another user that may differ"
+	}
+	if wanted := []string{"cpu", "memory", "pids"}; contains(f.Survey.Controllers, wanted) {
+		c.Found += ", cgroups are delegated"
+	} else {
+		c.Found += ", cgroups are not delegated"
+	}
+	c.Means = "not used by this version"
+	return c
+}
+
+func contains(have, wanted []string) bool {
+	return !slices.ContainsFunc(wanted, func(w string) bool { return !slices.Contains(have, w) })
+}
+
+func clock(f Facts) Check {
+	c := Check{Name: "clock", State: OK, Found: f.Now.UTC().Format("2006-01-02 15:04 UTC")}
+	switch {
+	case f.Now.Before(f.Built):
+		c.State, c.Means = Degraded, "that is before this program was built, so it is wrong: expiry cannot be judged"
+		c.Fix, c.Commands = "Set it.", []string{"sudo timedatectl set-ntp true"}
+	case !f.Survey.Synced:
+		c.Found += ", not kept by a time service"
+	}
+	return c
+}
+
+// start is what `smolvm claude start` would do.
+func start(f Facts, usable bool) string {
+	switch {
+	case !usable:
+		return "smolvm claude start would be refused: repair what is unusable first."
+	case !f.Catalogue.Image:
+		return "smolvm claude start would be refused: no image of Claude Code can be found for this computer."
+	case f.Catalogue.Expired && f.Catalogue.Missing > 0:
+		return "smolvm claude start would be refused: the images have expired and are not all here."
+	}
+	text := "smolvm claude start would "
+	if f.Catalogue.Missing > 0 {
+		text += fmt.Sprintf("download %.0f MiB of release %s, verify it, and ", float64(f.Catalogue.Missing)/(1<<20), f.Catalogue.Release)
+	} else {
+		text += fmt.Sprintf("take release %s from the cache, download nothing, and ", f.Catalogue.Release)
+	}
+	how := map[string]string{"linux": "QEMU, emulated", "darwin": "QEMU with Apple's Hypervisor framework"}[f.Host.OS]
+	if f.KVM.Usable {
+		how = "QEMU with KVM"
+	}
+	return text + "boot it on " + how + "."
+}
