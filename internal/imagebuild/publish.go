@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -220,6 +221,7 @@ func (p Publication) row(image Image, vmm string, documents [2]document) manifes
 // kernel describes our own kernel, or the one that stands in and has modules.
 func (p Publication) kernel(a Archived) manifest.Kernel {
 	k := manifest.Kernel{Version: a.Record.Version, CommandLine: p.Base.Kernel.OwnCommandLine, Image: a.Assets[0]}
+	k.Source, _, _ = strings.Cut(a.Record.Source, "\n")
 	if len(a.Assets) > 1 {
 		k.StandIn, k.CommandLine, k.Modules = p.Base.Kernel.StandIn, p.Base.Kernel.CommandLine, &a.Assets[1]
 	}

@@ -70,6 +70,7 @@ type Resources struct {
 type Kernel struct {
 	Version     string `json:"version"`            // uname -r
 	StandIn     string `json:"stand_in,omitempty"` // whose kernel stands in for ours; empty: ours
+	Source      string `json:"source,omitempty"`   // what ours was built from
 	Image       Asset  `json:"image"`
 	Modules     *Asset `json:"modules,omitempty"` // a cpio archive, see wire.ModuleFolder
 	CommandLine string `json:"command_line"`

@@ -44,6 +44,7 @@ func sample() Manifest {
 	}
 	other := row
 	other.Arch = "arm64"
+	other.Kernel = Kernel{Version: "6.12.85-smolvm", Source: "linux-6.12.85.tar.xz", CommandLine: "quiet", Image: asset("kernel", "e")}
 	row.SBOM, row.Build = document("sbom-claude-code-amd64", "1", ".spdx.json"), document("build-claude-code-amd64", "2", ".json")
 	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return Manifest{
@@ -131,6 +132,7 @@ func TestParseRefuses(t *testing.T) {
 		"size huge":            {`"size": 1000`, `"size": 999999999999999`, "size"},
 		"command line":         {`"quiet"`, `"quiet\n"`, "command_line"},
 		"stand-in":             {`"Debian 13"`, `"Debian\u009b"`, "stand_in"},
+		"kernel source":        {`"linux-6.12.85.tar.xz"`, `"a\nb"`, "source"},
 		"agent version":        {`"2.1.0"`, `""`, "agent"},
 		"cpus":                 {`"cpus": 2`, `"cpus": 99999`, "cpus"},
 		"memory":               {`"memory_mib": 2048`, `"memory_mib": 999999999`, "memory"},

@@ -132,6 +132,8 @@ func validateKernel(k Kernel) error {
 		return errors.New("kernel version is empty, long or not plain text")
 	case k.StandIn != "" && !isText(k.StandIn):
 		return errors.New("kernel stand_in is long or not plain text")
+	case k.Source != "" && !isText(k.Source):
+		return errors.New("kernel source is long or not plain text")
 	case len(k.CommandLine) > maxCommand || !isPrintable(k.CommandLine):
 		return errors.New("kernel command_line is long or not plain text")
 	case k.Image.Name != kernelNames[0]:
