@@ -3,7 +3,8 @@
 #   make build       bin/smolvm, with the guest agents of both architectures inside
 #   make quickstart  from nothing to a first launch, with a table of what it took
 #   make kernel      SmolVM's own kernel for ARCH=amd64 or arm64: 15 minutes of a processor
-#   make images      build and publish the images into dist/images/
+#   make images      build kernel and images for ARCH, publish them into dist/images/
+#   make dist        what users install, into dist/release/: docs/release.md
 #   make test        unit, script and VM tests, linters
 #   make test-full   all of that and the long tests; records the result
 #   make test-vm     only the tests that boot virtual machines
@@ -23,7 +24,7 @@ GUEST := internal/embedded/guest
 FUZZTIME ?= 30s
 ROUNDS ?= 5
 PRESETS ?= claude-code
-ARCH ?= $(shell dpkg --print-architecture 2>/dev/null)
+ARCH ?= $(shell uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
 
 # Only what the revision says goes into the programs: equal sources, equal bytes.
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
@@ -32,7 +33,7 @@ LINK = -X $(PACKAGE)/internal/embedded.commit=$(COMMIT) \
        -X $(PACKAGE)/internal/embedded.buildTime=$(BUILD_TIME) \
        -X $(PACKAGE)/internal/embedded.developmentKey=$$($(GO) run ./cmd/smolvm-devkey dist/dev)
 
-.PHONY: build guest quickstart kernel images publish test test-unit test-script test-vm test-full lint bench picture fuzz clean bootstrap bootstrap-tests
+.PHONY: build guest quickstart kernel images publish dist test test-unit test-script test-vm test-full lint bench picture fuzz clean bootstrap bootstrap-tests
 
 bootstrap:
 	@scripts/bootstrap
@@ -60,17 +61,24 @@ always:
 quickstart:
 	@scripts/quickstart
 
+# One that is in the build cache is not built again; kernel/build --source builds anew.
 kernel:
-	@scripts/bootstrap --kernel $(ARCH) packages
-	@kernel/build $(ARCH)
+	@kernel/build --find $(ARCH) >/dev/null || scripts/bootstrap --kernel $(ARCH) packages
+	@folder=$$(kernel/build $(ARCH)) && \
+		$(GO) test -count=1 ./kernel -args -config $(ARCH):$$folder/config >&2 && printf '%s\n' "$$folder"
 
-images: bootstrap
-	@$(MAKE) --no-print-directory publish
+images: PRESETS = $(filter-out base,$(basename $(notdir $(wildcard images/*.toml))))
+images: kernel
+	@scripts/bootstrap --arch $(ARCH)
+	@$(MAKE) --no-print-directory publish PRESETS='$(PRESETS)'
 
-# What is in the cache is not built again.
+# What is in the cache is not built again. Without a kernel of our own in it the
+# distribution's stands in: `make images` builds ours first, `make publish` does not.
 publish: build
-	@SMOLVM_BUILD_CACHE=$${SMOLVM_BUILD_CACHE:-$$HOME/.cache/smolvm-build} \
-		bin/smolvm image publish --key dist/dev/minisign.key dist/images $(PRESETS)
+	@scripts/publish $(ARCH) $(PRESETS)
+
+dist: guest
+	@scripts/dist
 
 test: bootstrap-tests lint test-unit test-script test-vm
 
@@ -78,7 +86,7 @@ bootstrap-tests:
 	@scripts/bootstrap --tests
 
 test-unit: guest
-	$(GO) test -count=1 ./cmd/... ./internal/... ./images/... ./test/faulty/... ./test/faultdisk/...
+	$(GO) test -count=1 ./cmd/... ./internal/... ./images/... ./kernel/... ./test/faulty/... ./test/faultdisk/...
 	scripts/fuzz --within 150
 
 test-script: build

@@ -99,6 +99,12 @@ func bare(text string) string {
 // Sign returns the content of the signature file of raw for a private key as
 // NewKey gives it, and the key's id for SignatureFile.
 func Sign(raw []byte, private string) (signature []byte, keyID string, err error) {
+	return SignFile(raw, private, trustedComment)
+}
+
+// SignFile is Sign for files that people verify with minisign's own tool, which
+// shows them the comment that was signed along: what the file is.
+func SignFile(raw []byte, private, comment string) (signature []byte, keyID string, err error) {
 	var key minisign.PrivateKey
 	if err := key.UnmarshalText([]byte(strings.TrimSpace(private))); err != nil {
 		return nil, "", fmt.Errorf("read the signing key: %w", err)
@@ -109,7 +115,7 @@ func Sign(raw []byte, private string) (signature []byte, keyID string, err error
 	if _, err := io.Copy(io.Discard, reader); err != nil {
 		return nil, "", fmt.Errorf("sign with %s: %w", keyID, err)
 	}
-	return reader.SignWithComments(key, trustedComment, "signature by "+keyID), keyID, nil
+	return reader.SignWithComments(key, comment, "signature by "+keyID), keyID, nil
 }
 
 func parsePublic(text string) (minisign.PublicKey, error) {
