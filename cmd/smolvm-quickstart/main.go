@@ -31,6 +31,7 @@ type options struct {
 	Preset   string // the word for it
 	Dist     string // absolute: holds the development key and the published images
 	Program  string // absolute path of smolvm
+	Kernel   string // folder that kernel/build left; empty: a distribution's stands in
 	Progress ui.Style
 	Steps    []stage // taken before this program ran
 }
@@ -97,6 +98,7 @@ func parse(args []string, errs io.Writer) (options, error) {
 	flags.StringVar(&o.Preset, "preset", "claude", "the preset to build and launch")
 	dist := flags.String("dist", "dist", "folder of the development key and the published images")
 	program := flags.String("program", "bin/smolvm", "the program to launch with")
+	flags.StringVar(&o.Kernel, "kernel", "", "folder that kernel/build left (default a distribution's kernel)")
 	progress := flags.String("progress", string(ui.Auto), "auto, plain or json")
 	flags.Func("step", "NAME=DURATION of something done before", func(text string) error {
 		s, err := parseStage(text)

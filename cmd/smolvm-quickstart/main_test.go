@@ -119,6 +119,20 @@ type onEvent func()
 
 func (f onEvent) Emit(event.Event) { f() }
 
+func TestPublishUsesTheKernelThatIsNamed(t *testing.T) {
+	for kernel, want := range map[string]bool{"": false, "/linux/own": true} {
+		q, _ := fakeSmolVM(t, `echo "$*" > "$SMOLVM_BUILD_CACHE"`)
+		q.Kernel, q.config.BuildCache = kernel, filepath.Join(t.TempDir(), "note")
+		if err := q.publish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := os.ReadFile(q.config.BuildCache)
+		if err != nil || strings.Contains(string(raw), "--kernel /linux/own ") != want || !strings.HasSuffix(string(raw), " claude\n") {
+			t.Errorf("kernel %q: %q %v", kernel, raw, err)
+		}
+	}
+}
+
 func TestParse(t *testing.T) {
 	o, err := parse([]string{"-step", "compile=1500ms", "-preset", "pi"}, io.Discard)
 	if err != nil || o.Preset != "pi" || len(o.Steps) != 1 || o.Steps[0] != (stage{name: "compile", took: 1500 * time.Millisecond}) {

@@ -31,8 +31,11 @@ type launch struct {
 // with the checkout's development key.
 func (q *quickstart) publish(ctx context.Context) error {
 	key := filepath.Join(q.Dist, "dev", "minisign.key")
-	_, err := q.smolvm(ctx, []string{"SMOLVM_BUILD_CACHE=" + q.config.BuildCache},
-		"image", "publish", "--key", key, q.images(), q.Preset)
+	args := []string{"image", "publish", "--key", key}
+	if q.Kernel != "" {
+		args = append(args, "--kernel", q.Kernel)
+	}
+	_, err := q.smolvm(ctx, []string{"SMOLVM_BUILD_CACHE=" + q.config.BuildCache}, append(args, q.images(), q.Preset)...)
 	return err
 }
 
