@@ -64,6 +64,7 @@ quickstart:
 # One that is in the build cache is not built again; kernel/build --source builds anew.
 kernel:
 	@kernel/build --find $(ARCH) >/dev/null || scripts/bootstrap --kernel $(ARCH) packages
+	@scripts/bootstrap go
 	@folder=$$(kernel/build $(ARCH)) && \
 		$(GO) test -count=1 ./kernel -args -config $(ARCH):$$folder/config >&2 && printf '%s\n' "$$folder"
 
