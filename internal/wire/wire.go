@@ -64,6 +64,9 @@ const (
 	ScratchHome      = "home"      // bind-mounted at /home/agent
 	ScratchWorkspace = "workspace" // bind-mounted at /workspace
 	ScratchDocker    = "docker"    // bind-mounted at /var/lib/docker
+
+	ScratchContainers = "containers" // bind-mounted at /var/lib/containers: Podman's
+	ScratchContainerd = "containerd" // bind-mounted at /var/lib/containerd: images of newer Dockers
 )
 
 // The user of every sandbox.

@@ -26,7 +26,10 @@ func homes() []home {
 	return []home{
 		{wire.ScratchHome, wire.AgentHome, wire.AgentUID, 0o755},
 		{wire.ScratchWorkspace, wire.Workspace, wire.AgentUID, 0o755},
+		// Overlays of containers cannot stand on the root, which is one.
 		{wire.ScratchDocker, "/var/lib/docker", 0, 0o710},
+		{wire.ScratchContainers, "/var/lib/containers", 0, 0o700},
+		{wire.ScratchContainerd, "/var/lib/containerd", 0, 0o711},
 	}
 }
 
