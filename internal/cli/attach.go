@@ -50,7 +50,11 @@ func runAttach(ctx context.Context, app *App, o attachOptions) error {
 	return app.finish(ctx, boxes, o.Name, agent(status, o.Args), o.JSON)
 }
 
-// agent is the program that a sandbox was made for, with the user's arguments.
+// agent is the program that a sandbox was made for, with the user's arguments, or
+// where there are none with those that its preset has for that case.
 func agent(s sandbox.Status, args []string) program {
+	if len(args) == 0 {
+		args = s.Arguments
+	}
 	return program{start: wire.Start{Argv: append(append([]string{}, s.Launch...), args...)}}
 }

@@ -154,6 +154,12 @@ func (i sandboxInfo) text(now time.Time) string {
 		line("disk", ui.Bytes(i.DiskBytes))
 		line("created", ui.Age(now, i.Created)+" ago")
 	}
+	for _, port := range i.Ports {
+		line("port", fmt.Sprintf("%d in the sandbox", port))
+	}
+	for _, s := range i.Services {
+		line("service", fmt.Sprintf("%s: %s", s.Name, strings.Join(s.Run, " ")))
+	}
 	if i.Boot != nil {
 		line("boot", fmt.Sprintf("ready %s after the kernel started", ui.Elapsed(time.Duration(i.Boot.UptimeMS)*time.Millisecond)))
 	}

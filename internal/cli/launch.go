@@ -84,6 +84,9 @@ func (l *launch) check() (err error) {
 		return refuse("Add --attach, or delete the sandbox later with smolvm delete.",
 			"--rm deletes the sandbox when the agent ends, but nothing is attached here")
 	}
+	if l.options.Ask && len(l.preset.Ask) == 0 {
+		return refuse("Leave --ask out.", "preset %s has no mode in which its agent asks", l.preset.Name)
+	}
 	if l.options.Name != "" {
 		if err := record.ValidateName(l.options.Name); err != nil {
 			return err
@@ -195,11 +198,35 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 	}
 	l.notices(surroundings, image, accel, reason)
 	return sandbox.Spec{
-		Preset: l.preset.Name, Agent: record.Agent(row.Agent), Launch: l.preset.Launch, Image: image,
+		Preset: l.preset.Name, Agent: record.Agent(row.Agent), Image: image,
+		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
 		Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
 		Mode: wire.ModeRun, Network: true, Env: surroundings.SessionEnv(), CACerts: certificates,
 	}, nil
+}
+
+// command starts the agent, with its own prompts kept or not.
+func (l *launch) command() []string {
+	if l.options.Ask {
+		return l.preset.Ask
+	}
+	return l.preset.Launch
+}
+
+// services are what the guest keeps running, in the same mode.
+func (l *launch) services() []wire.Service {
+	var all []wire.Service
+	for _, s := range l.preset.Services {
+		run := s.Run
+		if l.options.Ask && len(s.Ask) > 0 {
+			run = s.Ask
+		}
+		all = append(all, wire.Service{
+			Name: s.Name, Run: run, User: s.User, Port: s.Port, Health: s.Health, Restart: wire.Restart(s.Restart),
+		})
+	}
+	return all
 }
 
 // notices says what the user would otherwise wonder about.

@@ -19,6 +19,7 @@ type logsOptions struct {
 	Name       string
 	Follow     bool
 	Supervisor bool
+	Service    string // log of this service of the guest, which must run
 }
 
 func newLogs(app *App, run func(context.Context, *App, logsOptions) error) *cobra.Command {
@@ -27,10 +28,13 @@ func newLogs(app *App, run func(context.Context, *App, logsOptions) error) *cobr
 		Use:   "logs [-f] NAME",
 		Short: "Show what a sandbox wrote on its console",
 		Long: `Show what a sandbox wrote on its console. The oldest part is dropped when it
-grows too long. On a terminal, control sequences of the guest are taken out.`,
+grows too long. On a terminal, control sequences of the guest are taken out.
+With --service it is what one of the sandbox's services wrote, which is kept in
+the sandbox and can be read while that runs.`,
 		Example: `  smolvm logs claude-code
   smolvm logs -f claude-code
-  smolvm logs --supervisor claude-code`,
+  smolvm logs --supervisor claude-code
+  smolvm logs --service gateway openclaw`,
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -40,6 +44,8 @@ grows too long. On a terminal, control sequences of the guest are taken out.`,
 	}
 	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "go on until the sandbox stops")
 	cmd.Flags().BoolVar(&o.Supervisor, "supervisor", false, "the log of the sandbox's supervisor instead")
+	cmd.Flags().StringVar(&o.Service, "service", "", "the log of the sandbox's service `NAME` instead")
+	cmd.MarkFlagsMutuallyExclusive("supervisor", "service")
 	return cmd
 }
 
@@ -47,6 +53,9 @@ func runLogs(ctx context.Context, app *App, o logsOptions) error {
 	boxes, s, err := app.one(o.Name)
 	if err != nil {
 		return err
+	}
+	if o.Service != "" {
+		return app.serviceLogs(ctx, boxes, s, o)
 	}
 	folder, err := app.folder(o.Name)
 	if err != nil {

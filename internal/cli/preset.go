@@ -25,6 +25,7 @@ type startOptions struct {
 	Backend  string
 	Attach   bool
 	NoAttach bool
+	Ask      bool
 	Remove   bool
 	Timeout  time.Duration
 	NoMount  bool
@@ -72,6 +73,9 @@ On a terminal, with --attach, or with arguments after --, the agent runs in fron
 of you and its exit status is handed back; otherwise the sandbox is only started.
 Without a terminal at both ends the agent's three streams are three pipes. When
 the agent ends the sandbox keeps running, unless --rm says otherwise.
+
+The agent may do everything inside the sandbox without asking: the sandbox is what
+keeps it in. With --ask it keeps its own prompts.
 Status 125 means that SmolVM failed.`,
 		Example: "  smolvm " + word(p) + " start\n" +
 			"  smolvm " + word(p) + " start -n work --cpus 2 --memory 4G\n" +
@@ -92,6 +96,7 @@ Status 125 means that SmolVM failed.`,
 	flags.Var(sizeFlag{&o.Memory}, "memory", "memory, such as 2G (default the image's)")
 	flags.Var(sizeFlag{&o.Disk}, "disk", "most that the sandbox may write, such as 20G (default the image's)")
 	flags.StringVar(&o.Backend, "backend", "", "virtual machine monitor: qemu (default SMOLVM_BACKEND, else chosen)")
+	flags.BoolVar(&o.Ask, "ask", false, "keep the agent's own prompts for permission")
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
 	flags.BoolVar(&o.NoMount, "no-mount", false, "mount nothing")
 	startFlags(cmd, &o)

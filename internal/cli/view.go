@@ -28,6 +28,8 @@ type sandboxView struct {
 	Created   time.Time        `json:"created"`
 	Started   *time.Time       `json:"started"` // null: never
 	Stopped   *time.Time       `json:"stopped"` // null: never
+	Ports     []int            `json:"ports"`   // TCP, that the preset declares
+	Services  []serviceView    `json:"services"`
 	LastError string           `json:"last_error"`
 	Boot      *wire.BootReport `json:"boot"` // null: never became ready
 }
@@ -42,6 +44,24 @@ type kernelView struct {
 	StandIn string `json:"stand_in"` // whose kernel stands in for SmolVM's own; empty: ours
 }
 
+// serviceView is a program that the guest keeps running.
+type serviceView struct {
+	Name string   `json:"name"`
+	Run  []string `json:"run"`
+	Port int      `json:"port"` // 0: none
+	Log  string   `json:"log"`  // path in the guest
+}
+
+func servicesOf(all []wire.Service) []serviceView {
+	views := make([]serviceView, 0, len(all))
+	for _, s := range all {
+		views = append(views, serviceView{Name: s.Name, Run: s.Run, Port: s.Port, Log: serviceLog(s.Name)})
+	}
+	return views
+}
+
+func serviceLog(name string) string { return wire.ServiceLog + "/" + name + ".log" }
+
 func viewOf(s sandbox.Status) sandboxView {
 	return sandboxView{
 		Name: s.Name, ID: s.ID, State: s.State, Preset: s.Preset,
@@ -50,6 +70,7 @@ func viewOf(s sandbox.Status) sandboxView {
 		Kernel: kernelView{s.Image.KernelVersion, s.Image.StandIn},
 		CPUs:   s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes,
 		Created: s.Created, Started: when(s.Started), Stopped: when(s.Stopped),
+		Ports: append([]int{}, s.Ports...), Services: servicesOf(s.Services),
 		LastError: s.LastError, Boot: s.Boot,
 	}
 }

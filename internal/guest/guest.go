@@ -26,6 +26,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
 	"github.com/smolvm/smolvm/internal/guest/reap"
+	"github.com/smolvm/smolvm/internal/guest/service"
 	"github.com/smolvm/smolvm/internal/guest/setup"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -55,6 +56,7 @@ type agent struct {
 	seed    setup.Seed
 	keys    keys
 	env     map[string]string // of sessions
+	keeper  *service.Keeper   // of services; nil before the guest is ready
 	orders  chan order
 	group   sync.WaitGroup // goroutines that end with the run's context
 }
@@ -95,6 +97,7 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	report := a.steps.report(a.version)
 	a.uplink.publish(wire.Message{Type: wire.Ready, Boot: &report})
 	a.console.printf("ready after %d ms", report.UptimeMS)
+	a.keeper = a.keepServices()
 	if err := a.root.Settle(); err != nil {
 		a.console.printf("%v", err)
 	}

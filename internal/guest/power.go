@@ -47,18 +47,23 @@ func give(orders chan<- order, o order) {
 	}
 }
 
-// How long the parts of an orderly end may take; programs after SIGTERM and after SIGKILL.
+// How long the parts of an orderly end may take: all of them together less than
+// the ten seconds after which a host switches the machine off.
 const (
-	termGrace = 5 * time.Second
-	killGrace = 2 * time.Second
-	goodbye   = time.Second // for the host to be told
+	goodbye      = time.Second     // for the host to be told
+	serviceGrace = 4 * time.Second // services after SIGTERM, before everything else
+	termGrace    = 5 * time.Second // all programs after SIGTERM, services' time included
+	leastGrace   = time.Second     // of that for the others in any case
+	killGrace    = 2 * time.Second // after SIGKILL
 )
 
 // end stops all programs, makes the disks clean and turns the machine off or
 // starts it again. It returns only if the kernel refuses.
 func (a *agent) end(how order) error {
 	a.farewell(wire.Message{Type: wire.Goodbye, Text: how.String()}, goodbye)
-	a.killAll()
+	begun := time.Now()
+	a.keeper.Stop()
+	a.killAll(max(leastGrace, termGrace-time.Since(begun)))
 	unix.Sync()
 	if a.root != nil {
 		if err := a.root.Close(); err != nil {
@@ -78,11 +83,11 @@ func (a *agent) end(how order) error {
 
 // killAll ends every other process of the machine. Interactive shells ignore
 // SIGTERM and heed SIGHUP; stopped ones need SIGCONT to heed either.
-func (a *agent) killAll() {
+func (a *agent) killAll(grace time.Duration) {
 	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGCONT} {
 		_ = unix.Kill(-1, sig)
 	}
-	if a.wait(termGrace) {
+	if a.wait(grace) {
 		return
 	}
 	_ = unix.Kill(-1, unix.SIGKILL)

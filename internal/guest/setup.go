@@ -16,6 +16,8 @@ import (
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
 	"github.com/smolvm/smolvm/internal/guest/network"
+	"github.com/smolvm/smolvm/internal/guest/program"
+	"github.com/smolvm/smolvm/internal/guest/service"
 	"github.com/smolvm/smolvm/internal/guest/setup"
 	"github.com/smolvm/smolvm/internal/guest/sshd"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -62,7 +64,7 @@ func (a *agent) applySeed() error {
 		return err
 	}
 	maps.Copy(a.env, a.layerEnv())
-	if err := setup.LinkPowerCommands("/", sshd.PowerDir, agentFile, !a.seed.User.SmolVM.Build); err != nil {
+	if err := setup.LinkPowerCommands("/", program.PowerDir, agentFile, !a.seed.User.SmolVM.Build); err != nil {
 		return err
 	}
 	a.steps.mark("seed")
@@ -143,6 +145,25 @@ func (a *agent) newServer() (*sshd.Server, error) {
 		Workspace:   wire.Workspace,
 		Start:       a.reaper.Start,
 		SFTP:        agentFile,
+		Logf:        a.console.printf,
+	})
+}
+
+// keepServices starts the services of the seed. A machine that makes a layer has none.
+func (a *agent) keepServices() *service.Keeper {
+	if a.options.Mode != wire.ModeRun {
+		return nil
+	}
+	return service.Keep(service.Config{
+		Services:    a.seed.User.SmolVM.Services,
+		Account:     func(name string) (setup.Account, error) { return setup.FindAccount("/", name) },
+		Environment: a.env,
+		Workspace:   wire.Workspace,
+		Start:       a.reaper.Start,
+		Logs:        wire.ServiceLog,
+		Grace:       serviceGrace,
+		Pause:       service.DefaultPause(),
+		Now:         time.Now,
 		Logf:        a.console.printf,
 	})
 }

@@ -13,11 +13,28 @@ type Preset struct {
 	// Launch starts the agent in its full-permission mode, Ask with its own prompts kept.
 	Launch []string `toml:"launch" json:"launch"`
 	Ask    []string `toml:"ask" json:"ask"`
+	// Arguments follow Launch or Ask when the user gives none.
+	Arguments []string `toml:"arguments" json:"arguments,omitempty"`
 	// Environment names the variables the agent can use for its credentials. Only names.
-	Environment []string  `toml:"environment" json:"environment,omitempty"`
-	Ports       []int     `toml:"ports" json:"ports,omitempty"`
-	Resources   Resources `toml:"resources" json:"resources"`
-	Recipe      Recipe    `toml:"recipe" json:"recipe"`
+	Environment []string `toml:"environment" json:"environment,omitempty"`
+	// Ports are the TCP ports that something in the sandbox listens on for the user.
+	Ports     []int     `toml:"ports" json:"ports,omitempty"`
+	Services  []Service `toml:"services" json:"services,omitempty"`
+	Resources Resources `toml:"resources" json:"resources"`
+	Recipe    Recipe    `toml:"recipe" json:"recipe"`
+}
+
+// Service is a program that runs as long as the sandbox does, whoever is attached.
+type Service struct {
+	Name string   `toml:"name" json:"name"`
+	Run  []string `toml:"run" json:"run"`
+	// Ask is run in place of Run where the agent keeps its own prompts; empty: Run.
+	Ask  []string `toml:"ask" json:"ask,omitempty"`
+	User string   `toml:"user" json:"user,omitempty"` // root or agent (default)
+	Port int      `toml:"port" json:"port,omitempty"` // one of the preset's ports, or 0
+	// Health is a path that answers GET with a status below 400 once it works.
+	Health  string `toml:"health" json:"health,omitempty"`
+	Restart string `toml:"restart" json:"restart,omitempty"` // always (default), on-failure, never
 }
 
 // Agent is the program that the preset installs.

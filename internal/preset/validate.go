@@ -49,8 +49,10 @@ func (p Preset) Validate() error {
 		within("agent.check", checkCommand(p.Agent.Check)),
 		within("launch", checkCommand(p.Launch)),
 		within("ask", checkOptionalCommand(p.Ask)),
+		within("arguments", checkOptionalCommand(p.Arguments)),
 		within("environment", checkEnvironment(p.Environment)),
 		within("ports", checkPorts(p.Ports)),
+		within("services", checkServices(p.Services, p.Ports)),
 		within("resources", checkResources(p.Resources)),
 		within("recipe", p.Recipe.check(p.Agent.Version)),
 	)

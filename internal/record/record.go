@@ -54,6 +54,9 @@ type Record struct {
 	Accel         string           `json:"accel"` // kvm, hvf, tcg
 	Agent         Agent            `json:"agent"`
 	Launch        []string         `json:"launch"`
+	Arguments     []string         `json:"arguments,omitempty"` // after Launch when the user gives none
+	Ports         []int            `json:"ports,omitempty"`     // TCP, that the preset declares
+	Services      []wire.Service   `json:"services,omitempty"`
 	Image         Image            `json:"image"`
 	CPUs          int              `json:"cpus"`
 	MemoryMiB     int64            `json:"memory_mib"` // MiB

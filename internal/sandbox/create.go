@@ -71,7 +71,7 @@ func (m *Manager) create(ctx context.Context, spec Spec) (record.Record, error) 
 func recordOf(s Spec) record.Record {
 	return record.Record{
 		Name: s.Name, Preset: s.Preset, Arch: s.Arch, VMM: s.VMM, Accel: string(s.Accel), Agent: s.Agent,
-		Launch: s.Launch, Image: s.Image, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes,
+		Launch: s.Launch, Arguments: s.Arguments, Ports: s.Ports, Services: s.Services, Image: s.Image, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes,
 		Mode: s.Mode, Extra: s.Extra, ExtraReadOnly: s.ExtraReadOnly, Network: s.Network, State: record.Creating,
 	}
 }
@@ -123,7 +123,7 @@ func (m *Manager) writeSeed(folder record.Folder, spec Spec, id string, keys key
 		Hostname: hostname(spec.Name), InstanceID: id,
 		HostKeyPrivate: keys.host.PrivatePEM, HostKeyPublic: keys.host.AuthorizedKey,
 		AuthorizedKeys: []string{keys.client.AuthorizedKey},
-		CACerts:        spec.CACerts, Env: spec.Env, Build: spec.Mode == wire.ModeBuild || spec.Mode == wire.ModeBootstrap,
+		CACerts:        spec.CACerts, Env: spec.Env, Services: spec.Services, Build: spec.Mode == wire.ModeBuild || spec.Mode == wire.ModeBootstrap,
 	}))
 	done(0)
 	return err

@@ -56,7 +56,9 @@ func New(o Options) *Manager {
 type Spec struct {
 	Name, Preset         string
 	Agent                record.Agent
-	Launch               []string
+	Launch, Arguments    []string
+	Ports                []int
+	Services             []wire.Service
 	Image                record.Image
 	Arch, VMM            string
 	Accel                vmm.Accel

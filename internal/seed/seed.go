@@ -59,6 +59,7 @@ type Input struct {
 	Env            map[string]string // for every session; no secrets
 	Build          bool              // a recipe runs in it
 	Files          []wire.WriteFile
+	Services       []wire.Service
 }
 
 // Build makes the document of a sandbox on QEMU's user network: the user agent
@@ -76,7 +77,7 @@ func Build(in Input) Document {
 			}},
 			CACertificates: wire.CACerts{Trusted: in.CACerts},
 			WriteFiles:     in.Files,
-			SmolVM:         wire.Session{Env: in.Env, Build: in.Build},
+			SmolVM:         wire.Session{Env: in.Env, Build: in.Build, Services: in.Services},
 			ManageEtcHosts: true,
 		},
 		Meta: wire.MetaData{InstanceID: in.InstanceID, LocalHostname: in.Hostname},

@@ -35,6 +35,7 @@ func sample() Input {
 		Hostname: "one", InstanceID: "i-1", HostKeyPrivate: "-----BEGIN\nxyz\n-----END\n", HostKeyPublic: "ssh-ed25519 AAAA host",
 		AuthorizedKeys: []string{"ssh-ed25519 BBBB client"}, CACerts: []string{"-----BEGIN CERTIFICATE-----\nAA==\n"},
 		Env: tricky, Build: true, Files: []wire.WriteFile{{Path: "/etc/x", Content: tricky["yaml"], Permissions: "0600"}},
+		Services: []wire.Service{{Name: "gateway", Run: []string{"a", tricky["quotes"]}, Port: 80, Health: "/", Restart: wire.RestartAlways}},
 	}
 }
 

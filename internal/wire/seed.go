@@ -58,6 +58,8 @@ type Session struct {
 	// Build marks a sandbox in which a recipe runs: CA certificates are then used
 	// only through /run and environment variables, so that no layer holds them.
 	Build bool `json:"build,omitempty"`
+	// Services run from each boot to its end.
+	Services []Service `json:"services,omitempty"`
 }
 
 // MetaData is the seed's meta-data document.

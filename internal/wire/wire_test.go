@@ -30,6 +30,11 @@ func TestForms(t *testing.T) {
 			Start{Argv: []string{"a", ""}, Env: map[string]string{"A": "b"}, Dir: "/x", User: "root"},
 			`{"argv":["a",""],"env":{"A":"b"},"dir":"/x","user":"root"}`,
 		},
+		{Service{Name: "gateway", Run: []string{"a"}}, `{"name":"gateway","run":["a"]}`},
+		{
+			Service{Name: "gateway", Run: []string{"a"}, User: "root", Port: 80, Health: "/x", Restart: RestartNever},
+			`{"name":"gateway","run":["a"],"user":"root","port":80,"health":"/x","restart":"never"}`,
+		},
 		{Size{Columns: 80, Rows: 24}, `{"columns":80,"rows":24}`},
 		{MetaData{InstanceID: "i-1", LocalHostname: "one"}, `{"instance-id":"i-1","local-hostname":"one"}`},
 		{HostKeys{Private: "p", Public: "q"}, `{"ed25519_private":"p","ed25519_public":"q"}`},
@@ -118,7 +123,7 @@ func TestPathsAreClean(t *testing.T) {
 			t.Errorf("%q is not a clean absolute path", p)
 		}
 	}
-	for _, dir := range []string{ScratchUpper, ScratchWork, ScratchHome, ScratchWorkspace, ScratchDocker} {
+	for _, dir := range []string{ScratchUpper, ScratchWork, ScratchHome, ScratchWorkspace, ScratchDocker, ScratchContainers, ScratchContainerd} {
 		if dir == "" || strings.Contains(dir, "/") {
 			t.Errorf("%q is not the name of a directory", dir)
 		}

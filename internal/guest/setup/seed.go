@@ -134,6 +134,11 @@ func (s Seed) check() error {
 			return fmt.Errorf("seed: bad environment name %q", name)
 		}
 	}
+	for _, service := range s.User.SmolVM.Services {
+		if !validUser(service.Name) || len(service.Run) == 0 || service.Port < 0 || service.Port > 65535 || badField(service.Health) {
+			return fmt.Errorf("seed: bad service %q", service.Name)
+		}
+	}
 	for _, file := range s.User.WriteFiles {
 		if !filepath.IsAbs(file.Path) || filepath.Clean(file.Path) == "/" {
 			return fmt.Errorf("seed: bad file name %q", file.Path)

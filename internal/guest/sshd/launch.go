@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/smolvm/smolvm/internal/guest/program"
 	"github.com/smolvm/smolvm/internal/guest/reap"
 )
 
@@ -129,10 +130,7 @@ func (s *session) start(theirs [3]*os.File) (*reap.Process, error) {
 	attr := &syscall.ProcAttr{
 		Dir: p.dir, Env: p.env,
 		Files: []uintptr{theirs[0].Fd(), theirs[1].Fd(), theirs[2].Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: s.pty != nil, Ctty: 0},
-	}
-	if me := os.Getuid(); me == 0 || uint32(me) != p.account.UID {
-		attr.Sys.Credential = &syscall.Credential{Uid: p.account.UID, Gid: p.account.GID, Groups: p.account.Groups}
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: s.pty != nil, Ctty: 0, Credential: program.Credential(p.account)},
 	}
 	if s.pty != nil {
 		if err := s.pty.own(p.account.UID); err != nil {
@@ -142,7 +140,7 @@ func (s *session) start(theirs [3]*os.File) (*reap.Process, error) {
 	process, err := s.config.Start(p.path, p.argv, attr)
 	if errors.Is(err, os.ErrNotExist) {
 		// The program itself was looked up: this is its interpreter, or a shell.
-		return nil, fmt.Errorf("%w: %w", err, errNotFound)
+		return nil, fmt.Errorf("%w: %w", err, program.ErrNotFound)
 	}
 	return process, err
 }
@@ -204,18 +202,18 @@ func (s *session) hangup() {
 	if p.SignalGroup(syscall.SIGHUP) != nil {
 		return // it has ended; finish does the rest
 	}
-	signalSession(p.Pid, syscall.SIGHUP)
-	signalSession(p.Pid, syscall.SIGCONT)
+	program.SignalSession(p.Pid, syscall.SIGHUP)
+	program.SignalSession(p.Pid, syscall.SIGCONT)
 	timer := time.NewTimer(hangupGrace)
 	defer timer.Stop()
 	select {
 	case <-p.Done():
-		if signalSession(p.Pid, 0) == 0 {
+		if program.SignalSession(p.Pid, 0) == 0 {
 			return
 		}
 		<-timer.C
 	case <-timer.C:
 	}
 	_ = p.SignalGroup(syscall.SIGKILL)
-	signalSession(p.Pid, syscall.SIGKILL)
+	program.SignalSession(p.Pid, syscall.SIGKILL)
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/smolvm/smolvm/internal/guest/program"
 	"github.com/smolvm/smolvm/internal/guest/setup"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -28,7 +29,7 @@ type session struct {
 	env     map[string]string
 	envSize int
 	pty     *pty
-	program *program
+	program *running
 	err     error // why the program was not started, to be told to the client
 }
 
@@ -153,7 +154,7 @@ func (s *session) begin() {
 // fail tells the client why nothing ran, with the status shells and docker use.
 func (s *session) fail(err error) {
 	status := uint32(126)
-	if errors.Is(err, errNotFound) {
+	if errors.Is(err, program.ErrNotFound) {
 		status = 127
 	}
 	_, _ = fmt.Fprintf(s.channel.Stderr(), "smolvm: %v\n", err)

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"github.com/smolvm/smolvm/internal/guest/program"
 	"github.com/smolvm/smolvm/internal/guest/reap"
 	"github.com/smolvm/smolvm/internal/guest/setup"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -246,7 +247,7 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	out, err := session.Output(`echo "$SEED|$LANG|$MINE|$HOME|$USER|$LOGNAME|$SHELL|$PATH|$TERM"; pwd`)
-	want := "1|POSIX|a b\nc|" + w.home + "|agent|agent|/bin/sh|" + w.home + "/.local/bin:" + defaultPath + ":" + PowerDir + "|\n" + w.home + "\n"
+	want := "1|POSIX|a b\nc|" + w.home + "|agent|agent|/bin/sh|" + w.home + "/.local/bin:" + program.DefaultPath + ":" + program.PowerDir + "|\n" + w.home + "\n"
 	if err != nil || string(out) != want {
 		t.Errorf("got %q, %v; want %q", out, err, want)
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package sshd
+package program
 
 import (
 	"bytes"
@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// signalSession signals every process of a kernel session, whatever its process
+// SignalSession signals every process of a kernel session, whatever its process
 // group: a shell with job control gives each of its jobs one. It returns how many
 // there were.
-func signalSession(session int, sig syscall.Signal) int {
+func SignalSession(session int, sig syscall.Signal) int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0

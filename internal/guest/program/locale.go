@@ -1,6 +1,6 @@
 //go:build linux
 
-package sshd
+package program
 
 import (
 	"os"
@@ -15,8 +15,10 @@ const localeFolder = "/usr/lib/locale"
 // fallbackLocale is part of every glibc.
 const fallbackLocale = "C.UTF-8"
 
-// keepLocales drops the user's locales that this system does not have: programs
-// would warn about each and then use the POSIX one, without UTF-8.
+// KeepLocales drops the locales that this system does not have: programs would
+// warn about each and then use the POSIX one, without UTF-8.
+func KeepLocales(env map[string]string) { keepLocales(env, localeFolder) }
+
 func keepLocales(env map[string]string, folder string) {
 	for name, value := range env {
 		if strings.HasPrefix(name, "LC_") && !hasLocale(folder, value) {

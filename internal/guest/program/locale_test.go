@@ -1,6 +1,6 @@
 //go:build linux
 
-package sshd
+package program
 
 import (
 	"os"
