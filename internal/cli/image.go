@@ -22,7 +22,7 @@ func newImage(app *App) *cobra.Command {
 		newImageVerify(app, runImageVerify), newImageRemove(app, runImageRemove),
 		newImageSave(app, runImageSave), newImageLoad(app, runImageLoad), newImageMirror(app, runImageMirror),
 		newImageBuild(app, runImageBuild), newImagePublish(app, runImageBuild),
-		newImageRotate(app, runImageRotate))
+		newImageSign(app, runImageSign), newImageCheck(app, runImageCheck), newImageRotate(app, runImageRotate))
 	return cmd
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,10 +22,12 @@ import (
 // imageBuildOptions are what `image build` and `image publish` were asked for.
 type imageBuildOptions struct {
 	Presets []string
+	All     bool     // every preset that has a recipe
 	Arch    string   // empty: this computer's
 	Output  string   // folder to publish to; empty: the build cache only
 	Kernel  string   // folder that kernel/build left; empty: a distribution's stands in
 	Keys    []string // paths of the private keys that sign
+	NoSign  bool     // publish without signatures
 	Mirrors []string // folders with the same files; nil: as it is
 	DryRun  bool
 	JSON    bool
@@ -33,16 +36,18 @@ type imageBuildOptions struct {
 func newImageBuild(app *App, run func(context.Context, *App, imageBuildOptions) error) *cobra.Command {
 	o := imageBuildOptions{}
 	cmd := &cobra.Command{
-		Use:   "build [FLAGS] PRESET...",
+		Use:   "build [FLAGS] PRESET...|--all",
 		Short: "Build images from their recipes",
 		Long: `Build images from their recipes, inside sandboxes, into the build cache
 (SMOLVM_BUILD_CACHE, else build in the state folder). What the cache holds is not
 built again. With --output the images are published as 'smolvm image publish'
-does.`,
+does. --arch builds for another architecture in an emulated sandbox, which takes
+longer and needs QEMU for it.`,
 		Example: `  smolvm image build --dry-run claude
   smolvm image build claude codex
+  smolvm image build --all --arch arm64
   smolvm image build --output dist/images --key dist/dev/minisign.key claude`,
-		Args:              usage(cobra.MinimumNArgs(1)),
+		Args:              usage(presetsOrAll(&o, 0)),
 		ValidArgsFunction: app.completePresets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Presets = args
@@ -58,16 +63,18 @@ does.`,
 func newImagePublish(app *App, run func(context.Context, *App, imageBuildOptions) error) *cobra.Command {
 	o := imageBuildOptions{}
 	cmd := &cobra.Command{
-		Use:   "publish [FLAGS] DIR PRESET...",
+		Use:   "publish [FLAGS] DIR PRESET...|--all",
 		Short: "Publish images with a signed manifest into a folder",
 		Long: `Publish images into a folder that a web server or a path can serve: assets named
 by their digests, and a signed manifest. Images that the build cache does not
 hold are built first. What the folder has already stays; nothing is replaced but
-the manifest. Every --key signs; --mirror names where else the same files are, for
-the manifest to say so.`,
+the manifest. Every --key signs; with --no-sign nobody believes the folder until
+'smolvm image sign' has signed it. --mirror names where else the same files are,
+for the manifest to say so. Beside each image are its bill of materials (SPDX) and
+what it was built from.`,
 		Example: `  smolvm image publish --key dist/dev/minisign.key dist/images claude
   smolvm image publish --key a.key --key b.key --mirror https://m.example/i/ out claude`,
-		Args: usage(cobra.MinimumNArgs(2)),
+		Args: usage(presetsOrAll(&o, 1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Output, o.Presets = args[0], args[1:]
 			return run(cmd.Context(), app, o)
@@ -81,8 +88,23 @@ the manifest to say so.`,
 func buildFlags(cmd *cobra.Command, o *imageBuildOptions) {
 	cmd.Flags().StringVar(&o.Arch, "arch", "", "amd64 or arm64 (default this computer's)")
 	cmd.Flags().StringVar(&o.Kernel, "kernel", "", "`DIR` that kernel/build left (default a distribution's kernel)")
-	cmd.Flags().StringArrayVar(&o.Keys, "key", nil, "`FILE` with a private minisign key that signs, its public half beside it as .pub; may be repeated")
-	jsonFlag(cmd, &o.JSON, "what was built, or the plan")
+	cmd.Flags().BoolVar(&o.All, "all", false, "every preset that has a recipe")
+	cmd.Flags().StringArrayVar(&o.Keys, "key", nil, keyUsage)
+	cmd.Flags().BoolVar(&o.NoSign, "no-sign", false, "publish without signatures, for 'smolvm image sign'")
+	jsonFlag(cmd, &o.JSON, "what was built and what it takes, or the plan")
+}
+
+// keyUsage explains --key of the commands that sign.
+const keyUsage = "`FILE` with a private minisign key that signs, its public half beside it as .pub; may be repeated"
+
+// presetsOrAll wants presets behind the first n arguments, or --all.
+func presetsOrAll(o *imageBuildOptions, n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if o.All {
+			return cobra.ExactArgs(n)(cmd, args)
+		}
+		return cobra.MinimumNArgs(n+1)(cmd, args)
+	}
 }
 
 func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
@@ -92,8 +114,11 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	if !slices.Contains(arches, o.Arch) {
 		return refuse("Use amd64 or arm64.", "--arch %q is not an architecture of images", o.Arch)
 	}
-	if (o.Output == "") != (len(o.Keys) == 0) {
-		return refuse("Give both, or neither.", "publishing needs a folder and --key")
+	switch signs := len(o.Keys) > 0; {
+	case signs && o.NoSign:
+		return refuse("Leave one of them out.", "--no-sign and --key were given")
+	case (o.Output == "") == (signs || o.NoSign):
+		return refuse("Give both, or neither. --no-sign leaves the signature to smolvm image sign.", "publishing needs a folder and --key")
 	}
 	if o.Output != "" {
 		dir, err := destination(o.Output, false)
@@ -142,6 +167,8 @@ type builtView struct {
 	Version  string `json:"version"` // of the agent
 	Kernel   string `json:"kernel"`
 	Manifest string `json:"manifest"` // where it was published; empty: nowhere
+	// Sizes are of the kernel's files and the layers, from the kernel up.
+	Sizes []imagebuild.Size `json:"sizes"`
 }
 
 // built publishes where that was asked for, and reports.
@@ -156,7 +183,7 @@ func (a *App) built(ctx context.Context, publication imagebuild.Publication, ima
 	views := []builtView{}
 	for _, image := range images {
 		views = append(views, builtView{
-			image.Preset.Name, image.Arch, image.Layer.Record.Version, image.Kernel.Record.Version, address,
+			image.Preset.Name, image.Arch, image.Layer.Record.Version, image.Kernel.Record.Version, address, image.Sizes,
 		})
 		a.notice("%s %s for %s is built.", image.Preset.Name, image.Layer.Record.Version, image.Arch)
 	}
@@ -166,19 +193,50 @@ func (a *App) built(ctx context.Context, publication imagebuild.Publication, ima
 	if o.JSON {
 		return ui.WriteData(a.Streams.Out, views)
 	}
-	return nil
+	return sizeTable(views).Write(a.Streams.Out)
 }
 
-func (a *App) buildRequest(o imageBuildOptions) (imagebuild.Request, error) {
-	names, err := a.presetNames(o.Presets)
-	if err != nil {
-		return imagebuild.Request{}, err
+// sizeTable says what each file takes, those that images share once, and what an
+// image is in all.
+func sizeTable(views []builtView) *ui.Table {
+	table := ui.NewTable("FILE", "COMPRESSED", "EXPANDED", "ON DISK", "FREE")
+	shown := map[string]bool{}
+	add := func(s imagebuild.Size) {
+		table.Add(s.Name, ui.Bytes(s.Compressed), ui.Bytes(s.Expanded), ui.Bytes(s.Allocated), fmt.Sprintf("%.1f %%", percent(s.Free, s.Expanded)))
 	}
+	for _, v := range views {
+		all := imagebuild.Size{Name: v.Preset + " in all"}
+		for _, s := range v.Sizes {
+			if !shown[s.Name] {
+				add(s)
+			}
+			shown[s.Name] = true
+			all.Compressed += s.Compressed
+			all.Expanded += s.Expanded
+			all.Allocated += s.Allocated
+			all.Free += s.Free
+		}
+		add(all)
+	}
+	return table
+}
+
+func percent(part, whole int64) float64 { return 100 * float64(part) / float64(max(whole, 1)) }
+
+func (a *App) buildRequest(o imageBuildOptions) (imagebuild.Request, error) {
+	request := imagebuild.Request{Arch: o.Arch, Kernel: o.Kernel}
 	all, err := a.AllPresets()
 	if err != nil {
-		return imagebuild.Request{}, err
+		return request, err
 	}
-	request := imagebuild.Request{Arch: o.Arch, Kernel: o.Kernel}
+	if o.All {
+		request.Presets = slices.DeleteFunc(slices.Clone(all), func(p preset.Preset) bool { return len(p.Recipe.Steps) == 0 })
+		return request, nil
+	}
+	names, err := a.presetNames(o.Presets)
+	if err != nil {
+		return request, err
+	}
 	for _, name := range names {
 		p, _ := preset.Find(all, name)
 		request.Presets = append(request.Presets, p)
@@ -193,7 +251,7 @@ func (a *App) publication(o imageBuildOptions) (imagebuild.Publication, error) {
 	if err != nil || o.Output == "" {
 		return p, err
 	}
-	p.Dir = o.Output
+	p.Dir, p.Unsigned = o.Output, o.NoSign
 	p.Mirrors = o.Mirrors
 	p.Signers, err = readSigners(o.Keys)
 	return p, err
@@ -232,7 +290,8 @@ func (a *App) builder(base imagebuild.Base) (*imagebuild.Builder, error) {
 		cache = filepath.Join(c.Home, "build")
 	}
 	return imagebuild.New(imagebuild.Options{
-		Cache: cache, Base: base, Runner: a.runner(), Agent: a.Build.Agent, Sink: a.Progress(), Now: a.Now,
+		Cache: cache, Base: base, Runner: a.runner(), Agent: a.Build.Agent, Revision: a.Build.Commit,
+		Sink: a.Progress(), Now: a.Now,
 		Machines: imagebuild.Sandboxes{
 			Runner: a.runner(), Accel: vmm.TCG, CPUs: min(a.Host().CPUs, maxOwnCPUs), Sink: a.Progress(), Now: a.Now,
 			Rand: a.Rand, Env: c.SessionEnv(), CACerts: certificates,

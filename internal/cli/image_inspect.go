@@ -55,6 +55,8 @@ type imageView struct {
 	Missing  int64       `json:"missing_bytes"` // of the download
 	Size     int64       `json:"size_bytes"`
 	Assets   []assetView `json:"assets"` // kernel, modules, layers from the bottom
+	SBOM     *blobView   `json:"sbom"`   // the bill of materials, published beside the image; null: none
+	Build    *blobView   `json:"build"`  // what the image was made from; null: not published
 }
 
 // assetView is one file of an image, in JSON.
@@ -203,6 +205,7 @@ func (a *App) imageOf(ctx context.Context, release string, row manifest.Row) (im
 		Agent:  &agentView{row.Agent.Name, row.Agent.Version},
 		Kernel: &kernelView{row.Kernel.Version, row.Kernel.StandIn},
 		Path:   a.cachedPath(imageName(folder)), Assets: []assetView{},
+		SBOM: documentOf(row.SBOM), Build: documentOf(row.Build),
 	}
 	for _, part := range parts(row) {
 		object, err := a.Lookup(ctx, part.Index.SHA256)
@@ -216,6 +219,14 @@ func (a *App) imageOf(ctx context.Context, release string, row manifest.Row) (im
 		v.Size += asset.Content.Size
 	}
 	return v, nil
+}
+
+// documentOf is a file that describes an image.
+func documentOf(b *manifest.Blob) *blobView {
+	if b == nil {
+		return nil
+	}
+	return &blobView{File: b.File, SHA256: b.SHA256, Size: b.Size}
 }
 
 // cachedPath is the folder of an image in the cache.

@@ -37,7 +37,8 @@ func (v imageView) write(out *strings.Builder) {
 			[2]string{"kernel", kernelText(*v.Kernel)},
 			[2]string{"download", fmt.Sprintf("%s, missing here: %s", ui.Bytes(v.Download), ui.Bytes(v.Missing))})
 	}
-	facts(out, "  ", append(lines, [2]string{"size", ui.Bytes(v.Size)}, [2]string{"folder", v.Path}))
+	facts(out, "  ", append(lines, [2]string{"size", ui.Bytes(v.Size)}, [2]string{"folder", v.Path},
+		[2]string{"sbom", v.SBOM.name()}, [2]string{"built", v.Build.name()}))
 	for _, a := range v.Assets {
 		title := a.Role
 		if a.Name != a.Role {
@@ -53,6 +54,14 @@ func (v imageView) write(out *strings.Builder) {
 			{"kept", a.Archive.Path},
 		})
 	}
+}
+
+// name is a published file's, empty where there is none.
+func (b *blobView) name() string {
+	if b == nil {
+		return ""
+	}
+	return b.File
 }
 
 func (b blobView) text() string {

@@ -74,16 +74,17 @@ func installed(mode wire.Mode) map[string]string {
 		}
 	}
 	return map[string]string{
-		"usr/lib/os-release":                          "NAME=Demo\nID=\"demian\"\n",
-		"var/lib/dpkg/status":                         libDemoInstalled + "\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\nArchitecture: all\n\n" + gitInstalled,
-		"usr/share/doc/libdemo1/copyright":            "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-2+ or Artistic\n\nFiles: b\nLicense: Expat\n\nLicense: GPL-2+ or Artistic\n The text.\n",
+		"usr/lib/os-release": "NAME=Demo\nID=\"demian\"\n",
+		"var/lib/dpkg/status": libDemoInstalled + "\nPackage: gone\nStatus: deinstall ok config-files\nVersion: 1\nArchitecture: all\n\n" + gitInstalled +
+			"\nPackage: libdemo-dev\nStatus: install ok installed\nVersion: 1\nArchitecture: all\nSource: demo (1)\n",
+		"usr/share/doc/libdemo1/copyright":            "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-2+ or Artistic\n\nFiles: b\nLicense: Expat\n\nFiles: c\nLicense: odd+\n\nLicense: GPL-2+ or Artistic\n The text.\n",
 		"usr/share/doc/git/copyright":                 "On Debian systems the licence is in /usr/share/common-licenses/GPL-2.\n",
 		"usr/local/lib/node_modules/npm/package.json": `{"name":"npm","version":"11.0.0","license":"Artistic-2.0"}`,
 	}
 }
 
 const (
-	libDemoInstalled = "Package: libdemo1\nStatus: install ok installed\nVersion: 1:2.0-3+b1\nArchitecture: amd64\nDescription: demo\n more: of it\n"
+	libDemoInstalled = "Package: libdemo1\nStatus: install ok installed\nVersion: 1:2.0-3+b1\nArchitecture: amd64\nSource: demo (1:2.0-3)\nDescription: demo\n more: of it\n"
 	gitInstalled     = "Package: git\nStatus: install ok installed\nVersion: 2.47\nArchitecture: amd64\n"
 )
 
@@ -145,7 +146,7 @@ func newBuilder(t *testing.T, dir string) (*Builder, *fakeMachines) {
 	base := Base{
 		Name: "base", Suite: "stable", Epoch: 1, Packages: []string{"git"},
 		Wheels: []Wheel{{
-			Name: "node", Version: "24.1.0", Platforms: map[string]Platform{"amd64": platform, "arm64": platform},
+			Name: "node", Version: "24.1.0", License: "MIT", Platforms: map[string]Platform{"amd64": platform, "arm64": platform},
 			Paths: []WheelPath{{From: "node/bin/node", To: "/usr/local/bin/node"}},
 		}},
 		Kernel: KernelSource{StandIn: "Demo", Modules: []string{"a"}, Packages: map[string]string{"amd64": "linux-demo", "arm64": "linux-demo"}},

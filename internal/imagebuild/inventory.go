@@ -2,6 +2,7 @@ package imagebuild
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,7 +22,7 @@ import (
 
 // inventoryFormat is part of the key under which an inventory is kept: raise it
 // when one says more than before.
-const inventoryFormat = 1
+const inventoryFormat = 2
 
 // Bounds of what is read out of a layer, in bytes.
 const (
@@ -50,7 +51,8 @@ type software struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	Arch    string `json:"arch,omitempty"`
-	Path    string `json:"path,omitempty"` // where it was found
+	Source  string `json:"source,omitempty"` // of a deb: the source package, where it has another name
+	Path    string `json:"path,omitempty"`   // where it was found
 	License stated `json:"license"`
 }
 
@@ -263,7 +265,7 @@ func merged(layers []inventory) []layered {
 	}
 	for i := range all {
 		if all[i].Kind == kindDeb {
-			all[i].License = licenseIn(layers, all[i].Name)
+			all[i].License = licenseIn(layers, all[i].software)
 		}
 	}
 	slices.SortFunc(all, func(a, b layered) int { return compareSoftware(a.software, b.software) })
@@ -287,12 +289,24 @@ func (l inventory) has(deb software) bool {
 	})
 }
 
-// licenseIn is what the highest layer says of a Debian package.
-func licenseIn(layers []inventory, name string) stated {
+// licenseIn is what the highest layer says of a Debian package. One without a
+// copyright file shares it with another package of the same source: its link to
+// that one is among what no layer holds.
+func licenseIn(layers []inventory, deb software) stated {
 	for _, layer := range slices.Backward(layers) {
-		if license, ok := layer.Licenses[name]; ok {
+		if license, ok := layer.Licenses[deb.Name]; ok {
 			return license
+		}
+	}
+	for _, layer := range slices.Backward(layers) {
+		for _, other := range layer.Debs {
+			if license, ok := layer.Licenses[other.Name]; ok && other.source() == deb.source() {
+				return license
+			}
 		}
 	}
 	return stated{}
 }
+
+// source is the name of a deb's source package.
+func (s software) source() string { return cmp.Or(s.Source, s.Name) }

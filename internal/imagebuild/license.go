@@ -105,37 +105,43 @@ func (e *expression) known(table []string) bool {
 
 // debianLicense reads a package's copyright file. In the machine-readable form
 // (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/) it names
-// the licences of all files, which then hold together; where a name is not one
-// that SPDX has, or the form is another, the names are quoted.
+// the licences of all files, which then hold together; a name that SPDX does not
+// have becomes a LicenseRef. Of other forms it is quoted what they refer to.
 func debianLicense(raw []byte) stated {
 	text := string(raw)
 	if !strings.HasPrefix(text, "Format:") && !strings.HasPrefix(text, "Format-Specification:") {
 		return stated{Text: commonLicenses(text)}
 	}
-	var names, expressions []string
-	all := true
+	var all []string
 	for line := range strings.Lines(text) {
 		name, ok := strings.CutPrefix(line, "License:")
-		if name = strings.TrimSpace(name); !ok || name == "" || slices.Contains(names, name) {
+		if name = strings.TrimSpace(name); !ok || name == "" {
 			continue
 		}
-		names = append(names, name)
 		one, known := spdxExpression(spdxNames(name))
-		if all = all && known; !slices.Contains(expressions, one) {
-			expressions = append(expressions, one)
+		if !known {
+			one = licenseRef(name)
+		}
+		if !slices.Contains(all, one) {
+			all = append(all, one)
 		}
 	}
-	slices.Sort(names)
-	if !all || len(names) == 0 {
-		return stated{Text: shortened(strings.Join(names, ", "))}
-	}
-	slices.Sort(expressions)
-	for i, one := range expressions {
-		if len(expressions) > 1 && strings.Contains(one, " OR ") {
-			expressions[i] = "(" + one + ")"
+	slices.Sort(all)
+	for i, one := range all {
+		if len(all) > 1 && strings.Contains(one, " OR ") {
+			all[i] = "(" + one + ")"
 		}
 	}
-	return stated{Expression: strings.Join(expressions, " AND ")}
+	return stated{Expression: strings.Join(all, " AND ")}
+}
+
+// refMark begins the name of a licence that SPDX does not have.
+const refMark = "LicenseRef-"
+
+// licenseRef is Debian's name for a licence, or for several, in the letters that
+// SPDX allows.
+func licenseRef(name string) string {
+	return refMark + "Debian-" + strings.Trim(regexp.MustCompile(`[^A-Za-z0-9.]+`).ReplaceAllString(strings.ReplaceAll(name, "+", "-or-later"), "-"), "-")
 }
 
 // spdxNames translates Debian's short names.

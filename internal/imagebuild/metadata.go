@@ -142,8 +142,9 @@ func installedDebs(raw []byte) []software {
 			}
 		}
 		if fields["Package"] != "" && strings.HasSuffix(fields["Status"], " installed") {
+			source, _, _ := strings.Cut(fields["Source"], " ") // the rest is another version
 			debs = append(debs, software{
-				Kind: kindDeb, Name: fields["Package"], Version: fields["Version"], Arch: fields["Architecture"],
+				Kind: kindDeb, Name: fields["Package"], Version: fields["Version"], Arch: fields["Architecture"], Source: source,
 			})
 		}
 	}

@@ -31,6 +31,8 @@ type Publication struct {
 	Signers []Signer // all of them sign
 	Private string   // of one signer more; empty: none
 	Public  string
+	// Unsigned leaves a folder that nobody believes until its manifest is signed.
+	Unsigned bool
 	// Mirrors are folders with the same files, which the manifest then names. Nil:
 	// those that the folder's manifest names already.
 	Mirrors []string
@@ -53,7 +55,7 @@ func (p Publication) Publish(ctx context.Context, images []Image) (manifest.Mani
 		return manifest.Manifest{}, err
 	}
 	defer lock.Close()
-	if err := checkSigners(p.Dir, p.signers()); err != nil {
+	if err := p.checkSigners(); err != nil {
 		return manifest.Manifest{}, err
 	}
 	for _, image := range images {

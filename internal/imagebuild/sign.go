@@ -60,7 +60,14 @@ func (s Signer) signed(raw []byte, signatures map[string][]byte) bool {
 }
 
 // checkSigners refuses keys with which nobody would believe the folder.
-func checkSigners(dir string, signers []Signer) error {
+func (p Publication) checkSigners() error {
+	dir, signers := p.Dir, p.signers()
+	if p.Unsigned {
+		if len(signers) > 0 {
+			return fault.New(fault.Usage, "Leave the keys out, or sign now.", "publish to %s: unsigned, and with a key", dir)
+		}
+		return nil
+	}
 	if len(signers) == 0 {
 		return fault.New(fault.Usage, "Name a private key that signs.", "publish to %s: no key was given", dir)
 	}

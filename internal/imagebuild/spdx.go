@@ -3,6 +3,7 @@ package imagebuild
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +21,12 @@ type (
 		Namespace     string         `json:"documentNamespace"`
 		Creation      spdxCreation   `json:"creationInfo"`
 		Packages      []spdxPackage  `json:"packages"`
+		Licenses      []spdxLicense  `json:"hasExtractedLicensingInfos,omitempty"`
 		Relationships []spdxRelation `json:"relationships"`
+	}
+	spdxLicense struct {
+		ID   string `json:"licenseId"`
+		Text string `json:"extractedText"`
 	}
 	spdxCreation struct {
 		Created  string   `json:"created"`
@@ -93,6 +99,7 @@ func billOf(image Image, base Base, layers []inventory) ([]byte, error) {
 	}
 	b.addWheels(base, image.Arch)
 	b.addSoftware(image, merged(layers), layers[0].System)
+	b.addLicenses()
 	raw, err := json.MarshalIndent(b.document, "", " ")
 	if err == nil && len(raw) >= manifest.MaxDocument {
 		err = fmt.Errorf("the list of %s's packages has %d bytes", name, len(raw))
@@ -193,6 +200,23 @@ func (b *bill) addSoftware(image Image, all []layered, system string) {
 		}
 		b.add(b.layers[s.layer], "CONTAINS", p, s.License)
 	}
+}
+
+// addLicenses says where the text is of licences that SPDX does not have.
+func (b *bill) addLicenses() {
+	seen := map[string]bool{}
+	for _, p := range b.document.Packages {
+		for _, id := range regexp.MustCompile(refMark+`[A-Za-z0-9.-]+`).FindAllString(p.Declared, -1) {
+			if seen[id] {
+				continue
+			}
+			seen[id] = true
+			b.document.Licenses = append(b.document.Licenses, spdxLicense{
+				id, "Its text is in the image, in /usr/share/doc/" + p.Name + "/copyright.",
+			})
+		}
+	}
+	slices.SortFunc(b.document.Licenses, func(x, y spdxLicense) int { return strings.Compare(x.ID, y.ID) })
 }
 
 func refs(s software, system string) []spdxRef {

@@ -234,6 +234,18 @@ func TestFlippedBytes(t *testing.T) {
 	}
 }
 
+func TestNoRowsAreRead(t *testing.T) {
+	m := sample()
+	m.Rows = nil
+	raw, err := Encode(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Parse(raw); err != nil || len(got.Rows) != 0 {
+		t.Errorf("%v rows, %v", got.Rows, err)
+	}
+}
+
 func TestEncodeValidates(t *testing.T) {
 	m := sample()
 	m.Rows[0].Layers = nil

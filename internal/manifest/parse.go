@@ -64,6 +64,9 @@ func Encode(m Manifest) ([]byte, error) {
 	if err := Validate(m); err != nil {
 		return nil, fmt.Errorf("write manifest: %w", err)
 	}
+	if m.Rows == nil {
+		m.Rows = []Row{} // no null, which Parse refuses
+	}
 	raw, err := EncodeStrict(m, MaxSize)
 	if err != nil {
 		return nil, fmt.Errorf("write manifest: %w", err)

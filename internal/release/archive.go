@@ -155,17 +155,26 @@ func digest(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// getIndex fetches a frame index and compares it with the manifest before it is
-// parsed.
-func getIndex(ctx context.Context, places Places, asset manifest.Asset) ([]byte, unpack.Index, error) {
-	raw, err := places.Get(ctx, asset.Index.File, asset.Index.Size, func(data []byte) error {
-		if digest(data) != asset.Index.SHA256 {
-			return fmt.Errorf("%s: %w", asset.Index.File, unpack.ErrDigest)
+// getBlob fetches a small file and compares it with the manifest.
+func getBlob(ctx context.Context, places Places, blob manifest.Blob) ([]byte, error) {
+	raw, err := places.Get(ctx, blob.File, blob.Size, func(data []byte) error {
+		if digest(data) != blob.SHA256 {
+			return fmt.Errorf("%s: %w", blob.File, unpack.ErrDigest)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, unpack.Index{}, fmt.Errorf("fetch %s: %w", asset.Index.File, err)
+		return nil, fmt.Errorf("fetch %s: %w", blob.File, err)
+	}
+	return raw, nil
+}
+
+// getIndex fetches a frame index and compares it with the manifest before it is
+// parsed.
+func getIndex(ctx context.Context, places Places, asset manifest.Asset) ([]byte, unpack.Index, error) {
+	raw, err := getBlob(ctx, places, asset.Index)
+	if err != nil {
+		return nil, unpack.Index{}, err
 	}
 	index, err := parseIndex(asset, raw)
 	return raw, index, err

@@ -86,6 +86,11 @@ func (m *mirroring) fill(ctx context.Context, dir string) error {
 			return err
 		}
 	}
+	for _, blob := range m.content.documents {
+		if err := m.copyDocument(ctx, dir, blob); err != nil {
+			return err
+		}
+	}
 	for _, item := range m.content.signed {
 		if err := m.putSigned(dir, item); err != nil {
 			return err
@@ -115,7 +120,28 @@ func (m *mirroring) look(ctx context.Context, dir string) (absent []manifest.Ass
 			absent = append(absent, asset)
 		}
 	}
+	for _, blob := range m.content.documents {
+		need += blob.Size // few, and small: counted whether there or not
+	}
 	return absent, reserve(dir, need)
+}
+
+// copyDocument copies a file that describes an image.
+func (m *mirroring) copyDocument(ctx context.Context, dir string, blob manifest.Blob) error {
+	path := filepath.Join(dir, blob.File)
+	there, err := m.isThere(ctx, path, blob.Digest)
+	if err != nil {
+		return err
+	}
+	if there {
+		m.arrived(blob.Size)
+		return nil
+	}
+	raw, err := getBlob(ctx, m.places, blob)
+	if err != nil {
+		return err
+	}
+	return m.put(dir, blob.File, raw)
 }
 
 // isThere compares a file with its digest. A file of other bytes is not ours to

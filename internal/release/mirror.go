@@ -69,18 +69,23 @@ func (m *mirroring) result(address string) Mirrored {
 	m.progress.done()
 	return Mirrored{
 		Address: address, Release: m.catalogue.Manifest.Release, Serial: m.catalogue.Manifest.Serial,
-		Files: len(m.content.assets)*2 + len(m.content.signed), Copied: m.copied, Bytes: m.content.size(),
+		Files: len(m.content.assets)*2 + len(m.content.documents) + len(m.content.signed), Copied: m.copied, Bytes: m.content.size(),
 	}
 }
 
 // content is all that a release consists of.
 type content struct {
-	assets []manifest.Asset
-	signed []item // key lists, signatures, and the manifest last
+	assets    []manifest.Asset
+	documents []manifest.Blob // bills of materials and build records
+	signed    []item          // key lists, signatures, and the manifest last
 }
 
 func contentOf(c resolve.Catalogue) (content, error) {
 	assets, err := everyAsset(c.Manifest)
+	if err != nil {
+		return content{}, err
+	}
+	documents, err := everyDocument(c.Manifest)
 	if err != nil {
 		return content{}, err
 	}
@@ -91,7 +96,7 @@ func contentOf(c resolve.Catalogue) (content, error) {
 		lists = append(lists, lastFirst(items)...)
 	}
 	items, _ := signed(manifestFile, c.Document.Raw, c.Document.Signatures)
-	return content{assets, append(lists, lastFirst(items)...)}, nil
+	return content{assets, documents, append(lists, lastFirst(items)...)}, nil
 }
 
 // lastFirst puts the signatures before what they sign: a file is there only when
@@ -118,10 +123,32 @@ func everyAsset(m manifest.Manifest) ([]manifest.Asset, error) {
 	return assets, nil
 }
 
+// everyDocument are the files that describe images, each once.
+func everyDocument(m manifest.Manifest) ([]manifest.Blob, error) {
+	var documents []manifest.Blob
+	seen := map[string]manifest.Digest{}
+	for _, row := range m.Rows {
+		for _, blob := range row.Documents() {
+			known, there := seen[blob.File]
+			switch {
+			case !there:
+				seen[blob.File] = blob.Digest
+				documents = append(documents, blob)
+			case known != blob.Digest:
+				return nil, fault.New(fault.Trust, publisherHint, "two rows of %s name %s differently", m.Release, blob.File)
+			}
+		}
+	}
+	return documents, nil
+}
+
 func (c content) size() int64 {
 	var size int64
 	for _, asset := range c.assets {
 		size += asset.Archive.Size + asset.Index.Size
+	}
+	for _, blob := range c.documents {
+		size += blob.Size
 	}
 	for _, item := range c.signed {
 		size += int64(len(item.data))

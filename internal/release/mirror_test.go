@@ -71,7 +71,7 @@ func TestMirrorToAFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "a mirror")
 	m, err := h.mirror(t.Context(), c, dir)
 	check(t, err)
-	if m.Address != filepath.Join(dir, "manifest.json") || m.Copied != m.Bytes || m.Files != 12 || m.Release != "1.0.0" {
+	if m.Address != filepath.Join(dir, "manifest.json") || m.Copied != m.Bytes || m.Files != 14 || m.Release != "1.0.0" {
 		t.Errorf("%+v", m)
 	}
 	isMirror(t, dir, publisher(t).Dir)
@@ -394,16 +394,24 @@ func TestManifestComesLast(t *testing.T) {
 	dir := t.TempDir()
 	assets, err := everyAsset(c.Manifest)
 	check(t, err)
+	documents, err := everyDocument(c.Manifest)
+	check(t, err)
+	if len(documents) != 2 {
+		t.Errorf("documents: %v", documents)
+	}
+	var files []manifest.Blob
 	for _, asset := range assets {
-		for _, file := range []string{asset.Index.File, asset.Archive.File} {
-			server.Set(file, faulty.Fault{Status: 404})
-			if _, err := h.mirror(t.Context(), c, dir); err == nil || !strings.Contains(err.Error(), file) {
-				t.Errorf("%v", err)
-			}
-			server.Set(file)
-			if found, _ := filepath.Glob(filepath.Join(dir, "manifest*")); len(found) > 0 {
-				t.Errorf("without %s: %v", file, found)
-			}
+		files = append(files, asset.Index, asset.Archive)
+	}
+	for _, blob := range append(files, documents...) {
+		file := blob.File
+		server.Set(file, faulty.Fault{Status: 404})
+		if _, err := h.mirror(t.Context(), c, dir); err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("%v", err)
+		}
+		server.Set(file)
+		if found, _ := filepath.Glob(filepath.Join(dir, "manifest*")); len(found) > 0 {
+			t.Errorf("without %s: %v", file, found)
 		}
 	}
 	_, err = h.mirror(t.Context(), c, dir)

@@ -58,6 +58,15 @@ func (m *mirroring) files(ctx context.Context, cancel context.CancelCauseFunc) [
 			return &archiveStream{ctx: ctx, from: newArchive(m.places, asset, index), failed: cancel}, nil
 		})
 	}
+	for _, blob := range m.content.documents {
+		add(blob, func() (io.ReadCloser, error) {
+			raw, err := getBlob(ctx, m.places, blob)
+			if err != nil {
+				cancel(err)
+			}
+			return io.NopCloser(bytes.NewReader(raw)), err
+		})
+	}
 	for _, item := range m.content.signed {
 		blob := manifest.Blob{File: item.name, Digest: manifest.Digest{SHA256: digest(item.data), Size: int64(len(item.data))}}
 		add(blob, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(item.data)), nil })

@@ -79,6 +79,15 @@ func publish(dir string) (*catalogue.Catalogue, error) {
 		Kernel: manifest.Kernel{Version: "6.12.0-test", Image: assets["kernel"], Modules: &modules},
 		Layers: []manifest.Asset{assets["base"], assets["claude-code"]},
 	}
+	sbom, err := addBlob(dir, "sbom", ".spdx.json", []byte(`{"spdxVersion":"SPDX-2.3"}`))
+	if err != nil {
+		return nil, err
+	}
+	build, err := addBlob(dir, "build", ".json", []byte(`[]`))
+	if err != nil {
+		return nil, err
+	}
+	row.SBOM, row.Build = &sbom, &build
 	other := row
 	other.Preset, other.Layers = "codex", []manifest.Asset{assets["base"], assets["codex"]}
 	now := time.Now().UTC().Truncate(time.Second)
@@ -106,16 +115,19 @@ func addAsset(dir, name string, data []byte) (manifest.Asset, error) {
 	if err != nil {
 		return manifest.Asset{}, err
 	}
-	put := func(extension string, data []byte) (manifest.Blob, error) {
-		blob := manifest.Blob{File: manifest.FileName(name, digest(data), extension), Digest: manifest.Digest{SHA256: digest(data), Size: int64(len(data))}}
-		return blob, os.WriteFile(filepath.Join(dir, blob.File), data, 0o644)
-	}
 	asset := manifest.Asset{Name: name, Content: manifest.Digest{SHA256: digest(data), Size: int64(len(data))}}
-	if asset.Archive, err = put(".zst", archive.Bytes()); err != nil {
+	if asset.Archive, err = addBlob(dir, name, ".zst", archive.Bytes()); err != nil {
 		return asset, err
 	}
-	asset.Index, err = put(".json", raw)
+	asset.Index, err = addBlob(dir, name, ".json", raw)
 	return asset, err
+}
+
+// addBlob publishes bytes as they are.
+func addBlob(dir, name, extension string, data []byte) (manifest.Blob, error) {
+	sum := digest(data)
+	blob := manifest.Blob{File: manifest.FileName(name, sum, extension), Digest: manifest.Digest{SHA256: sum, Size: int64(len(data))}}
+	return blob, os.WriteFile(filepath.Join(dir, blob.File), data, 0o644)
 }
 
 func TestMain(m *testing.M) {
