@@ -87,7 +87,7 @@ bootstrap-tests:
 	@scripts/bootstrap --tests
 
 test-unit: guest
-	$(GO) test -count=1 ./cmd/... ./internal/... ./images/... ./kernel/... ./test/faulty/... ./test/faultdisk/...
+	$(GO) test -count=1 ./cmd/... ./internal/... ./images/... ./kernel/... ./test/faulty/... ./test/faultdisk/... ./test/dist/...
 	scripts/fuzz --within 150
 
 test-script: build
