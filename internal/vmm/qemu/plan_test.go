@@ -37,7 +37,7 @@ func TestMachineForHost(t *testing.T) {
 		cpu, bus, line string // line: part of the kernel command line
 		sandbox        bool
 	}{
-		{"emulated", "amd64", vmm.TCG, linuxAMD, process.QEMUx86, "microvm,", "max", "device", "tsc_early_khz=2596095", true},
+		{"emulated", "amd64", vmm.TCG, linuxAMD, process.QEMUx86, "microvm,", "max", "device", "tsc_early_khz=2596095 lpj=25960950", true},
 		{"emulated, clock unknown", "amd64", vmm.TCG, noTSC, process.QEMUx86, "q35,", "max", "pci", "console=ttyS0", true},
 		{"emulated, foreign", "amd64", vmm.TCG, linuxARM, process.QEMUx86, "q35,", "max", "pci", "console=ttyS0", true},
 		{"KVM", "amd64", vmm.KVM, linuxAMD, process.QEMUx86, "microvm,", "host", "device", "reboot=t", true},
