@@ -71,7 +71,7 @@ kernel:
 images: PRESETS = $(filter-out base,$(basename $(notdir $(wildcard images/*.toml))))
 images: kernel
 	@scripts/bootstrap --arch $(ARCH)
-	@$(MAKE) --no-print-directory publish PRESETS='$(PRESETS)'
+	@COMPRESSION=best $(MAKE) --no-print-directory publish PRESETS='$(PRESETS)'
 
 # What is in the cache is not built again. Without a kernel of our own in it the
 # distribution's stands in: `make images` builds ours first, `make publish` does not.

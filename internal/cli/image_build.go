@@ -28,6 +28,7 @@ type imageBuildOptions struct {
 	Kernel  string   // folder that kernel/build left; empty: a distribution's stands in
 	Keys    []string // paths of the private keys that sign
 	NoSign  bool     // publish without signatures
+	Pack    string   // how archives are compressed: fast or best
 	Mirrors []string // folders with the same files; nil: as it is
 	DryRun  bool
 	JSON    bool
@@ -91,8 +92,15 @@ func buildFlags(cmd *cobra.Command, o *imageBuildOptions) {
 	cmd.Flags().BoolVar(&o.All, "all", false, "every preset that has a recipe")
 	cmd.Flags().StringArrayVar(&o.Keys, "key", nil, keyUsage)
 	cmd.Flags().BoolVar(&o.NoSign, "no-sign", false, "publish without signatures, for 'smolvm image sign'")
+	cmd.Flags().StringVar(&o.Pack, "compression", packFast, "fast, or best: about 16 % smaller, by the zstd program, and minutes longer")
 	jsonFlag(cmd, &o.JSON, "what was built and what it takes, or the plan")
 }
+
+// How archives are compressed.
+const (
+	packFast = "fast"
+	packBest = "best"
+)
 
 // keyUsage explains --key of the commands that sign.
 const keyUsage = "`FILE` with a private minisign key that signs, its public half beside it as .pub; may be repeated"
@@ -113,6 +121,9 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	}
 	if !slices.Contains(arches, o.Arch) {
 		return refuse("Use amd64 or arm64.", "--arch %q is not an architecture of images", o.Arch)
+	}
+	if o.Pack != packFast && o.Pack != packBest {
+		return refuse(nearHint(o.Pack, []string{packFast, packBest}, "Use fast or best."), "--compression %q is not known", o.Pack)
 	}
 	switch signs := len(o.Keys) > 0; {
 	case signs && o.NoSign:
@@ -135,7 +146,7 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	if err != nil {
 		return err
 	}
-	builder, err := app.builder(publication.Base)
+	builder, err := app.builder(publication.Base, o.Pack == packBest)
 	if err != nil {
 		return err
 	}
@@ -276,7 +287,7 @@ func readSigners(paths []string) ([]imagebuild.Signer, error) {
 
 // builder builds in emulated sandboxes, which run on every host and for every
 // architecture.
-func (a *App) builder(base imagebuild.Base) (*imagebuild.Builder, error) {
+func (a *App) builder(base imagebuild.Base, best bool) (*imagebuild.Builder, error) {
 	c, err := a.Config()
 	if err != nil {
 		return nil, err
@@ -290,7 +301,7 @@ func (a *App) builder(base imagebuild.Base) (*imagebuild.Builder, error) {
 		cache = filepath.Join(c.Home, "build")
 	}
 	return imagebuild.New(imagebuild.Options{
-		Cache: cache, Base: base, Runner: a.runner(), Agent: a.Build.Agent, Revision: a.Build.Commit,
+		Cache: cache, Base: base, Runner: a.runner(), Agent: a.Build.Agent, Revision: a.Build.Commit, Best: best,
 		Sink: a.Progress(), Now: a.Now,
 		Machines: imagebuild.Sandboxes{
 			Runner: a.runner(), Accel: vmm.TCG, CPUs: min(a.Host().CPUs, maxOwnCPUs), Sink: a.Progress(), Now: a.Now,

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/manifest"
@@ -21,17 +22,30 @@ import (
 // archiveKind is the kind of a result's published form.
 func archiveKind(kind string) string { return kind + "-archive" }
 
+// bestKind is the kind of that form in the fewest bytes, which serves whoever
+// wants the other one, too.
+func bestKind(kind string) string { return archiveKind(kind) + "-best" }
+
 // assetsFile lists the assets in an archive folder.
 const assetsFile = "assets.json"
+
+// archived is the folder of a step's published form, whether it is there or not.
+func (b *Builder) archived(s Step) (kind string, there bool) {
+	if best := bestKind(s.Kind); b.best || b.cache.has(best, s.Key) {
+		return best, b.cache.has(best, s.Key)
+	}
+	kind = archiveKind(s.Kind)
+	return kind, b.cache.has(kind, s.Key)
+}
 
 // archive compresses the files of a step's result, each into frames and an
 // index, named by content. A preset's layer is dropped once this is done: only
 // the base is needed expanded again. A step of one asset keeps its file as
 // "content", others under the assets' names.
 func (b *Builder) archive(ctx context.Context, s Step, names ...string) (Archived, error) {
-	kind := archiveKind(s.Kind)
-	if !b.cache.has(kind, s.Key) {
-		if err := b.compress(ctx, s, names); err != nil {
+	kind, there := b.archived(s)
+	if !there {
+		if err := b.compress(ctx, s, kind, names); err != nil {
 			return Archived{}, err
 		}
 	}
@@ -56,20 +70,22 @@ func readArchive(dir string) (Archived, error) {
 	return a, err
 }
 
-func (b *Builder) compress(ctx context.Context, s Step, names []string) error {
-	from := b.cache.path(s.Kind, s.Key)
-	work, err := b.cache.work(archiveKind(s.Kind))
+// compress makes the published form of a kind.
+func (b *Builder) compress(ctx context.Context, s Step, kind string, names []string) error {
+	work, err := b.cache.work(kind)
 	if err != nil {
 		return err
 	}
+	encode, encoder := b.encoder(ctx)
 	var assets []manifest.Asset
 	for _, name := range names {
-		file := filepath.Join(from, name)
-		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-			file = filepath.Join(from, contentFile)
+		src, err := b.source(ctx, s, name)
+		if err != nil {
+			return fmt.Errorf("compress %s: %w", name, err)
 		}
 		done := event.Span(b.sink, b.now, event.Publish, name)
-		asset, err := compressFile(ctx, name, file, work)
+		asset, err := compressFile(ctx, name, src, work, encode)
+		src.Close()
 		if err != nil {
 			return fmt.Errorf("compress %s: %w", name, err)
 		}
@@ -83,23 +99,50 @@ func (b *Builder) compress(ctx context.Context, s Step, names []string) error {
 	if err := os.WriteFile(filepath.Join(work, assetsFile), raw, 0o644); err != nil {
 		return err
 	}
-	rec, err := readRecord(from)
+	rec, err := b.recordOf(s)
 	if err != nil {
 		return err
 	}
+	rec.Tools = append(rec.Tools, encoder)
 	if err := writeRecord(work, rec); err != nil {
 		return err
 	}
-	return b.cache.commit(work, archiveKind(s.Kind), s.Key)
+	return b.cache.commit(work, kind, s.Key)
+}
+
+// source opens one expanded file of a step's result. Of a preset's layer only the
+// archive may be left.
+func (b *Builder) source(ctx context.Context, s Step, name string) (*os.File, error) {
+	file, err := os.Open(filepath.Join(b.cache.path(s.Kind, s.Key), name))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return file, err
+	}
+	file, err = os.Open(filepath.Join(b.cache.path(s.Kind, s.Key), contentFile))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return file, err
+	}
+	a, err := readArchive(b.cache.path(archiveKind(s.Kind), s.Key))
+	if err != nil {
+		return nil, err
+	}
+	return b.expand(ctx, a)
+}
+
+// recordOf is the build record of a step's result, or of its archive.
+func (b *Builder) recordOf(s Step) (Record, error) {
+	rec, err := readRecord(b.cache.path(s.Kind, s.Key))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return rec, err
+	}
+	if rec, err = readRecord(b.cache.path(archiveKind(s.Kind), s.Key)); err != nil {
+		return rec, err
+	}
+	rec.Tools = slices.DeleteFunc(rec.Tools, func(t Tool) bool { return t.Name == encoderName })
+	return rec, nil
 }
 
 // compressFile leaves the archive and the index of one file in dir.
-func compressFile(ctx context.Context, name, path, dir string) (manifest.Asset, error) {
-	src, err := os.Open(path)
-	if err != nil {
-		return manifest.Asset{}, err
-	}
-	defer src.Close()
+func compressFile(ctx context.Context, name string, src *os.File, dir string, encode unpack.Encode) (manifest.Asset, error) {
 	info, err := src.Stat()
 	if err != nil {
 		return manifest.Asset{}, err
@@ -109,7 +152,7 @@ func compressFile(ctx context.Context, name, path, dir string) (manifest.Asset, 
 	unnamed := filepath.Join(dir, name+".part")
 	err = createFile(unnamed, func(f *os.File) error {
 		w := bufio.NewWriterSize(f, 1<<20)
-		index, asset.Archive.Digest, asset.Content, err = unpack.Compress(ctx, src, info.Size(), w)
+		index, asset.Archive.Digest, asset.Content, err = unpack.CompressWith(ctx, src, info.Size(), w, encode)
 		if err != nil {
 			return err
 		}

@@ -325,3 +325,55 @@ func TestRecordsAreJSON(t *testing.T) {
 		t.Errorf("record %s: %v", raw, err)
 	}
 }
+
+// TestBestCompression packs a layer again of which the cache has the fast archive,
+// and from then on uses that one.
+func TestBestCompression(t *testing.T) {
+	if _, err := exec.LookPath("zstd"); err != nil {
+		t.Skip("zstd is missing: install zstd")
+	}
+	b, machines := newBuilder(t, t.TempDir())
+	fast, err := b.Build(t.Context(), demoRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.best = true
+	best, err := b.Build(t.Context(), demoRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, one := range []Archived{best[0].Kernel, best[0].Base, best[0].Layer} {
+		other := []Archived{fast[0].Kernel, fast[0].Base, fast[0].Layer}[i].Assets[0]
+		asset := one.Assets[0]
+		if asset.Content != other.Content || asset.Archive == other.Archive {
+			t.Errorf("%s: %+v became %+v", asset.Name, other, asset)
+		}
+		tool := one.Record.Tools[len(one.Record.Tools)-1]
+		if tool.Name != encoderName || !strings.Contains(tool.Version, "level 19") {
+			t.Errorf("%s was packed by %+v", asset.Name, one.Record.Tools)
+		}
+	}
+	b.best = false
+	again, err := b.Build(t.Context(), demoRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(best[0].Layer, again[0].Layer); diff != "" || len(machines.specs) != 2 {
+		t.Errorf("%d sandboxes, and %s", len(machines.specs), diff)
+	}
+}
+
+// What was not in the cache before says which tools made it.
+func TestRecordsNameTools(t *testing.T) {
+	b, _ := newBuilder(t, t.TempDir())
+	b.revision = "abc123"
+	image, err := b.Build(t.Context(), demoRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range image[0].steps() {
+		if rec.Revision != "abc123" || len(rec.Tools) == 0 || !strings.Contains(rec.Tools[len(rec.Tools)-1].Version, "klauspost") {
+			t.Errorf("%s: revision %q, tools %+v", rec.Name, rec.Revision, rec.Tools)
+		}
+	}
+}

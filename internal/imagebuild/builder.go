@@ -47,6 +47,7 @@ type Options struct {
 	Machines func(home string) (Machines, error) // sandboxes below a state folder of their own
 	Agent    func(arch string) ([]byte, error)   // the guest agent's bytes
 	Revision string                              // of SmolVM's sources, for the build record
+	Best     bool                                // archives of the fewest bytes, which takes minutes
 	Sink     event.Sink
 	Now      func() time.Time
 }
@@ -59,6 +60,7 @@ type Builder struct {
 	machines func(home string) (Machines, error)
 	agent    func(arch string) ([]byte, error)
 	revision string
+	best     bool
 	sink     event.Sink
 	now      func() time.Time
 }
@@ -67,7 +69,7 @@ type Builder struct {
 func New(o Options) *Builder {
 	return &Builder{
 		cache: cache{o.Cache}, base: o.Base, run: o.Runner, machines: o.Machines,
-		agent: o.Agent, revision: o.Revision, sink: o.Sink, now: o.Now,
+		agent: o.Agent, revision: o.Revision, best: o.Best, sink: o.Sink, now: o.Now,
 	}
 }
 

@@ -39,13 +39,21 @@ func (b *Builder) tools(ctx context.Context, kind, arch string) []Tool {
 	}
 	var tools []Tool
 	for _, tool := range used[kind] {
-		out, err := process.Output(b.run.Command(ctx, tool, "--version"))
-		line, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
-		if err == nil && len(line) > 0 {
-			tools = append(tools, Tool{string(tool), shortened(string(line))})
+		if version := b.version(ctx, tool); version != "" {
+			tools = append(tools, Tool{string(tool), version})
 		}
 	}
 	return tools
+}
+
+// version is what a program says of its own; empty where it says nothing.
+func (b *Builder) version(ctx context.Context, tool process.Tool) string {
+	out, err := process.Output(b.run.Command(ctx, tool, "--version"))
+	if err != nil {
+		return ""
+	}
+	line, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
+	return shortened(string(line))
 }
 
 // steps are the build records of an image, from the kernel up, with the lock files

@@ -98,13 +98,17 @@ func (b *Builder) keepInventory(key string, have inventory) error {
 	return b.cache.commit(work, kindInventory, key)
 }
 
-// expanded opens a layer's file system: the one in the cache, or the archive
-// expanded into the work folder.
+// expanded opens a layer's file system: the one in the cache, or the archive's.
 func (b *Builder) expanded(ctx context.Context, s Step, a Archived) (*os.File, error) {
 	image, err := os.Open(filepath.Join(b.cache.path(s.Kind, s.Key), contentFile))
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+	if !errors.Is(err, fs.ErrNotExist) {
 		return image, err
 	}
+	return b.expand(ctx, a)
+}
+
+// expand opens what the first asset of an archive expands to.
+func (b *Builder) expand(ctx context.Context, a Archived) (*os.File, error) {
 	asset := a.Assets[0]
 	raw, err := os.ReadFile(filepath.Join(a.Dir, asset.Index.File))
 	if err != nil {
@@ -123,7 +127,8 @@ func (b *Builder) expanded(ctx context.Context, s Step, a Archived) (*os.File, e
 	if err != nil {
 		return nil, err
 	}
-	if image, err = os.Create(filepath.Join(work, contentFile)); err != nil {
+	image, err := os.Create(filepath.Join(work, contentFile))
+	if err != nil {
 		return nil, err
 	}
 	// Nobody needs the name: the bytes go with the last who has the file open.

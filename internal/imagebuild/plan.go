@@ -121,7 +121,7 @@ func (b *Builder) step(kind, name string, inputs any) Step {
 	key := contentKey(inputs)
 	cached := b.cache.has(kind, key)
 	if kind == kindLayer {
-		cached = cached || b.cache.has(archiveKind(kind), key) // all that is kept of a layer
+		cached = cached || b.cache.has(archiveKind(kind), key) || b.cache.has(bestKind(kind), key) // all that is kept of a layer
 	}
 	return Step{Kind: kind, Name: name, Key: key, Cached: cached}
 }

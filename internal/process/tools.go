@@ -12,6 +12,7 @@ const (
 	MkfsExt4   Tool = "mkfs.ext4"
 	Mmdebstrap Tool = "mmdebstrap"
 	DpkgDeb    Tool = "dpkg-deb"
+	Zstd       Tool = "zstd"
 	Pip        Tool = "pip"  // python3 -m pip
 	Self       Tool = "self" // this program again: the supervisor
 )
@@ -45,6 +46,7 @@ var tools = map[Tool]tool{
 	MkfsExt4:   {file: "mkfs.ext4", deb: "e2fsprogs", brew: "e2fsprogs", env: quiet},
 	Mmdebstrap: {file: "mmdebstrap", deb: "mmdebstrap", env: append([]string{"APT_CONFIG", "SOURCE_DATE_EPOCH"}, online...)},
 	DpkgDeb:    {file: "dpkg-deb", deb: "dpkg", brew: "dpkg", env: quiet},
+	Zstd:       {file: "zstd", deb: "zstd", brew: "zstd", env: quiet},
 	Pip:        {file: "python3", args: []string{"-m", "pip"}, deb: "python3-pip", brew: "python", env: append([]string{"PIP_*"}, online...)},
 	Self:       {file: "smolvm", env: append([]string{"SMOLVM_*", "XDG_RUNTIME_DIR"}, online...)},
 }

@@ -8,7 +8,6 @@ import (
 	"hash"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/smolvm/smolvm/internal/manifest"
@@ -22,24 +21,30 @@ type piece struct {
 	ready  chan struct{} // closed when packed and frame are set
 }
 
+// Encode makes one Zstandard frame that states its content's size, always the same
+// of the same bytes. Several calls run at a time.
+type Encode func(ctx context.Context, data []byte) ([]byte, error)
+
 // Compress reads size bytes of src and writes the archive to dst. The same
 // bytes always give the same archive. It returns the index and the digests of
 // the archive and of the whole expanded file.
 func Compress(ctx context.Context, src io.ReaderAt, size int64, dst io.Writer) (ix Index, archive, content manifest.Digest, err error) {
+	return CompressWith(ctx, src, size, dst, nil)
+}
+
+// CompressWith is Compress with an encoder of the caller's, whose frames are
+// decoded again and compared before they are used. Nil: the one built in.
+func CompressWith(ctx context.Context, src io.ReaderAt, size int64, dst io.Writer, encode Encode) (ix Index, archive, content manifest.Digest, err error) {
 	if size < 1 || size > maxSize {
 		return ix, archive, content, fmt.Errorf("compress: size %d is not between 1 and %d", size, int64(maxSize))
 	}
-	encoder, err := zstd.NewWriter(nil,
-		zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
-		zstd.WithWindowSize(FrameSize),
-		zstd.WithSingleSegment(true),
-		zstd.WithEncoderConcurrency(workers(FrameSize)))
+	encode, done, err := checkedOrBuiltIn(encode)
 	if err != nil {
 		return ix, archive, content, fmt.Errorf("compress: %w", err)
 	}
-	defer encoder.Close()
+	defer done()
 
-	p := packer{src: src, size: size, dst: dst, encoder: encoder, whole: sha256.New(), archive: sha256.New()}
+	p := packer{src: src, size: size, dst: dst, encode: encode, whole: sha256.New(), archive: sha256.New()}
 	if err := p.run(ctx); err != nil {
 		return ix, archive, content, fmt.Errorf("compress: %w", err)
 	}
@@ -53,7 +58,7 @@ type packer struct {
 	src     io.ReaderAt
 	size    int64
 	dst     io.Writer
-	encoder *zstd.Encoder
+	encode  Encode
 	whole   hash.Hash // owned by read
 	archive hash.Hash // owned by write
 	frames  []Frame   // owned by write
@@ -68,7 +73,7 @@ func (p *packer) run(ctx context.Context) error {
 	order := make(chan *piece, n)
 	group.Go(func() error { return p.read(ctx, work, order) })
 	for range n {
-		group.Go(func() error { return p.pack(work) })
+		group.Go(func() error { return p.pack(ctx, work) })
 	}
 	group.Go(func() error { return p.write(ctx, order) })
 	return group.Wait()
@@ -95,12 +100,14 @@ func (p *packer) read(ctx context.Context, work, order chan<- *piece) error {
 	return nil
 }
 
-func (p *packer) pack(work <-chan *piece) error {
+func (p *packer) pack(ctx context.Context, work <-chan *piece) (err error) {
 	for next := range work {
 		if next.frame.Zero = isZero(next.data); next.frame.Zero {
 			next.packed = zeroFrame(len(next.data))
 		} else {
-			next.packed = p.encoder.EncodeAll(next.data, nil)
+			if next.packed, err = p.encode(ctx, next.data); err != nil {
+				return err
+			}
 			next.frame.Content = hexDigest(sha256.Sum256(next.data))
 		}
 		next.data = nil

@@ -6,11 +6,11 @@ import (
 )
 
 const (
-	attributeMagic   = 0xEA020000
-	attributeEntry   = 16 // bytes before an attribute's name
-	blockHeader      = 32 // of a block of attributes
-	trustedNames     = 4  // attributes that begin with "trusted."
-	opaqueAttribute  = "overlay.opaque"
+	attributeMagic    = 0xEA020000
+	attributeEntry    = 16 // bytes before an attribute's name
+	blockHeader       = 32 // of a block of attributes
+	trustedNames      = 4  // attributes that begin with "trusted."
+	opaqueAttribute   = "overlay.opaque"
 	redirectAttribute = "overlay.redirect"
 )
 
