@@ -73,7 +73,18 @@ func (c *Catalogue) row(ctx context.Context) (manifest.Row, error) {
 		}
 		row.Layers = append(row.Layers, layer)
 	}
-	return row, nil
+	if row.SBOM, err = c.document("sbom-claude-code-amd64", ".spdx.json", `{"spdxVersion": "SPDX-2.3"}`); err != nil {
+		return row, err
+	}
+	row.Build, err = c.document("build-claude-code-amd64", ".json", `[]`)
+	return row, err
+}
+
+// document publishes text that describes the image.
+func (c *Catalogue) document(name, extension, text string) (*manifest.Blob, error) {
+	sum := digest([]byte(text))
+	blob := manifest.Blob{File: manifest.FileName(name, sum.SHA256, extension), Digest: sum}
+	return &blob, os.WriteFile(filepath.Join(c.Dir, blob.File), []byte(text), 0o644)
 }
 
 // Add publishes bytes as an asset.

@@ -66,7 +66,8 @@ type server struct {
 	stop func()
 }
 
-// file is the published name of an asset's archive or index, or the name itself.
+// file is the published name of an asset's archive or index, of the image's bill of
+// materials or build record, or the name itself.
 func (s *site) file(name string) string {
 	row := s.made.Manifest.Rows[0]
 	for _, asset := range append([]manifest.Asset{row.Kernel.Image, *row.Kernel.Modules}, row.Layers...) {
@@ -76,6 +77,12 @@ func (s *site) file(name string) string {
 		case asset.Name + ".index":
 			return asset.Index.File
 		}
+	}
+	switch name {
+	case "sbom":
+		return row.SBOM.File
+	case "build":
+		return row.Build.File
 	}
 	return name
 }
@@ -107,7 +114,7 @@ func (s *site) at(ts *testscript.TestScript, word string) (*server, string) {
 // publish [how...] serves a catalogue and sets SMOLVM_MANIFEST and KEY. How is one
 // of: unsigned, other-key, expired, serial=N, only=PRESET, release=NAME (with
 // another frame in the top layer), mirror=ADDRESS, rotate=N (to key list N and its
-// new key), huge, normal (again).
+// new key), key=FILE (with the private key in FILE), huge, normal (again).
 func publish(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
 		ts.Fatalf("usage: publish [how...]")
@@ -188,6 +195,10 @@ func alter(made, shared *catalogue.Catalogue, how string) error {
 		return renew(made)
 	case "rotate":
 		return rotate(made, number)
+	case "key":
+		dir := filepath.Dir(made.Dir)
+		return errors.Join(os.WriteFile(filepath.Join(dir, value), []byte(made.PrivateKey), 0o600),
+			os.WriteFile(filepath.Join(dir, strings.TrimSuffix(value, filepath.Ext(value))+".pub"), []byte(made.PublicKey), 0o644))
 	case "huge":
 		for i := range made.Manifest.Rows {
 			made.Manifest.Rows[i].Layers = slices.Clone(made.Manifest.Rows[i].Layers)
