@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -65,6 +66,9 @@ func newVM(t *testing.T) (*bench, record.Record) {
 		Kernel: filepath.Join(image, "kernel"), Modules: filepath.Join(image, "modules"), CommandLine: "quiet",
 		Layers: []record.Layer{{Name: "base", Path: filepath.Join(image, "base.ext4")}},
 	}
+	spec.Services = []wire.Service{{Name: "ticker", Run: []string{
+		"sh", "-c", `echo "up: $USER $PWD $HOME"; trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done`,
+	}}}
 	if _, err := os.Stat(spec.Image.Modules); err != nil {
 		spec.Image.Modules = "" // our own kernel has none
 	}
@@ -100,8 +104,10 @@ func TestVM(t *testing.T) {
 		{"hang-up", vmHangUp},
 		{"parallel", vmParallel},
 		{"latency", vmLatency},
+		{"service", vmService},
 		{"reboot", vmReboot},
 		{"stop and start", vmStopStart},
+		{"service stopped in order", vmServiceStopped},
 		{"machine killed", vmMachineKilled},
 		{"supervisor killed", vmSupervisorKilled},
 	} {
@@ -116,6 +122,40 @@ func TestVM(t *testing.T) {
 			t.Fatalf("supervisor:\n%s\nconsole:\n%s", log, console)
 		}
 	}
+}
+
+// tickerLog waits until the service's log has what grep finds, and gives all of it.
+func tickerLog(t *testing.T, b *bench, pattern string, times int) string {
+	t.Helper()
+	script := `for i in $(seq 300); do [ $(grep -cE "$1" "$0") -ge "$2" ] && break; sleep 0.1; done; cat "$0"`
+	out, _ := b.exec("vm", "", "sh", "-c", script, wire.ServiceLog+"/ticker.log", pattern, fmt.Sprint(times))
+	if got := len(regexp.MustCompile("(?m)"+pattern).FindAllString(out, -1)); got < times {
+		t.Fatalf("%q is there %d times, want %d:\n%s", pattern, got, times, out)
+	}
+	return out
+}
+
+// vmService: a service runs without a session, as the user, and again when it was killed.
+func vmService(t *testing.T, b *bench) {
+	out := tickerLog(t, b, "^up: agent /workspace /home/agent$", 1)
+	pid := regexp.MustCompile(`started as process (\d+)`).FindStringSubmatch(out)
+	if pid == nil {
+		t.Fatalf("the log does not name the process:\n%s", out)
+	}
+	if _, status := b.exec("vm", "", "kill", "-9", pid[1]); status != 0 {
+		t.Fatalf("kill of process %s gave %d", pid[1], status)
+	}
+	tickerLog(t, b, "was ended by signal 9 .*; it starts again in 1s$", 1)
+	tickerLog(t, b, "^up: agent", 2)
+}
+
+// vmServiceStopped: every stop before this case gave it SIGTERM and time to heed it.
+func vmServiceStopped(t *testing.T, b *bench) {
+	out := tickerLog(t, b, "^bye$", 1)
+	if !strings.Contains(out, "bye\n") || !strings.Contains(out, "smolvm: stopped: ended with status 0\n") {
+		t.Errorf("the service was not stopped in order:\n%s", out)
+	}
+	tickerLog(t, b, "^up: agent", 3) // and runs again
 }
 
 func vmStatuses(t *testing.T, b *bench) {

@@ -43,8 +43,9 @@ func publishedVersion(t *testing.T) string {
 }
 
 func TestUnpublishedPresetSaysWhatHappensNext(t *testing.T) {
-	w := theWorld
-	got := w.run(t, nil, "pi", "start", "-n", "unpublished", "--no-mount", "--no-attach")
+	from := newSite(t) // has no Pi
+	w := from.world(t)
+	got := w.run(t, nil, from.args("pi", "start", "-n", "unpublished", "--no-mount", "--no-attach")...)
 	if got.status != 125 || !strings.Contains(got.stderr, "pi") {
 		t.Fatalf("status %d, stderr %q", got.status, got.stderr)
 	}

@@ -1,0 +1,167 @@
+//go:build vm
+
+package vm_test
+
+import (
+	"fmt"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// agentTime is how long an agent may take to its first screen, and OpenClaw's
+// gateway to its first answer: minutes where the processor is emulated and busy.
+const (
+	agentTime   = 4 * time.Minute
+	gatewayTime = 25 * time.Minute
+)
+
+// impression is what an agent's first screen is known by. No credential is given: an
+// agent may say that it has none, but nothing else may be asked.
+type impression struct {
+	prepare string // a script that is run before, as the user
+	shows   string // with full permissions
+	asking  string // with --ask
+	full    string // shown with full permissions only; empty: see asking
+}
+
+var impressions = map[string]impression{
+	"claude-code": {shows: `Claude Code v.*(?s).*bypass permissions on`, asking: `Claude Code v.*(?s).*❯`, full: `bypass permissions`},
+	"codex": {
+		// Signing in is a question of its own, answered by a key that is of no account.
+		prepare: `echo sk-of-no-account | codex login --with-api-key`,
+		shows:   `YOLO mode`, asking: `Ask Codex to do anything`, full: `YOLO`,
+	},
+	"hermes": {shows: `(?s)Welcome to Hermes Agent.*⚠ YOLO`, asking: `Welcome to Hermes Agent`, full: `YOLO`},
+	"pi": {
+		// What Pi asks is whether the workspace's own settings are trusted.
+		prepare: `mkdir -p /workspace/.pi; echo '{}' >/workspace/.pi/settings.json`,
+		shows:   `pi v\d(?s).*\(auto\)`, asking: `Trust project folder\?`,
+	},
+}
+
+// questions are those that an agent asks when it runs for the first time.
+var questions = regexp.MustCompile(`(?i)(choose|select|pick)[^\n]*(theme|style)|trust (the|this|project|parent)|do you trust|onboarding|` +
+	`run setup|setup now|let's get started|accept the (risk|terms)|\[y/n\]|sign in with|bypass permissions mode, claude`)
+
+// TestFirstScreens runs each agent on a terminal and looks at its first screen.
+func TestFirstScreens(t *testing.T) {
+	for _, row := range published(t).Rows {
+		expected, known := impressions[row.Preset]
+		if row.Arch != runtime.GOARCH || row.VMM != "qemu" || !known {
+			continue
+		}
+		t.Run(row.Preset, func(t *testing.T) {
+			if row.Preset != "claude-code" {
+				needLong(t)
+			}
+			seen := firstScreen(t, row.Preset, expected.prepare, expected.shows)
+			if found := questions.FindString(seen); found != "" {
+				t.Errorf("it asks %q:\n%s", found, seen)
+			}
+			if needed := firstScreen(t, row.Preset, expected.prepare, expected.asking, "--ask"); expected.full != "" && regexp.MustCompile(expected.full).MatchString(needed) {
+				t.Errorf("with --ask it has full permissions:\n%s", needed)
+			}
+		})
+	}
+}
+
+func firstScreen(t *testing.T, word, prepare, shows string, flags ...string) string {
+	t.Helper()
+	w, name := theWorld, "screen-"+word
+	w.must(t, append([]string{word, "start", "-n", name, "--no-mount", "--no-attach"}, flags...)...)
+	defer w.remove(name)
+	if prepare != "" {
+		w.must(t, "exec", name, "--", "sh", "-euc", prepare)
+	}
+	s := w.onScreen(t, "attach", name)
+	defer s.close()
+	seen, err := s.until(shows, agentTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("smolvm %s start %s:\n%s", word, strings.Join(flags, " "), seen)
+	return seen
+}
+
+// TestEveryPresetIsLookedAt: a preset without a known first screen has a case of its own.
+func TestEveryPresetIsLookedAt(t *testing.T) {
+	for _, p := range shipped(t) {
+		if _, known := impressions[p.Name]; !known && len(p.Services) == 0 {
+			t.Errorf("nobody looks at the first screen of %s", p.Name)
+		}
+	}
+}
+
+// TestService is OpenClaw's: its gateway answers on the declared port, comes back
+// when it was killed, and is stopped in order.
+func TestService(t *testing.T) {
+	needLong(t)
+	w, name := theWorld, "service"
+	w.must(t, "openclaw", "start", "-n", name, "--no-mount", "--no-attach")
+	defer w.remove(name)
+	info := w.must(t, "info", name)
+	for _, want := range []string{"18789 in the sandbox", "gateway: /opt/openclaw/gateway"} {
+		if !strings.Contains(info, want) {
+			t.Errorf("info does not say %q:\n%s", want, info)
+		}
+	}
+	w.inLog(t, name, `answers on port 18789 after`, 1)
+	page := w.must(t, "exec", name, "--", "curl", "--silent", "--show-error", "--fail", "--max-time", "60", "http://127.0.0.1:18789/")
+	if !strings.Contains(page, "<title>OpenClaw Control</title>") {
+		t.Errorf("the port answers with %.200q", page)
+	}
+	log := w.inLog(t, name, `started as process \d+`, 1)
+	pids := regexp.MustCompile(`started as process (\d+)`).FindAllStringSubmatch(log, -1)
+	w.must(t, "exec", name, "--", "kill", "-9", pids[len(pids)-1][1])
+	w.inLog(t, name, `was ended by signal 9`, 1)
+	w.inLog(t, name, `answers on port 18789 after`, 2)
+	seen, err := w.onScreen(t, "attach", name).until(`gateway connected`, gatewayTime)
+	if err != nil {
+		t.Error(err)
+	}
+	if found := questions.FindString(seen); found != "" {
+		t.Errorf("its terminal interface asks %q:\n%s", found, seen)
+	}
+	w.must(t, "stop", "--timeout", "30s", name)
+	w.must(t, "start", name, "--no-attach")
+	w.inLog(t, name, `smolvm: stopped: `, 1)
+}
+
+// inLog waits until the log of the gateway has so many matches, and gives all of it.
+func (w *world) inLog(t *testing.T, name, expression string, times int) string {
+	t.Helper()
+	pattern := regexp.MustCompile(expression)
+	for deadline := time.Now().Add(gatewayTime); ; time.Sleep(2 * time.Second) {
+		log := w.must(t, "logs", "--service", "gateway", name)
+		if len(pattern.FindAllString(log, -1)) >= times {
+			return log
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %q, %d times, in\n%s", gatewayTime, expression, times, log)
+		}
+	}
+}
+
+// TestAskKeepsOpenClawsPrompts: its policy for commands is in a configuration of its own.
+func TestAskKeepsOpenClawsPrompts(t *testing.T) {
+	needLong(t)
+	w := theWorld
+	for flags, want := range map[string]string{"": "ask=off", "--ask": "ask=on-miss"} {
+		name := "policy"
+		w.must(t, append([]string{"openclaw", "start", "-n", name, "--no-mount", "--no-attach"}, strings.Fields(flags)...)...)
+		out := w.must(t, append([]string{"attach", name, "--"}, "exec-policy", "show")...)
+		if !strings.Contains(out, want) {
+			t.Errorf("start %s: the policy is not %s:\n%s", flags, want, out)
+		}
+		service := w.must(t, "exec", name, "--", "cat", fmt.Sprintf("%s/gateway.log", wire.ServiceLog))
+		if strings.Contains(service, "ask.json") != (flags != "") {
+			t.Errorf("start %s: the gateway has another configuration:\n%s", flags, service)
+		}
+		w.remove(name)
+	}
+}
