@@ -143,6 +143,11 @@ type Tool struct {
 // Build builds what the request asks for and the cache does not hold. Presets
 // come back in the order of the request.
 func (b *Builder) Build(ctx context.Context, req Request) ([]Image, error) {
+	images, err := b.build(ctx, req)
+	return images, stored(b.cache.dir, "SMOLVM_BUILD_CACHE names another folder.", err)
+}
+
+func (b *Builder) build(ctx context.Context, req Request) ([]Image, error) {
 	release, err := b.cache.open(ctx, b.sink)
 	if err != nil {
 		return nil, err

@@ -65,7 +65,7 @@ func (b *Builder) takeInventory(ctx context.Context, s Step, a Archived) (invent
 	if raw, err := os.ReadFile(file); err == nil && json.Unmarshal(raw, &have) == nil {
 		return have, nil
 	}
-	done := event.Span(b.sink, b.now, event.Publish, "what is in "+asset.Name)
+	done := event.Span(b.sink, b.now, event.Verify, "what is in "+asset.Name)
 	image, err := b.expanded(ctx, s, a)
 	if err != nil {
 		return have, fmt.Errorf("read what is in %s: %w", asset.Name, err)

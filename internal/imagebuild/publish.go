@@ -47,6 +47,11 @@ type Publication struct {
 // do key lists. A file that exists under an asset's name must hold exactly its
 // bytes. When nothing changed, the signed manifest that is there is kept.
 func (p Publication) Publish(ctx context.Context, images []Image) (manifest.Manifest, error) {
+	m, err := p.publish(ctx, images)
+	return m, stored(p.Dir, "The same command goes on from there.", err)
+}
+
+func (p Publication) publish(ctx context.Context, images []Image) (manifest.Manifest, error) {
 	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
 		return manifest.Manifest{}, fault.New(fault.Storage, "", "make the published folder: %w", err)
 	}
