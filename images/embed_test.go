@@ -5,9 +5,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io/fs"
+	"os"
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -40,6 +42,39 @@ func TestPresets(t *testing.T) {
 		for _, f := range p.Recipe.Files {
 			if path.Ext(f.Path) == ".json" && !json.Valid([]byte(f.Content)) {
 				t.Errorf("%s: %s is not JSON", p.Name, f.Path)
+			}
+		}
+	}
+}
+
+// TestPageIsTrue: the page about presets shows a file that works, and the versions
+// and ports of today.
+func TestPageIsTrue(t *testing.T) {
+	page, err := os.ReadFile("../docs/presets.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```toml\n")
+	example, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("the page has no example")
+	}
+	p, err := config.DecodePreset([]byte(example), "docs/presets.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Services) != 1 || len(p.Recipe.Files) != 1 || len(p.Recipe.Locks) != 1 || p.Arguments == nil || p.Ask == nil {
+		t.Errorf("the example leaves something out: %+v", p)
+	}
+	for _, p := range shipped(t) {
+		for _, want := range append(slices.Clone(p.Environment), p.Agent.Version, p.Name) {
+			if !strings.Contains(string(page), want) {
+				t.Errorf("%s: the page does not say %s", p.Name, want)
+			}
+		}
+		for _, port := range p.Ports {
+			if !strings.Contains(string(page), strconv.Itoa(port)) {
+				t.Errorf("%s: the page does not name port %d", p.Name, port)
 			}
 		}
 	}
