@@ -119,4 +119,4 @@ fuzz:
 # The cache of images is not touched, nor the development key: images that were
 # published with it stay good.
 clean:
-	rm -rf bin dist/guest dist/images $(GUEST)/*.gz $(GUEST)/*.part
+	rm -rf bin dist/guest dist/images dist/release dist/state $(GUEST)/*.gz $(GUEST)/*.part
