@@ -92,7 +92,7 @@ func (l *launch) check() (err error) {
 			return err
 		}
 	}
-	if l.machine, err = l.app.Machine(l.options.Backend); err != nil {
+	if l.machine, err = l.app.machineFor(l.options.Arch, l.options.Backend); err != nil {
 		return err
 	}
 	if err := l.checkSizes(); err != nil {

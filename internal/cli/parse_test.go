@@ -52,8 +52,8 @@ func TestParsePresetStart(t *testing.T) {
 		})
 	}
 	check(t, start, "", startOptions{Timeout: defaultTimeout})
-	check(t, start, "-n work --cpus 2 --memory 1536M --disk 20g --backend qemu --timeout 90s", startOptions{
-		Name: "work", CPUs: 2, Memory: 1536 << 20, Disk: 20 << 30, Backend: "qemu", Timeout: 90 * time.Second,
+	check(t, start, "-n work --cpus 2 --memory 1536M --disk 20g --arch arm64 --backend qemu --timeout 90s", startOptions{
+		Name: "work", CPUs: 2, Memory: 1536 << 20, Disk: 20 << 30, Arch: "arm64", Backend: "qemu", Timeout: 90 * time.Second,
 	})
 	check(t, start, "--attach --rm --no-mount --json", startOptions{
 		Attach: true, Remove: true, NoMount: true, JSON: true, Timeout: defaultTimeout,
@@ -126,10 +126,12 @@ func TestParseTheRest(t *testing.T) {
 		Presets: []string{"claude", "codex"}, Arch: "arm64", Backend: "qemu",
 	})
 	check(t, newImagePull, "--all", imagePullOptions{Presets: []string{}, All: true})
-	check(t, newImageBuild, "claude --dry-run --arch arm64", imageBuildOptions{Presets: []string{"claude"}, DryRun: true, Arch: "arm64"})
-	check(t, newImagePublish, "--key k out claude pi", imageBuildOptions{Presets: []string{"claude", "pi"}, Output: "out", Keys: []string{"k"}})
+	check(t, newImageBuild, "claude --dry-run --arch arm64", imageBuildOptions{Presets: []string{"claude"}, DryRun: true, Arch: "arm64", Pack: packFast})
+	check(t, newImageBuild, "--all --compression best", imageBuildOptions{Presets: []string{}, All: true, Pack: packBest})
+	check(t, newImagePublish, "--no-sign --all out", imageBuildOptions{Presets: []string{}, Output: "out", All: true, NoSign: true, Pack: packFast})
+	check(t, newImagePublish, "--key k out claude pi", imageBuildOptions{Presets: []string{"claude", "pi"}, Output: "out", Keys: []string{"k"}, Pack: packFast})
 	check(t, newImagePublish, "--key k --key l --mirror https://m/ --mirror oci://r/x:1 out pi", imageBuildOptions{
-		Presets: []string{"pi"}, Output: "out", Keys: []string{"k", "l"}, Mirrors: []string{"https://m/", "oci://r/x:1"},
+		Presets: []string{"pi"}, Output: "out", Keys: []string{"k", "l"}, Mirrors: []string{"https://m/", "oci://r/x:1"}, Pack: packFast,
 	})
 	check(t, newImageInspect, "claude --json", imageInspectOptions{Images: []string{"claude"}, JSON: true})
 	check(t, newImageVerify, "", imageVerifyOptions{Images: []string{}})
@@ -137,6 +139,9 @@ func TestParseTheRest(t *testing.T) {
 	check(t, newImageSave, "-o f claude --arch arm64", imageSaveOptions{Presets: []string{"claude"}, Output: "f", Arch: "arm64"})
 	check(t, newImageLoad, "-i f --json", imageLoadOptions{Input: "f", JSON: true})
 	check(t, newImageMirror, "oci://r/x:1", imageMirrorOptions{Destination: "oci://r/x:1"})
+	check(t, newImageSign, "--key k --key l d --json", imageSignOptions{Dir: "d", Keys: []string{"k", "l"}, JSON: true})
+	check(t, newImageCheck, "https://e.org/", imageCheckOptions{Address: "https://e.org/"})
+	check(t, newImageCheck, "--json", imageCheckOptions{JSON: true})
 	check(t, newImageRotate, "--key k --trust p --threshold 2 d", imageRotateOptions{
 		Dir: "d", Keys: []string{"k"}, Trust: []string{"p"}, Threshold: 2,
 	})

@@ -22,6 +22,7 @@ type startOptions struct {
 	CPUs     int   // 0: the image's default
 	Memory   int64 // bytes; 0: the image's default
 	Disk     int64 // bytes; 0: the image's default
+	Arch     string // empty: this computer's
 	Backend  string
 	Attach   bool
 	NoAttach bool
@@ -95,7 +96,7 @@ Status 125 means that SmolVM failed.`,
 	flags.IntVar(&o.CPUs, "cpus", 0, "number of CPUs (default the image's)")
 	flags.Var(sizeFlag{&o.Memory}, "memory", "memory, such as 2G (default the image's)")
 	flags.Var(sizeFlag{&o.Disk}, "disk", "most that the sandbox may write, such as 20G (default the image's)")
-	flags.StringVar(&o.Backend, "backend", "", "virtual machine monitor: qemu (default SMOLVM_BACKEND, else chosen)")
+	machineFlags(cmd, &o.Arch, &o.Backend)
 	flags.BoolVar(&o.Ask, "ask", false, "keep the agent's own prompts for permission")
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
 	flags.BoolVar(&o.NoMount, "no-mount", false, "mount nothing")
