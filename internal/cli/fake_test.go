@@ -50,7 +50,7 @@ type fakeWorld struct {
 	pruned    store.Pruned
 	removeErr error
 	able      error
-	altered   error   // what looking at an image's files finds
+	altered   error // what looking at an image's files finds
 	kvm       host.Verdict
 	createErr []error // of the next creations
 	startErr  error

@@ -19,9 +19,9 @@ const defaultTimeout = 2 * time.Minute
 // startOptions are what `PRESET start` and `start` were asked for.
 type startOptions struct {
 	Name     string
-	CPUs     int   // 0: the image's default
-	Memory   int64 // bytes; 0: the image's default
-	Disk     int64 // bytes; 0: the image's default
+	CPUs     int    // 0: the image's default
+	Memory   int64  // bytes; 0: the image's default
+	Disk     int64  // bytes; 0: the image's default
 	Arch     string // empty: this computer's
 	Backend  string
 	Attach   bool
