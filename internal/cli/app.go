@@ -59,7 +59,10 @@ type App struct {
 	signals  *signals
 	progress *ui.Progress
 	begin    sync.Once
-	left     string // what to say when the command is interrupted now
+	// wrongPresets is what is wrong with files of the user's folder of presets.
+	wrongPresets []error
+
+	left string // what to say when the command is interrupted now
 
 	*rooms
 }
@@ -69,6 +72,7 @@ type globals struct {
 	Progress   string
 	Manifest   string
 	TrustedKey []string
+	PresetFile []string
 }
 
 // New makes the App of a process. It does no work.
@@ -82,6 +86,7 @@ func New(outside Outside, build Build) *App {
 func (a *App) Main(args []string) int {
 	ctx, signals, stop := watch(context.Background(), a.Signals, a.Streams)
 	a.signals = signals
+	a.global.PresetFile = presetFiles(args)
 	root, err := newRoot(a)
 	cmd := root
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
@@ -42,6 +43,9 @@ func (a *App) intact(ctx context.Context, image record.Image) error {
 			return err
 		}
 		addresses := []string{image.Address}
+		if published := resolve.Address(c); image.Release == imagebuild.LocalRelease && published != "" {
+			addresses = append(addresses, published) // the base of what was built here
+		}
 		if known, there := c.Catalogue(image.Address); there {
 			for _, mirror := range known.Mirrors {
 				if address, err := resolve.Complete(mirror); err == nil {

@@ -52,6 +52,7 @@ type fakeWorld struct {
 	able      error
 	altered   error // what looking at an image's files finds
 	kvm       host.Verdict
+	ownBuilds bool    // SMOLVM_USE_PUBLISHED=0
 	createErr []error // of the next creations
 	startErr  error
 	catalogue error
@@ -101,7 +102,7 @@ func newWorld(t *testing.T) *fakeWorld {
 func (w *fakeWorld) rooms(home string) *rooms {
 	return &rooms{
 		Config: func() (config.Config, error) {
-			return config.Config{Home: home, Getenv: func(string) string { return "" }}, nil
+			return config.Config{Home: home, UsePublished: !w.ownBuilds, Getenv: func(string) string { return "" }}, nil
 		},
 		AllPresets: func() ([]preset.Preset, error) { return fakePresets(), nil },
 		Sandboxes:  func() (sandboxes, error) { return w, nil },
@@ -128,6 +129,10 @@ func (w *fakeWorld) rooms(home string) *rooms {
 				Release: "2026.1", Kernel: "/store/kernel", KernelVersion: row.Kernel.Version, StandIn: row.Kernel.StandIn,
 				Layers: []record.Layer{{Name: "base", Path: "/store/base", SHA256: "ab"}},
 			}, fakeLease{w}, nil
+		},
+		BuildHere: func(_ context.Context, b localBuild) (manifest.Row, record.Image, lease, error) {
+			w.note("build %s: %s", b.preset.Name, b.why)
+			return fakeRow(b.preset.Name), record.Image{Release: "local"}, fakeLease{w}, nil
 		},
 		Intact: func(context.Context, record.Image) error { return w.altered },
 		Cached: func() ([]store.Image, error) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -89,7 +90,7 @@ what it was built from.`,
 func buildFlags(cmd *cobra.Command, o *imageBuildOptions) {
 	cmd.Flags().StringVar(&o.Arch, "arch", "", "amd64 or arm64 (default this computer's)")
 	cmd.Flags().StringVar(&o.Kernel, "kernel", "", "`DIR` that kernel/build left (default a distribution's kernel)")
-	cmd.Flags().BoolVar(&o.All, "all", false, "every preset that has a recipe")
+	cmd.Flags().BoolVar(&o.All, "all", false, "every preset that is published")
 	cmd.Flags().StringArrayVar(&o.Keys, "key", nil, keyUsage)
 	cmd.Flags().BoolVar(&o.NoSign, "no-sign", false, "publish without signatures, for 'smolvm image sign'")
 	cmd.Flags().StringVar(&o.Pack, "compression", packFast, "fast, or best: about 16 % smaller, by the zstd program, and minutes longer")
@@ -146,7 +147,7 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	if err != nil {
 		return err
 	}
-	builder, err := app.builder(publication.Base, o.Pack == packBest)
+	builder, err := app.builder(publication.Base, buildMode{accel: vmm.TCG, best: o.Pack == packBest})
 	if err != nil {
 		return err
 	}
@@ -241,7 +242,7 @@ func (a *App) buildRequest(o imageBuildOptions) (imagebuild.Request, error) {
 		return request, err
 	}
 	if o.All {
-		request.Presets = slices.DeleteFunc(slices.Clone(all), func(p preset.Preset) bool { return len(p.Recipe.Steps) == 0 })
+		request.Presets = slices.DeleteFunc(slices.Clone(all), func(p preset.Preset) bool { return p.Unpublished })
 		return request, nil
 	}
 	names, err := a.presetNames(o.Presets)
@@ -285,9 +286,15 @@ func readSigners(paths []string) ([]imagebuild.Signer, error) {
 	return signers, nil
 }
 
-// builder builds in emulated sandboxes, which run on every host and for every
-// architecture.
-func (a *App) builder(base imagebuild.Base, best bool) (*imagebuild.Builder, error) {
+// buildMode is how something is built.
+type buildMode struct {
+	accel  vmm.Accel // emulated sandboxes run on every host and for every architecture
+	best   bool      // pack for the fewest bytes instead of in the shortest time
+	output io.Writer // gets what recipes print; nil: only the log does
+}
+
+// builder builds in sandboxes.
+func (a *App) builder(base imagebuild.Base, mode buildMode) (*imagebuild.Builder, error) {
 	c, err := a.Config()
 	if err != nil {
 		return nil, err
@@ -301,10 +308,10 @@ func (a *App) builder(base imagebuild.Base, best bool) (*imagebuild.Builder, err
 		cache = filepath.Join(c.Home, "build")
 	}
 	return imagebuild.New(imagebuild.Options{
-		Cache: cache, Base: base, Runner: a.runner(), Agent: a.Build.Agent, Revision: a.Build.Commit, Best: best,
-		Sink: a.Progress(), Now: a.Now,
+		Cache: cache, Base: base, Runner: a.runner(), Agent: a.Build.Agent, Revision: a.Build.Commit, Best: mode.best,
+		Sink: a.Progress(), Now: a.Now, Output: mode.output,
 		Machines: imagebuild.Sandboxes{
-			Runner: a.runner(), Accel: vmm.TCG, CPUs: min(a.Host().CPUs, maxOwnCPUs), Sink: a.Progress(), Now: a.Now,
+			Runner: a.runner(), Accel: mode.accel, CPUs: min(a.Host().CPUs, maxOwnCPUs), Sink: a.Progress(), Now: a.Now,
 			Rand: a.Rand, Env: c.SessionEnv(), CACerts: certificates,
 		}.Open,
 	}), nil

@@ -12,6 +12,7 @@ import (
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
+	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -167,15 +168,22 @@ func (l *launch) freeName() (string, error) {
 	return name, nil
 }
 
-// obtain finds the preset's image and brings it into the cache.
+// obtain brings the preset's image into the cache: the published one, or one that
+// is built here where none is published or none is wanted.
 func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, lease, error) {
-	found, err := l.app.Catalogue(ctx)
+	c, err := l.app.Config()
 	if err != nil {
 		return manifest.Row{}, record.Image{}, nil, err
 	}
+	var found resolve.Catalogue
+	if c.UsePublished || resolve.Address(c) != "" {
+		if found, err = l.app.Catalogue(ctx); err != nil {
+			return manifest.Row{}, record.Image{}, nil, err
+		}
+	}
 	row, there := found.Find(l.preset.Name, l.machine.arch, l.machine.vmm)
-	if !there {
-		return row, record.Image{}, nil, notPublished(l.preset.Name, l.machine, found)
+	if why := whyLocal(l.preset, l.machine, there, c.UsePublished); why != "" {
+		return l.app.BuildHere(ctx, localBuild{found: found, preset: l.preset, machine: l.machine, why: why, verbose: l.options.Verbose})
 	}
 	defer l.app.whenInterrupted(ctx, resumeHint)()
 	image, lease, err := l.app.Pull(ctx, found, row, false)

@@ -36,7 +36,7 @@ var environment = []struct{ name, meaning string }{
 	{"SMOLVM_HOME", "state folder (default ~/.smolvm)"},
 	{"SMOLVM_MANIFEST", "address of the image manifest: a path, http(s)://, oci://"},
 	{"SMOLVM_BACKEND", "virtual machine monitor"},
-	{"SMOLVM_USE_PUBLISHED", "0 asks for images that are built here"},
+	{"SMOLVM_USE_PUBLISHED", "0, false or no: every image is built on this computer"},
 	{"SMOLVM_BUILD_CACHE", "folder of image build's reusable products (default build in the state folder)"},
 	{"NO_COLOR", "when set, no colours"},
 }

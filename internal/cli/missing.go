@@ -63,7 +63,7 @@ func notPublished(preset string, m machine, c resolve.Catalogue) error {
 			there = append(there, row.Preset)
 		}
 	}
-	hint := "SmolVM will build it on this computer once it can; that is not available yet."
+	hint := fmt.Sprintf("smolvm %s start builds it on this computer.", preset)
 	if len(there) > 0 {
 		hint += fmt.Sprintf(" Published for this computer: %s.", strings.Join(there, ", "))
 	}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"sync"
 
-	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/host"
-	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
@@ -16,10 +14,11 @@ import (
 func (a *App) openRooms() *rooms {
 	return &rooms{
 		Config:     sync.OnceValues(a.loadConfig),
-		AllPresets: sync.OnceValues(func() ([]preset.Preset, error) { return config.Presets(a.Presets) }),
+		AllPresets: sync.OnceValues(a.allPresets),
 		Sandboxes:  sync.OnceValues(a.openSandboxes),
 		Catalogue:  a.loadCatalogue,
 		Pull:       a.pull,
+		BuildHere:  a.buildHere,
 		Intact:     a.intact,
 		Cached:     a.cached,
 		Verify:     a.verify,

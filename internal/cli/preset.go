@@ -30,6 +30,7 @@ type startOptions struct {
 	Remove   bool
 	Timeout  time.Duration
 	NoMount  bool
+	Verbose  bool
 	JSON     bool
 	Args     []string // for the agent; nil: none were given
 }
@@ -68,7 +69,8 @@ func newPresetStart(app *App, p preset.Preset, run func(context.Context, *App, p
 		Use:   "start [FLAGS] [-- AGENT ARGS...]",
 		Short: "Start a new sandbox with " + p.Name,
 		Long: `Start a new sandbox with ` + p.Name + `: download and verify its image where it is
-not in the cache yet, boot it, and run the agent.
+not in the cache yet, boot it, and run the agent. Where no image is published it is
+built here first, once, by the preset's recipe in a sandbox.
 
 On a terminal, with --attach, or with arguments after --, the agent runs in front
 of you and its exit status is handed back; otherwise the sandbox is only started.
@@ -100,6 +102,7 @@ Status 125 means that SmolVM failed.`,
 	flags.BoolVar(&o.Ask, "ask", false, "keep the agent's own prompts for permission")
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
 	flags.BoolVar(&o.NoMount, "no-mount", false, "mount nothing")
+	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show what a local build prints")
 	startFlags(cmd, &o)
 	return cmd
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/trust"
@@ -226,12 +227,14 @@ func (a *App) current() (releases, keys []string, err error) {
 			}
 		}
 	}
+	own := imagebuild.LocalRelease // what was built here is as current as anything
 	if len(releases) > 0 {
-		return releases, keys, nil
+		return append(releases, own), keys, nil
 	}
 	images, err := a.Cached()
+	images = slices.DeleteFunc(images, func(i store.Image) bool { return i.Release == own })
 	if err != nil || len(images) == 0 {
 		return nil, nil, err
 	}
-	return []string{images[len(images)-1].Release}, nil, nil
+	return []string{images[len(images)-1].Release, own}, nil, nil
 }

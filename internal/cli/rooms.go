@@ -51,6 +51,8 @@ type rooms struct {
 	Catalogue  func(ctx context.Context) (resolve.Catalogue, error)
 	// Pull brings an image into the cache, where it stays until the lease is given up.
 	Pull func(ctx context.Context, found resolve.Catalogue, row manifest.Row, keepArchive bool) (record.Image, lease, error)
+	// BuildHere makes an image on this computer and brings it into the cache.
+	BuildHere func(ctx context.Context, b localBuild) (manifest.Row, record.Image, lease, error)
 	// Intact refuses an image whose files are not the verified ones any more.
 	Intact func(ctx context.Context, image record.Image) error
 	Cached func() ([]store.Image, error)

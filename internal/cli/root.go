@@ -50,7 +50,7 @@ puts you in front of the agent.`,
 		newList(app, runList), newInfo(app, runInfo), newStart(app, runStart), newStop(app, runStop),
 		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newLogs(app, runLogs),
 		newDelete(app, runDelete))
-	addTo(root, imageGroup, newImage(app), newPrune(app, runPrune))
+	addTo(root, imageGroup, newImage(app), newPresets(app), newPrune(app, runPrune))
 	addTo(root, otherGroup, newDoctor(app, runDoctor), newConfig(app), newVersion(app, runVersion), newCompletion(app))
 	root.AddCommand(newSupervise(app))
 	presets, err := app.AllPresets()
@@ -85,6 +85,8 @@ func (a *App) addGlobals(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.global.Progress, "progress", string(ui.Auto), "how progress is shown: auto, plain, json")
 	flags.StringVar(&a.global.Manifest, "manifest", "", "`ADDRESS` of the image manifest: a path, http(s)://, oci:// (default SMOLVM_MANIFEST)")
+	var read []string // by presetFiles, before there are flags
+	flags.StringArrayVar(&read, "preset-file", nil, "`FILE` with a preset of your own; may be repeated")
 	flags.StringArrayVar(&a.global.TrustedKey, "trusted-key", nil, "`FILE` with a minisign public key that may sign the manifest")
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.checkGlobals() }
 }

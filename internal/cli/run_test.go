@@ -258,7 +258,6 @@ func TestFailuresInJSON(t *testing.T) {
 		"claude start --json -n Bad":    fault.Usage,
 		"claude start --json --bogus":   fault.Usage,
 		"cluade start --json":           fault.NotFound,
-		"codex start --json":            fault.NotFound,
 		"info --json nowhere":           fault.NotFound,
 		"exec --json taken ls":          fault.NotRunning,
 		"image pull --json codex":       fault.NotFound,
@@ -298,10 +297,17 @@ func TestFailuresInJSON(t *testing.T) {
 func TestUnpublishedPreset(t *testing.T) {
 	w := newWorld(t)
 	w.run(t, "codex start", want{
-		status: 125, log: []string{"catalogue"},
-		errs: "smolvm: no image of codex for qemu on amd64 is published\n" +
-			"  hint: SmolVM will build it on this computer once it can; that is not available yet. " +
-			"Published for this computer: claude-code.\n",
+		log: []string{"catalogue", "build codex: no image of codex for qemu on amd64 is published", "create codex", "give up", "start codex 2m0s"},
+		out: "codex\n", errs: "codex is running",
+	})
+}
+
+func TestOwnBuilds(t *testing.T) {
+	w := newWorld(t)
+	w.ownBuilds = true
+	w.run(t, "claude start", want{
+		log: []string{"build claude-code: SMOLVM_USE_PUBLISHED asks for it", "create claude-code", "give up", "start claude-code 2m0s"},
+		out: "claude-code\n", errs: "claude-code is running",
 	})
 }
 

@@ -51,6 +51,7 @@ type Config struct {
 	Backend      string      // "": chosen for the host; else QEMU
 	BuildCache   string      // folder of reusable build products, absolute; "": none was named
 	TrustedKeys  []string    // public keys the user added to the built-in ones
+	UsePublished bool        // images that are published are used, not built here
 	// Getenv gives a variable of the environment; "" when unset.
 	Getenv func(name string) string
 }
@@ -77,10 +78,16 @@ func Load(environ []string, userHome string) (Config, error) {
 	if c.BuildCache, err = absolute(env[envBuildCache]); err != nil {
 		return Config{}, named(envBuildCache, err)
 	}
-	if err := checkUsePublished(env[envUsePublished]); err != nil {
+	if c.UsePublished, err = usePublished(env[envUsePublished]); err != nil {
 		return c, named(envUsePublished, err)
 	}
 	return c, c.readFile()
+}
+
+// StateFolder is where Load says that the state folder is, without looking at
+// anything else.
+func StateFolder(environ []string, userHome string) (string, error) {
+	return home(table(environ)[envHome], userHome)
 }
 
 // readFile adds what config.toml says.
@@ -259,14 +266,13 @@ func ParseBackend(text string) (string, error) {
 	return "", fault.New(fault.Usage, hint, "there is no backend %q", text)
 }
 
-// checkUsePublished accepts the wish for published images, which is all that
-// there is so far.
-func checkUsePublished(text string) error {
+// usePublished reads the wish for published images or for local builds.
+func usePublished(text string) (bool, error) {
 	switch strings.ToLower(text) {
 	case "", "1", "true", "yes":
-		return nil
+		return true, nil
 	case "0", "false", "no":
-		return fault.New(fault.Usage, "Unset it to use published images.", "local builds are not available yet")
+		return false, nil
 	}
-	return fault.New(fault.Usage, "Use 1, true, yes, 0, false or no.", "%q is neither yes nor no", text)
+	return false, fault.New(fault.Usage, "Use 1, true, yes, 0, false or no.", "%q is neither yes nor no", text)
 }

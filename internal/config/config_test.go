@@ -57,6 +57,14 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestUsePublished(t *testing.T) {
+	for text, want := range map[string]bool{"": true, "1": true, "TRUE": true, "yes": true, "0": false, "False": false, "no": false} {
+		if c, err := Load([]string{"SMOLVM_USE_PUBLISHED=" + text}, t.TempDir()); err != nil || c.UsePublished != want {
+			t.Errorf("%q: %v, %v", text, c.UsePublished, err)
+		}
+	}
+}
+
 func TestLoadRefuses(t *testing.T) {
 	for _, c := range []struct {
 		entry string
@@ -74,9 +82,8 @@ func TestLoadRefuses(t *testing.T) {
 		{"SMOLVM_BACKEND=firecracker", []string{"SMOLVM_BACKEND", "not available yet"}},
 		{"SMOLVM_BACKEND=qmeu", []string{"Did you mean qemu"}},
 		{"SMOLVM_BACKEND=virtualbox", []string{"virtualbox", "qemu and firecracker"}},
-		{"SMOLVM_USE_PUBLISHED=0", []string{"local builds are not available yet"}},
-		{"SMOLVM_USE_PUBLISHED=False", []string{"local builds are not available yet"}},
-		{"SMOLVM_USE_PUBLISHED=maybe", []string{"maybe"}},
+		{"SMOLVM_USE_PUBLISHED=maybe", []string{"maybe", "SMOLVM_USE_PUBLISHED"}},
+		{"SMOLVM_USE_PUBLISHED=2", []string{"neither yes nor no"}},
 		{"SMOLVM_BUILD_CACHE=~", []string{"SMOLVM_BUILD_CACHE"}},
 	} {
 		_, err := Load([]string{c.entry}, "/home/x")

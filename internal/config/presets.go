@@ -20,7 +20,7 @@ const (
 )
 
 // order is the product's order of its own presets; others follow by name.
-var order = []string{"openclaw", "claude-code", "codex", "hermes", "pi"}
+var order = []string{"openclaw", "claude-code", "codex", "hermes", "pi", "opencode"}
 
 // DecodePreset reads a preset from a TOML file's contents and checks it. Unknown
 // fields are refused. The file's name is only for messages.

@@ -36,8 +36,8 @@ func TestShippedPresetsInstallWhatTheyPin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(presets) != 5 {
-		t.Errorf("%d presets, want 5", len(presets))
+	if len(presets) != 6 {
+		t.Errorf("%d presets, want 6", len(presets))
 	}
 	for _, p := range presets {
 		pinned := false

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"path/filepath"
 	"time"
 
@@ -50,6 +51,8 @@ type Options struct {
 	Best     bool                                // archives of the fewest bytes, which takes minutes
 	Sink     event.Sink
 	Now      func() time.Time
+	// Output gets what the recipes print, which the log has anyway; nil: nobody.
+	Output io.Writer
 }
 
 // Builder builds images into its cache.
@@ -63,14 +66,19 @@ type Builder struct {
 	best     bool
 	sink     event.Sink
 	now      func() time.Time
+	output   io.Writer
 }
 
 // New makes a Builder. It touches nothing.
 func New(o Options) *Builder {
-	return &Builder{
+	b := &Builder{
 		cache: cache{o.Cache}, base: o.Base, run: o.Runner, machines: o.Machines,
-		agent: o.Agent, revision: o.Revision, best: o.Best, sink: o.Sink, now: o.Now,
+		agent: o.Agent, revision: o.Revision, best: o.Best, sink: o.Sink, now: o.Now, output: io.Discard,
 	}
+	if o.Output != nil {
+		b.output = o.Output
+	}
+	return b
 }
 
 func (b *Builder) agentDigest(arch string) (string, error) {

@@ -61,20 +61,35 @@ type runner struct {
 	sink    event.Sink
 	now     func() time.Time
 	log     io.Writer // everything the recipe prints
+	logFile string    // where that is kept
 	name    string    // of what is being built
 }
 
+// stepLimit is how long a step may take that names no limit itself: what takes
+// longest, installing an agent under emulation on a busy computer, took 6 min.
+const stepLimit = 30 * time.Minute
+
 // shell runs a script with "sh -eu" as a user.
 func (r runner) shell(ctx context.Context, step, user, script string, in io.Reader) error {
+	return r.bounded(ctx, step, user, script, in, stepLimit)
+}
+
+// bounded is shell for a script that has to end within limit.
+func (r runner) bounded(ctx context.Context, step, user, script string, in io.Reader, limit time.Duration) error {
 	done := event.Span(r.sink, r.now, event.Recipe, r.name+": "+step)
 	tail := process.NewTail(r.log)
 	start := wire.Start{Argv: []string{"/bin/sh", "-eu", "-c", script}, Env: recipeEnv, Dir: "/", User: user}
-	status, err := r.session.Exec(ctx, start, in, tail, tail)
-	if err != nil {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	status, err := r.session.Exec(limited, start, in, tail, tail)
+	switch {
+	case err != nil && limited.Err() != nil && ctx.Err() == nil:
+		return fault.New(fault.Build, "All that it printed is in "+r.logFile+".",
+			"recipe %s, step %q did not end within %s and was ended; its last lines:\n%s", r.name, step, limit, tail)
+	case err != nil:
 		return fmt.Errorf("recipe %s, step %q: %w", r.name, step, err)
-	}
-	if status != 0 {
-		return fault.New(fault.Build, "The step's last lines are above; the build's log has all of them.",
+	case status != 0:
+		return fault.New(fault.Build, "The step's last lines are above; all of them are in "+r.logFile+".",
 			"recipe %s, step %q ended with status %d:\n%s", r.name, step, status, tail)
 	}
 	done(0)
@@ -94,7 +109,7 @@ func (r runner) run(ctx context.Context, recipe preset.Recipe) error {
 		}
 	}
 	for _, s := range recipe.Steps {
-		if err := r.shell(ctx, s.Name, cmp.Or(s.User, "root"), s.Run, nil); err != nil {
+		if err := r.bounded(ctx, s.Name, cmp.Or(s.User, "root"), s.Run, nil, s.Bound(stepLimit)); err != nil {
 			return err
 		}
 	}
@@ -106,16 +121,35 @@ func (r runner) run(ctx context.Context, recipe preset.Recipe) error {
 	return nil
 }
 
-// lock writes one lock file where the steps find it. The recipe names its digest,
-// which is part of the layer's key: other locked versions make another layer.
-func (r runner) lock(ctx context.Context, l preset.Lock) error {
+// checkLocks refuses a recipe whose lock files are not there, before work starts.
+func checkLocks(p preset.Preset) error {
+	for _, l := range p.Recipe.Locks {
+		if _, err := readLock(p.Name, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readLock reads a lock file. The recipe names its digest, which is part of the
+// layer's key: other locked versions make another layer.
+func readLock(name string, l preset.Lock) ([]byte, error) {
 	data, err := fs.ReadFile(images.Files(), l.File)
 	if err != nil {
-		return fault.New(fault.Usage, "Only the shipped recipes have lock files beside them.", "recipe %s: read lock file: %w", r.name, err)
+		return nil, fault.New(fault.Usage, "Only the shipped recipes have lock files beside them.", "recipe %s: read lock file: %w", name, err)
 	}
 	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != l.SHA256 {
-		return fault.New(fault.Build, "Write the lock file's digest into the recipe.",
-			"recipe %s: lock file %s has SHA-256 %x, the recipe names %s", r.name, l.File, sum, l.SHA256)
+		return nil, fault.New(fault.Build, "Write the lock file's digest into the recipe.",
+			"recipe %s: lock file %s has SHA-256 %x, the recipe names %s", name, l.File, sum, l.SHA256)
+	}
+	return data, nil
+}
+
+// lock writes one lock file where the steps find it.
+func (r runner) lock(ctx context.Context, l preset.Lock) error {
+	data, err := readLock(r.name, l)
+	if err != nil {
+		return err
 	}
 	target := lockDir + "/" + l.File
 	script := fmt.Sprintf("install -d %s\ncat > %s\n", shellQuote(path.Dir(target)), shellQuote(target))

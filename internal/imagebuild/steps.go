@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -217,21 +218,27 @@ func (b *Builder) ensureLayer(ctx context.Context, plan Plan, step Step, p prese
 	if step.Cached {
 		return nil
 	}
-	work, err := b.cache.work(kindLayer)
-	if err != nil {
-		return err
-	}
 	base := filepath.Join(b.cache.path(kindBase, plan.Base.Key), contentFile)
 	image, err := b.image(plan, record.Layer{Name: b.base.Name, Path: base, SHA256: plan.Base.Key})
 	if err != nil {
 		return err
 	}
-	rec := b.record(ctx, step, plan.Arch)
-	rec.Version = p.Agent.Version
-	if rec.Agent, err = b.agentDigest(plan.Arch); err != nil {
+	return b.buildLayer(ctx, step, plan.Arch, image, p, machines)
+}
+
+// buildLayer runs a preset's recipe in a sandbox that boots image, and keeps what
+// it wrote.
+func (b *Builder) buildLayer(ctx context.Context, step Step, arch string, image record.Image, p preset.Preset, machines Machines) error {
+	work, err := b.cache.work(kindLayer)
+	if err != nil {
 		return err
 	}
-	spec := MachineSpec{Name: "build-" + p.Name, Arch: plan.Arch, Image: image, Mode: wire.ModeBuild, Epoch: b.base.Epoch, Resources: b.base.Resources}
+	rec := b.record(ctx, step, arch)
+	rec.Version = p.Agent.Version
+	if rec.Agent, err = b.agentDigest(arch); err != nil {
+		return err
+	}
+	spec := MachineSpec{Name: "build-" + p.Name, Arch: arch, Image: image, Mode: wire.ModeBuild, Epoch: b.base.Epoch, Resources: b.base.Resources}
 	err = b.inMachine(ctx, machines, spec, work, func(ctx context.Context, r runner) error {
 		if err := r.run(ctx, p.Recipe); err != nil {
 			return err
@@ -267,7 +274,8 @@ func (b *Builder) inMachine(ctx context.Context, machines Machines, spec Machine
 		return err
 	}
 	return machines.Run(ctx, spec, func(ctx context.Context, s Session) error {
-		r := runner{session: s, sink: b.sink, now: b.now, log: &lockedWriter{w: log}, name: spec.Name}
+		out := &lockedWriter{w: io.MultiWriter(log, b.output)}
+		r := runner{session: s, sink: b.sink, now: b.now, log: out, logFile: log.Name(), name: spec.Name}
 		if err := r.prepare(ctx); err != nil {
 			return err
 		}
@@ -290,7 +298,7 @@ func (b *Builder) openLog(name string) (*os.File, error) {
 // lockedWriter lets stdout and stderr of one program share a file.
 type lockedWriter struct {
 	mu sync.Mutex
-	w  *os.File
+	w  io.Writer
 }
 
 // Write writes all of p before another Write begins.

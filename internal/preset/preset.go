@@ -4,12 +4,16 @@
 // on disk.
 package preset
 
+import "time"
+
 // Preset is one agent.
 type Preset struct {
 	Name    string   `toml:"name" json:"name"`
 	Aliases []string `toml:"aliases" json:"aliases,omitempty"`
 	Summary string   `toml:"summary" json:"summary"`
-	Agent   Agent    `toml:"agent" json:"agent"`
+	// Unpublished says that no image of it is published: each computer builds its own.
+	Unpublished bool  `toml:"unpublished" json:"unpublished,omitempty"`
+	Agent       Agent `toml:"agent" json:"agent"`
 	// Launch starts the agent in its full-permission mode, Ask with its own prompts kept.
 	Launch []string `toml:"launch" json:"launch"`
 	Ask    []string `toml:"ask" json:"ask"`
@@ -22,6 +26,8 @@ type Preset struct {
 	Services  []Service `toml:"services" json:"services,omitempty"`
 	Resources Resources `toml:"resources" json:"resources"`
 	Recipe    Recipe    `toml:"recipe" json:"recipe"`
+	// Origin is the path of the user's file that it came from; empty: it is shipped.
+	Origin string `toml:"-" json:"origin,omitempty"`
 }
 
 // Service is a program that runs as long as the sandbox does, whoever is attached.
@@ -71,6 +77,17 @@ type Step struct {
 	Name string `toml:"name" json:"name"`
 	User string `toml:"user" json:"user,omitempty"` // root (default) or agent
 	Run  string `toml:"run" json:"run"`
+	// Limit is how long the step may take, such as 10m; 30 minutes when empty. It
+	// changes no result and is therefore no part of a layer's key.
+	Limit string `toml:"limit" json:"-"`
+}
+
+// Bound is the step's limit, or the usual one.
+func (s Step) Bound(usual time.Duration) time.Duration {
+	if d, err := time.ParseDuration(s.Limit); err == nil {
+		return d
+	}
+	return usual
 }
 
 // File is written after the steps: the answers to first-run questions.

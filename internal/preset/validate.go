@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -22,6 +23,7 @@ const (
 	maxScript  = 64 << 10 // one step's script, in bytes
 	maxContent = 1 << 20  // one file's contents, in bytes
 	maxCPUs    = 256
+	maxLimit   = 24 * time.Hour // of one step
 
 	minMemoryMiB = 128
 	maxMemoryMiB = 4 << 20 // 4 TiB
@@ -32,8 +34,9 @@ const (
 // reserved are the words that the command line uses itself, now or by its
 // documented plan, and the base layer's name.
 var reserved = []string{
-	"attach", "base", "completion", "config", "cp", "delete", "doctor", "env", "exec", "help", "image", "info",
-	"list", "logs", "port", "prune", "ssh", "start", "stop", "supervise", "update", "version",
+	"attach", "base", "bug-report", "completion", "config", "cp", "delete", "doctor", "env", "exec", "fork", "help",
+	"image", "info", "list", "logs", "network", "port", "preset", "prune", "rename", "resize", "snapshot", "ssh",
+	"ssh-config", "start", "stop", "supervise", "top", "update", "version",
 }
 
 // Words are all that a user can call the preset.
@@ -232,6 +235,9 @@ func (s Step) check() error {
 	}
 	if strings.TrimSpace(s.Run) == "" || len(s.Run) > maxScript || !plainText(s.Run) {
 		return fmt.Errorf("run: is missing, longer than %d bytes, or not text", maxScript)
+	}
+	if d, err := time.ParseDuration(s.Limit); s.Limit != "" && (err != nil || d < time.Second || d > maxLimit) {
+		return fmt.Errorf("limit: %.40q is not a time between 1s and %s, such as 10m", s.Limit, maxLimit)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ package vm_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,10 @@ var (
 // is busy with other work; a launch here takes 5-10 s.
 const bound = 3 * time.Minute
 
+// longBuild is bound for a command that builds a real agent's image: 5 min on an
+// emulating host with both processors busy elsewhere.
+const longBuild = 15 * time.Minute
+
 // world is one SMOLVM_HOME and one catalogue, shared by the cases of a run.
 type world struct {
 	bin     string
@@ -44,6 +49,8 @@ type world struct {
 	address string
 	path    string // PATH of the commands
 	small   string // folder of the small catalogue
+	env     []string
+	bound   time.Duration // of one command; 0: bound
 
 	once   sync.Once // starts the shared sandbox
 	shared string
@@ -114,6 +121,7 @@ func (w *world) command(ctx context.Context, args ...string) *exec.Cmd {
 		"HOME=" + w.home, "PATH=" + w.path, "LANG=C.UTF-8", "TMPDIR=" + os.TempDir(),
 		"SMOLVM_HOME=" + w.home, "SMOLVM_MANIFEST=" + w.address,
 	}
+	cmd.Env = append(cmd.Env, w.env...)
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
@@ -127,7 +135,7 @@ type result struct {
 // run runs one command to its end.
 func (w *world) run(t *testing.T, stdin io.Reader, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	ctx, cancel := context.WithTimeout(t.Context(), cmp.Or(w.bound, bound))
 	defer cancel()
 	cmd := w.command(ctx, args...)
 	var out, errs bytes.Buffer

@@ -42,18 +42,6 @@ func publishedVersion(t *testing.T) string {
 	return ""
 }
 
-func TestUnpublishedPresetSaysWhatHappensNext(t *testing.T) {
-	from := newSite(t) // has no Pi
-	w := from.world(t)
-	got := w.run(t, nil, from.args("pi", "start", "-n", "unpublished", "--no-mount", "--no-attach")...)
-	if got.status != 125 || !strings.Contains(got.stderr, "pi") {
-		t.Fatalf("status %d, stderr %q", got.status, got.stderr)
-	}
-	if w.state(t, "unpublished") != "" {
-		t.Error("a sandbox was left behind")
-	}
-}
-
 // TestInfoNamesTheKernel wants a stand-in named as such, and ours not.
 func TestInfoNamesTheKernel(t *testing.T) {
 	w := theWorld

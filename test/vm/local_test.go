@@ -1,0 +1,173 @@
+//go:build vm
+
+package vm_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// demoPreset is a preset of the user's own that is quickly installed. install is the
+// script of its only step, which may take limit.
+func demoPreset(install, limit string) string {
+	return fmt.Sprintf(`name = "demo"
+summary = "A program that stands for an agent"
+launch = ["demo", "--all-permissions"]
+ask = ["demo"]
+
+[agent]
+name = "Demo"
+version = "1.0.0"
+check = ["demo", "--version"]
+
+[resources]
+memory_mib = 512
+disk_mib = 2048
+
+[[recipe.steps]]
+name = "install"
+limit = %q
+run = '''
+# demo 1.0.0
+%s
+'''
+
+[[recipe.files]]
+path = "/home/agent/.config/demo/settings"
+content = "answered"
+`, limit, install)
+}
+
+const installDemo = `printf '#!/bin/sh\necho "demo 1.0.0 $*"\n' >/usr/local/bin/demo
+chmod 0755 /usr/local/bin/demo`
+
+// own makes a world with an empty cache whose user has the preset.
+func own(t *testing.T, preset string) *world {
+	t.Helper()
+	w := theWorld.fresh(t, theWorld.address)
+	folder := filepath.Join(w.home, "presets")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "demo.toml"), []byte(preset), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// TestUnpublishedPresetIsBuiltOnce starts a preset that nobody publishes twice at
+// the same time, and once more: one build, three sandboxes.
+func TestUnpublishedPresetIsBuiltOnce(t *testing.T) {
+	w := own(t, demoPreset(installDemo, "5m"))
+	var group sync.WaitGroup
+	var results [2]result
+	for i := range results {
+		group.Go(func() {
+			results[i] = w.run(t, nil, "demo", "start", "-n", fmt.Sprintf("demo-%d", i), "--no-mount", "--", "a", "b")
+		})
+	}
+	group.Wait()
+	said := ""
+	for _, r := range results {
+		if r.status != 0 || r.stdout != "demo 1.0.0 --all-permissions a b\n" {
+			t.Fatalf("status %d, stdout %q, stderr %s", r.status, r.stdout, r.stderr)
+		}
+		said += r.stderr
+	}
+	if n := strings.Count(said, "recipe build-demo: install: ..."); n != 1 {
+		t.Errorf("the recipe ran %d times:\n%s", n, said)
+	}
+	if !strings.Contains(said, "is built on this computer, once: no image of demo is published") {
+		t.Errorf("nobody was told why: %s", said)
+	}
+	again := w.run(t, nil, "demo", "start", "-n", "demo-2", "--no-mount", "--rm", "--", "c")
+	if again.status != 0 || strings.Contains(again.stderr, "built") || strings.Contains(again.stderr, "recipe") {
+		t.Errorf("the third start: status %d, stderr %s", again.status, again.stderr)
+	}
+	w.conforms(t, "demo-0")
+	w.must(t, "prune") // what was built is not another version's
+	if list := w.must(t, "image", "list"); !strings.Contains(list, "demo") {
+		t.Errorf("prune took what was built: %s", list)
+	}
+}
+
+// conforms checks what every sandbox promises, however its image was made.
+func (w *world) conforms(t *testing.T, name string) {
+	t.Helper()
+	for script, want := range map[string]string{
+		"id -un; id -u":                         "agent\n1000\n",
+		"stat -c %U:%a ~/.config/demo/settings": "agent:644\n",
+		"ls -A /etc/ssh/ssh_host_* /root/.ssh /home/agent/.ssh/id_* 2>/dev/null | wc -l": "0\n",
+		"command -v demo": "/usr/local/bin/demo\n",
+		"sudo -n id -un":  "root\n",
+		"ls /run/smolvm-build 2>/dev/null | wc -l": "0\n",
+	} {
+		if got := w.must(t, "exec", name, "--", "sh", "-c", script); got != want {
+			t.Errorf("%s: %q, want %q", script, got, want)
+		}
+	}
+}
+
+// TestRecipesThatFail holds that a failing and a hanging recipe end with the step's
+// own words and the log's path, and leave neither sandbox nor image.
+func TestRecipesThatFail(t *testing.T) {
+	w := own(t, demoPreset("echo cannot reach the index >&2; exit 7", "5m"))
+	for install, says := range map[string]string{
+		"echo cannot reach the index >&2; exit 7": "step \"install\" ended with status 7",
+		"echo still at it; sleep 600":             "step \"install\" did not end within 4s",
+	} {
+		path := filepath.Join(w.home, "presets", "demo.toml")
+		if err := os.WriteFile(path, []byte(demoPreset(install, "4s")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got := w.run(t, nil, "demo", "start", "--no-mount", "--no-attach", "-v")
+		log := filepath.Join(w.home, "build", "log", "build-demo.log")
+		words, _, _ := strings.Cut(strings.TrimPrefix(install, "echo "), " >&2")
+		words, _, _ = strings.Cut(words, ";")
+		for _, part := range []string{says, words, log} {
+			if got.status != 125 || !strings.Contains(got.stderr, part) {
+				t.Errorf("status %d, %q is missing in: %s", got.status, part, got.stderr)
+			}
+		}
+		if kept := read(t, log); !strings.Contains(kept, words) {
+			t.Errorf("the log has %q", kept)
+		}
+		if w.state(t, "demo") != "" || strings.Contains(w.must(t, "image", "list"), "demo.ext4") {
+			t.Error("something was left behind")
+		}
+		if left := w.processes(""); len(left) > 0 {
+			t.Errorf("processes are left: %v", left)
+		}
+	}
+}
+
+// TestOwnBuildOfAPublishedPreset builds Claude Code here although it is published,
+// and wants the same agent.
+func TestOwnBuildOfAPublishedPreset(t *testing.T) {
+	needLong(t)
+	w := theWorld.fresh(t, theWorld.address)
+	w.env = append(w.env, "SMOLVM_USE_PUBLISHED=0")
+	w.bound = longBuild
+	got := w.run(t, nil, "claude", "start", "-n", "own", "--no-mount", "--", "--version")
+	if got.status != 0 || !strings.HasPrefix(got.stdout, publishedVersion(t)+" ") {
+		t.Fatalf("status %d, stdout %q, stderr %s", got.status, got.stdout, got.stderr)
+	}
+	if !strings.Contains(got.stderr, "SMOLVM_USE_PUBLISHED asks for it") {
+		t.Errorf("nobody was told why: %s", got.stderr)
+	}
+	defer w.remove("own")
+	published := theWorld.common(t)
+	for _, script := range []string{
+		"claude --version", "cat ~/.claude.json", "cat ~/.claude/settings.json", "stat -c '%n %U %a' ~/.claude.json ~/.claude",
+		"id", "env | grep -E '^(PATH|HOME|USER|LANG)=' | sort", "find /usr/local/lib/node_modules/@anthropic-ai -type f | sort | sha256sum",
+	} {
+		here := w.must(t, "exec", "own", "--", "sh", "-c", script)
+		if there := theWorld.must(t, "exec", published, "--", "sh", "-c", script); here != there {
+			t.Errorf("%s:\nbuilt here %q\npublished  %q", script, here, there)
+		}
+	}
+}
