@@ -28,6 +28,7 @@ type imageBuildOptions struct {
 	Output  string   // folder to publish to; empty: the build cache only
 	Kernel  string   // folder that kernel/build left; empty: a distribution's stands in
 	Keys    []string // paths of the private keys that sign
+	Release string   // name of the manifest's release; empty: by its content
 	NoSign  bool     // publish without signatures
 	Pack    string   // how archives are compressed: fast or best
 	Mirrors []string // folders with the same files; nil: as it is
@@ -82,6 +83,7 @@ what it was built from.`,
 			return run(cmd.Context(), app, o)
 		},
 	}
+	cmd.Flags().StringVar(&o.Release, "release", "", "`NAME` of the release, such as 1.2.0 (default dev- and a digest of the images)")
 	cmd.Flags().StringArrayVar(&o.Mirrors, "mirror", nil, "`ADDRESS` of a folder or registry with the same files; may be repeated")
 	buildFlags(cmd, &o)
 	return cmd
@@ -263,7 +265,7 @@ func (a *App) publication(o imageBuildOptions) (imagebuild.Publication, error) {
 	if err != nil || o.Output == "" {
 		return p, err
 	}
-	p.Dir, p.Unsigned = o.Output, o.NoSign
+	p.Dir, p.Unsigned, p.Release = o.Output, o.NoSign, o.Release
 	p.Mirrors = o.Mirrors
 	p.Signers, err = readSigners(o.Keys)
 	return p, err

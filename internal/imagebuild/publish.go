@@ -33,6 +33,8 @@ type Publication struct {
 	Public  string
 	// Unsigned leaves a folder that nobody believes until its manifest is signed.
 	Unsigned bool
+	// Release names the manifest's release; empty: by its content.
+	Release string
 	// Mirrors are folders with the same files, which the manifest then names. Nil:
 	// those that the folder's manifest names already.
 	Mirrors []string

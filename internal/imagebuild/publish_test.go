@@ -126,6 +126,24 @@ func TestPublishingAgain(t *testing.T) {
 	}
 }
 
+func TestReleaseIsNamed(t *testing.T) {
+	p, images, now := published(t)
+	if _, err := p.Publish(t.Context(), images); err != nil {
+		t.Fatal(err)
+	}
+	*now = now.Add(time.Hour)
+	p.Release = "1.2.0"
+	if m, err := p.Publish(t.Context(), images); err != nil || m.Release != "1.2.0" {
+		t.Errorf("%+v, %v", m.Release, err)
+	}
+	verified(t, p, 1, p.Signers...)
+	p.Release = "../1"
+	if _, err := p.Publish(t.Context(), images); err == nil {
+		t.Error("a release that is a path")
+	}
+	verified(t, p, 1, p.Signers...)
+}
+
 func TestForeignSignatureIsReplaced(t *testing.T) {
 	p, images, _ := published(t)
 	if _, err := p.Publish(t.Context(), images); err != nil {

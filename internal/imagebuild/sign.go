@@ -1,6 +1,7 @@
 package imagebuild
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -144,11 +145,11 @@ func (p Publication) putManifest(rows []manifest.Row) (manifest.Manifest, error)
 	if p.Mirrors == nil {
 		m.Mirrors = old.Mirrors
 	}
-	same := reflect.DeepEqual(old.Rows, m.Rows) && slices.Equal(old.Mirrors, m.Mirrors)
+	m.Release = cmp.Or(p.Release, releaseName(m.Rows))
+	same := reflect.DeepEqual(old.Rows, m.Rows) && slices.Equal(old.Mirrors, m.Mirrors) && (p.Release == "" || p.Release == old.Release)
 	if same && old.Expires.Sub(now) > renewal && p.haveSigned(old) {
 		return old.Manifest, nil
 	}
-	m.Release = releaseName(m.Rows)
 	raw, err := manifest.Encode(m)
 	if err != nil {
 		return m, fmt.Errorf("write the manifest: %w", err)
