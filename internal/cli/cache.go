@@ -22,11 +22,12 @@ func (a *App) pull(ctx context.Context, found resolve.Catalogue, row manifest.Ro
 	if err != nil {
 		return record.Image{}, nil, err
 	}
-	places := a.source().Mirrors(plan.Places, a.Progress())
+	places, begun := a.source().Mirrors(plan.Places, a.Progress()), a.Now()
 	image, held, err := acquire.New(images, places, a.Progress(), a.Now).Run(ctx, plan, acquire.Options{KeepArchive: keep})
 	if err != nil {
 		return record.Image{}, nil, err
 	}
+	a.measured(plan.Fetch, a.Now().Sub(begun))
 	return image, held, nil
 }
 

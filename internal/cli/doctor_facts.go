@@ -121,7 +121,7 @@ func (a *App) tryImage(ctx context.Context, f *doctor.Facts) {
 		a.tryBoot(ctx, found, row, f)
 	}
 	if f.Boot.Why != "" {
-		f.KVM, _ = f.Host.KVM(ctx, host.KVMOptions{VMM: a.Self})
+		f.KVM, _ = a.KVM(ctx)
 	}
 }
 

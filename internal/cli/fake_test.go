@@ -130,6 +130,7 @@ func (w *fakeWorld) rooms(home string) *rooms {
 				Layers: []record.Layer{{Name: "base", Path: "/store/base", SHA256: "ab"}},
 			}, fakeLease{w}, nil
 		},
+		Built: func(localBuild, manifest.Row) bool { return false },
 		BuildHere: func(_ context.Context, b localBuild) (manifest.Row, record.Image, lease, error) {
 			w.note("build %s: %s", b.preset.Name, b.why)
 			return fakeRow(b.preset.Name), record.Image{Release: "local"}, fakeLease{w}, nil
@@ -195,6 +196,10 @@ func (w *fakeWorld) rooms(home string) *rooms {
 		Accel: func(context.Context, machine, manifest.Row, record.Image) (vmm.Accel, string, error) {
 			return vmm.TCG, "/dev/kvm is not there", nil
 		},
+		KVM: func(context.Context) (host.Verdict, error) {
+			return host.Verdict{Reason: "there is no /dev/kvm"}, nil
+		},
+		Host:  func() host.Info { return host.Info{OS: "linux", Arch: "amd64", CPUs: 4, MemoryMiB: 8192} },
 		Facts: func(context.Context) (doctor.Facts, error) { return w.facts(home), nil },
 	}
 }

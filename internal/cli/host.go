@@ -114,6 +114,11 @@ func (a *App) chooseAccel(ctx context.Context, m machine, row manifest.Row, imag
 	return vmm.TCG, verdict.Reason, nil
 }
 
+// knownKVM tries one instruction; a whole guest needs a kernel.
+func (a *App) knownKVM(ctx context.Context) (host.Verdict, error) {
+	return a.Host().KVM(ctx, host.KVMOptions{VMM: a.Self})
+}
+
 // probeGuest boots the kernel with nothing but the guest agent, and returns when
 // the agent has spoken.
 func (a *App) probeGuest(ctx context.Context, m machine, accel vmm.Accel, image record.Image) error {

@@ -54,11 +54,27 @@ func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptio
 	if err := l.check(); err != nil {
 		return err
 	}
+	if o.DryRun {
+		return l.show(ctx)
+	}
 	name, err := l.make(ctx)
 	if err != nil {
 		return err
 	}
 	return l.run(ctx, name)
+}
+
+// show says what the launch would do.
+func (l *launch) show(ctx context.Context) error {
+	plan, err := l.plan(ctx)
+	if err != nil {
+		return err
+	}
+	if l.options.JSON {
+		return ui.WriteData(l.app.Streams.Out, plan)
+	}
+	_, err = fmt.Fprint(l.app.Streams.Out, plan.text())
+	return err
 }
 
 // make brings the image here and makes the sandbox. The lease holds the image
@@ -171,23 +187,31 @@ func (l *launch) freeName() (string, error) {
 // obtain brings the preset's image into the cache: the published one, or one that
 // is built here where none is published or none is wanted.
 func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, lease, error) {
-	c, err := l.app.Config()
+	found, row, why, err := l.find(ctx)
 	if err != nil {
-		return manifest.Row{}, record.Image{}, nil, err
+		return row, record.Image{}, nil, err
 	}
-	var found resolve.Catalogue
-	if c.UsePublished || resolve.Address(c) != "" {
-		if found, err = l.app.Catalogue(ctx); err != nil {
-			return manifest.Row{}, record.Image{}, nil, err
-		}
-	}
-	row, there := found.Find(l.preset.Name, l.machine.arch, l.machine.vmm)
-	if why := whyLocal(l.preset, l.machine, there, c.UsePublished); why != "" {
+	if why != "" {
 		return l.app.BuildHere(ctx, localBuild{found: found, preset: l.preset, machine: l.machine, why: why, verbose: l.options.Verbose})
 	}
 	defer l.app.whenInterrupted(ctx, resumeHint)()
 	image, lease, err := l.app.Pull(ctx, found, row, false)
 	return row, image, lease, err
+}
+
+// find looks for the published image, or says why one is built here.
+func (l *launch) find(ctx context.Context) (found resolve.Catalogue, row manifest.Row, why string, err error) {
+	c, err := l.app.Config()
+	if err != nil {
+		return found, row, "", err
+	}
+	if c.UsePublished || resolve.Address(c) != "" {
+		if found, err = l.app.Catalogue(ctx); err != nil {
+			return found, row, "", err
+		}
+	}
+	row, there := found.Find(l.preset.Name, l.machine.arch, l.machine.vmm)
+	return found, row, whyLocal(l.preset, l.machine, there, c.UsePublished), nil
 }
 
 // spec decides everything about the sandbox but its name.

@@ -64,7 +64,7 @@ func (b localBuild) build(ctx context.Context) (imagebuild.Local, lease, error) 
 	if err != nil {
 		return imagebuild.Local{}, nil, err
 	}
-	b.tell(builder, row, there)
+	b.tell(row, there)
 	if !there {
 		local, err := builder.BuildWhole(ctx, b.machine.arch, b.preset)
 		return local, nil, err
@@ -84,8 +84,8 @@ func (b localBuild) build(ctx context.Context) (imagebuild.Local, lease, error) 
 }
 
 // tell says that something is built, and why, where it is not in the build cache.
-func (b localBuild) tell(builder *imagebuild.Builder, row manifest.Row, there bool) {
-	if there && builder.LocalStep(foundationOf(row, record.Image{}), b.preset).Cached {
+func (b localBuild) tell(row manifest.Row, there bool) {
+	if there && b.app.Built(b, row) {
 		return
 	}
 	what := "The image of " + b.preset.Name
@@ -93,6 +93,16 @@ func (b localBuild) tell(builder *imagebuild.Builder, row manifest.Row, there bo
 		what += ", with its base,"
 	}
 	b.app.notice("%s is built on this computer, once: %s.", what, b.why)
+}
+
+// builtHere tells whether the layer on the base of row is in the build cache.
+func (a *App) builtHere(b localBuild, row manifest.Row) bool {
+	base, err := imagebuild.ReadBase(a.Presets)
+	if err != nil {
+		return false // building it will tell
+	}
+	builder, err := a.builder(base, buildMode{accel: vmm.TCG})
+	return err == nil && builder.LocalStep(foundationOf(row, record.Image{}), b.preset).Cached
 }
 
 // foundation is the part of a published row that every preset stands on.

@@ -19,6 +19,7 @@ func (a *App) openRooms() *rooms {
 		Catalogue:  a.loadCatalogue,
 		Pull:       a.pull,
 		BuildHere:  a.buildHere,
+		Built:      a.builtHere,
 		Intact:     a.intact,
 		Cached:     a.cached,
 		Verify:     a.verify,
@@ -33,6 +34,7 @@ func (a *App) openRooms() *rooms {
 		Able:       a.ableToRun,
 		Accel:      a.chooseAccel,
 		Host:       sync.OnceValue(host.Probe),
+		KVM:        a.knownKVM,
 		Facts:      a.facts,
 	}
 }

@@ -31,6 +31,7 @@ type startOptions struct {
 	Timeout  time.Duration
 	NoMount  bool
 	Verbose  bool
+	DryRun   bool
 	JSON     bool
 	Args     []string // for the agent; nil: none were given
 }
@@ -102,6 +103,7 @@ Status 125 means that SmolVM failed.`,
 	flags.BoolVar(&o.Ask, "ask", false, "keep the agent's own prompts for permission")
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
 	flags.BoolVar(&o.NoMount, "no-mount", false, "mount nothing")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would be downloaded, built and started, and how")
 	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show what a local build prints")
 	startFlags(cmd, &o)
 	return cmd

@@ -53,6 +53,8 @@ type rooms struct {
 	Pull func(ctx context.Context, found resolve.Catalogue, row manifest.Row, keepArchive bool) (record.Image, lease, error)
 	// BuildHere makes an image on this computer and brings it into the cache.
 	BuildHere func(ctx context.Context, b localBuild) (manifest.Row, record.Image, lease, error)
+	// Built tells whether the layer of b is in the build cache, on the base of row.
+	Built func(b localBuild, row manifest.Row) bool
 	// Intact refuses an image whose files are not the verified ones any more.
 	Intact func(ctx context.Context, image record.Image) error
 	Cached func() ([]store.Image, error)
@@ -75,6 +77,8 @@ type rooms struct {
 	// Accel is how the host runs a guest with that kernel, and why not faster.
 	Accel func(ctx context.Context, m machine, row manifest.Row, image record.Image) (accel vmm.Accel, reason string, err error)
 	Host  func() host.Info
+	// KVM is what is known of KVM without booting a guest.
+	KVM func(ctx context.Context) (host.Verdict, error)
 	// Facts are what the doctor judges.
 	Facts func(ctx context.Context) (doctor.Facts, error)
 }
