@@ -51,7 +51,7 @@ puts you in front of the agent.`,
 		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newLogs(app, runLogs),
 		newDelete(app, runDelete))
 	addTo(root, imageGroup, newImage(app), newPresets(app), newPrune(app, runPrune))
-	addTo(root, otherGroup, newDoctor(app, runDoctor), newConfig(app), newVersion(app, runVersion), newCompletion(app))
+	addTo(root, otherGroup, newDoctor(app, runDoctor), newBugReport(app, runBugReport), newConfig(app), newVersion(app, runVersion), newCompletion(app))
 	root.AddCommand(newSupervise(app))
 	presets, err := app.AllPresets()
 	if err != nil {

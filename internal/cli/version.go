@@ -37,20 +37,26 @@ func newVersion(app *App, run func(context.Context, *App, versionOptions) error)
 }
 
 func runVersion(_ context.Context, app *App, o versionOptions) error {
-	v := versionView{
-		Version: app.Build.Version, Commit: app.Build.Commit, Go: runtime.Version(),
-		Platform: runtime.GOOS + "/" + runtime.GOARCH, Development: app.Build.Development,
-		GuestAgents: map[string]string{},
-	}
-	for _, arch := range arches {
-		if digest, err := app.Build.AgentDigest(arch); err == nil {
-			v.GuestAgents[arch] = digest
-		}
-	}
+	v := app.versions()
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, v)
 	}
 	return app.writeVersion(v)
+}
+
+// versions are those of this program and of what is in it.
+func (a *App) versions() versionView {
+	v := versionView{
+		Version: a.Build.Version, Commit: a.Build.Commit, Go: runtime.Version(),
+		Platform: runtime.GOOS + "/" + runtime.GOARCH, Development: a.Build.Development,
+		GuestAgents: map[string]string{},
+	}
+	for _, arch := range arches {
+		if digest, err := a.Build.AgentDigest(arch); err == nil {
+			v.GuestAgents[arch] = digest
+		}
+	}
+	return v
 }
 
 func (a *App) writeVersion(v versionView) error {
