@@ -67,9 +67,17 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 			return m, nil
 		}
 		if ctx.Err() != nil || !p.workAround(said) {
-			return nil, err
+			return nil, d.why(ctx, spec.Arch, err)
 		}
 	}
+}
+
+// why prefers what is wrong with this QEMU as such to how a start with it failed.
+func (d *Driver) why(ctx context.Context, arch string, failed error) error {
+	if _, err := d.Describe(ctx, arch); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w (%w)", err, failed)
+	}
+	return failed
 }
 
 // workAround adapts the plan to what this QEMU said it cannot do; false when
@@ -161,6 +169,9 @@ func hintFor(said string) string {
 		return "Add yourself to the group that owns /dev/kvm (often kvm), or use emulation."
 	case strings.Contains(said, "Failed to get \"write\" lock"), strings.Contains(said, "Failed to get shared"):
 		return "Another virtual machine uses the same disk; stop it first."
+	case strings.Contains(said, "ermission denied"):
+		return "The file's permissions are right, or it would not have come this far: look whether SELinux (ausearch -m avc) " +
+			"or AppArmor (journalctl -k --grep DENIED) forbids QEMU the folder."
 	case strings.Contains(said, "annot set up guest memory"), strings.Contains(said, "annot allocate memory"):
 		return "Give the sandbox less memory (--memory), or free some."
 	}
