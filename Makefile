@@ -68,10 +68,9 @@ kernel:
 	@folder=$$(kernel/build $(ARCH)) && \
 		$(GO) test -count=1 ./kernel -args -config $(ARCH):$$folder/config >&2 && printf '%s\n' "$$folder"
 
-images: PRESETS = $(filter-out base,$(basename $(notdir $(wildcard images/*.toml))))
 images: kernel
 	@scripts/bootstrap --arch $(ARCH)
-	@COMPRESSION=best $(MAKE) --no-print-directory publish PRESETS='$(PRESETS)'
+	@COMPRESSION=best $(MAKE) --no-print-directory publish PRESETS=--all
 
 # What is in the cache is not built again. Without a kernel of our own in it the
 # distribution's stands in: `make images` builds ours first, `make publish` does not.

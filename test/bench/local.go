@@ -23,8 +23,8 @@ func (b *bench) localBuild(ctx context.Context) (string, error) {
 	if err := empty(b.home); err != nil {
 		return "", err
 	}
-	b.env = append(b.env, "SMOLVM_USE_PUBLISHED=0")
-	defer func() { b.env = b.env[:len(b.env)-1] }()
+	b.env = []string{"SMOLVM_USE_PUBLISHED=0"}
+	defer func() { b.env = nil }()
 	built, steps, err := b.onceTimed(ctx, args...)
 	if err != nil {
 		return "", err

@@ -29,6 +29,7 @@ type bench struct {
 	images  string // the published folder
 	address string // its manifest, served without limit
 	home    string
+	env     []string // what a launch gets besides
 	scratch string // folder for everything else that is made and thrown away
 	rounds  int    // of what takes seconds; cheap measurements take ten times as many
 	made    *synthetic
@@ -108,6 +109,8 @@ func parts() []part {
 		{"links", (*bench).links},
 		{"first launch", (*bench).firstLaunch},
 		{"warm launch", (*bench).warmLaunch},
+		{"kernels", (*bench).kernels},
+		{"local build", (*bench).localBuild},
 		{"sessions", (*bench).sessions},
 		{"tool", (*bench).tool},
 	}
@@ -151,10 +154,10 @@ const notMeasured = `
 // command prepares one run of the program in this state folder.
 func (b *bench) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, b.smolvm, args...)
-	cmd.Env = []string{
+	cmd.Env = append([]string{
 		"HOME=" + b.home, "PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8",
 		"SMOLVM_HOME=" + b.home, "SMOLVM_MANIFEST=" + b.address,
-	}
+	}, b.env...)
 	return cmd
 }
 
