@@ -30,7 +30,9 @@ func newLogs(app *App, run func(context.Context, *App, logsOptions) error) *cobr
 		Long: `Show what a sandbox wrote on its console. The oldest part is dropped when it
 grows too long. On a terminal, control sequences of the guest are taken out.
 With --service it is what one of the sandbox's services wrote, which is kept in
-the sandbox and can be read while that runs.`,
+the sandbox and can be read while that runs.
+
+With -f it goes on until the sandbox stops. Ctrl-C ends it with status 130.`,
 		Example: `  smolvm logs claude-code
   smolvm logs -f claude-code
   smolvm logs --supervisor claude-code
@@ -99,8 +101,9 @@ func copyLog(out io.Writer, path string) error {
 	return err
 }
 
-// followLog writes a log and what is added to it, until ended is closed or ctx
-// ends; both are no error. A log that was cut or replaced is read from its start.
+// followLog writes a log and what is added to it, until ended is closed, or ctx
+// ends: the status is then that of an interrupt, as of any program that Ctrl-C
+// ends, and nothing is said about it. A log that was cut or replaced is read from its start.
 func followLog(ctx context.Context, out io.Writer, path string, ended <-chan struct{}) error {
 	changes, stop, err := watchFile(path)
 	if err != nil {
@@ -118,7 +121,7 @@ func followLog(ctx context.Context, out io.Writer, path string, ended <-chan str
 		case <-ended:
 			return t.read()
 		case <-ctx.Done():
-			return nil
+			return programExit(fault.Interrupted.Exit())
 		}
 	}
 }

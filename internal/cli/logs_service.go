@@ -36,8 +36,10 @@ func (a *App) serviceLogs(ctx context.Context, boxes sandboxes, s sandbox.Status
 		Argv: []string{"/bin/sh", "-c", script, "sh", serviceLog(o.Service)}, Dir: "/",
 	}}, supervise.Streams{In: strings.NewReader(""), Out: a.logWriter(), Err: a.Streams.Err})
 	switch {
-	case o.Follow && (ctx.Err() != nil || fault.CodeOf(err) == fault.NotRunning):
-		return nil // the user, or the sandbox, has ended it
+	case o.Follow && ctx.Err() != nil:
+		return programExit(fault.Interrupted.Exit())
+	case o.Follow && fault.CodeOf(err) == fault.NotRunning:
+		return nil // the sandbox has ended it
 	case err == nil && status != 0:
 		err = fault.New(fault.Internal, "Look at it with smolvm exec.", "reading %s ended with status %d", serviceLog(o.Service), status)
 	}

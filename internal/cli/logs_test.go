@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -101,7 +102,7 @@ func TestFollowLogEndsWithTheContext(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "console.log")
 	write(t, path, "all of it", 0)
 	var out bytes.Buffer
-	if err := followLog(ctx, &out, path, nil); err != nil || out.String() != "all of it" {
+	if err := followLog(ctx, &out, path, nil); !errors.Is(err, programExit(130)) || out.String() != "all of it" {
 		t.Errorf("got %q, %v", &out, err)
 	}
 }
