@@ -105,8 +105,11 @@ func runBugReport(ctx context.Context, app *App, o bugReportOptions) error {
 }
 
 func takenOut(n int) string {
-	if n == 0 {
+	switch n {
+	case 0:
 		return ""
+	case 1:
+		return "  1 secret taken out"
 	}
 	return fmt.Sprintf("  %d secrets taken out", n)
 }

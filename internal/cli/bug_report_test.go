@@ -49,7 +49,7 @@ func TestBugReport(t *testing.T) {
 	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
 		t.Errorf("the report has mode %v", info.Mode())
 	}
-	if !strings.Contains(w.errs.String(), "1 secrets taken out") {
+	if !strings.Contains(w.errs.String(), "1 secret taken out") {
 		t.Errorf("the contents were not listed: %s", &w.errs)
 	}
 }

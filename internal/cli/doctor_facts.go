@@ -14,7 +14,9 @@ import (
 	"github.com/smolvm/smolvm/internal/doctor"
 	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/host"
+	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
@@ -41,16 +43,40 @@ func (a *App) facts(ctx context.Context) (doctor.Facts, error) {
 	info := a.Host()
 	f := doctor.Facts{
 		Host: info, Survey: info.Look(), User: userName(), Root: os.Geteuid() == 0,
-		Home: lookAtHome(c.Home), Now: a.Now(), Built: a.Build.Built, Proxy: proxyOf(c),
+		Home: lookAtHome(c.Home), Now: a.Now(), Built: a.Build.Built, Proxy: proxyOf(c), OwnBuilds: !c.UsePublished,
 	}
+	f.Backend, f.BackendError = a.tryBackend(c)
 	program, err := a.driver().Describe(ctx, info.Arch)
 	f.Emulator, f.EmulatorError = program.String(), err
 	_, f.Formatter = a.runner().Find(process.MkfsExt4)
+	f.Builders = a.builders()
 	certificates, err := c.HostCA()
 	f.Certificates, f.CertError = len(certificates), err
 	f.Namespaces = a.tryNamespaces(ctx)
 	a.tryImage(ctx, &f)
 	return f, ctx.Err()
+}
+
+// tryBackend says which VMM is chosen, and why.
+func (a *App) tryBackend(c config.Config) (string, error) {
+	m, err := a.Machine("", "")
+	switch {
+	case err != nil:
+		return "", err
+	case c.Backend != "":
+		return m.vmm + ", as SMOLVM_BACKEND says", a.groundsFor(m.arch).refuse(m.vmm)
+	}
+	return m.vmm + ", as this version drives no other", nil
+}
+
+// builders tells which program is missing for building a base here.
+func (a *App) builders() error {
+	for _, tool := range imagebuild.BaseTools() {
+		if _, err := a.runner().Find(tool); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func userName() string {
@@ -115,7 +141,7 @@ func (a *App) tryImage(ctx context.Context, f *doctor.Facts) {
 	switch {
 	case f.EmulatorError != nil:
 		f.Boot.Why = "there is no QEMU for it"
-	case err != nil || !f.Catalogue.Image:
+	case err != nil || !f.Catalogue.Base:
 		f.Boot.Why = "there is no kernel for it"
 	default:
 		a.tryBoot(ctx, found, row, f)
@@ -142,11 +168,25 @@ func (a *App) usualRow(ctx context.Context, f *doctor.Facts) (resolve.Catalogue,
 	f.Catalogue.Release, f.Catalogue.Signers = found.Manifest.Release, found.Signers
 	f.Catalogue.Expires, f.Catalogue.Expired = found.Manifest.Expires, found.Expired
 	row, there := found.Find(usualPreset, f.Host.Arch, config.QEMU)
-	f.Catalogue.Image = there
-	if there {
+	f.Catalogue.Image, f.Catalogue.Base = there, there
+	if !there || !c.UsePublished { // what is built here stands on what any image stands on
+		row = a.usualBase(found, f)
+	}
+	if f.Catalogue.Base {
 		f.Catalogue.Missing, f.Catalogue.Expands, err = a.missingOf(ctx, found, row)
 	}
 	return found, row, err
+}
+
+// usualBase is what the usual image is built on where it is built here.
+func (a *App) usualBase(found resolve.Catalogue, f *doctor.Facts) manifest.Row {
+	b := localBuild{found: found, machine: machine{arch: f.Host.Arch, vmm: config.QEMU}}
+	if all, err := a.AllPresets(); err == nil { // else nothing was built of it
+		b.preset, _ = preset.Find(all, usualPreset)
+	}
+	row, there := b.foundation()
+	f.Catalogue.Base, f.Catalogue.Made = there, there && a.Built(b, row)
+	return row
 }
 
 // missingOf is how many bytes of a row are to be downloaded, and to be written.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -186,11 +187,11 @@ func (w *fakeWorld) rooms(home string) *rooms {
 			return w.pruned, w.removeErr
 		},
 		Current: func() ([]string, []string, error) { return []string{"2026.1"}, nil, nil },
-		Machine: func(backend string) (machine, error) {
+		Machine: func(arch, backend string) (machine, error) {
 			if backend != "" && backend != "qemu" {
 				return machine{}, refuse("", "no backend %q", backend)
 			}
-			return machine{arch: "amd64", vmm: "qemu", cpus: 4, memoryMiB: 8192}, nil
+			return machine{arch: cmp.Or(arch, "amd64"), vmm: "qemu", cpus: 4, memoryMiB: 8192}, nil
 		},
 		Able: func(machine) error { return w.able },
 		Accel: func(context.Context, machine, manifest.Row, record.Image) (vmm.Accel, string, error) {
@@ -209,7 +210,7 @@ func (w *fakeWorld) facts(home string) doctor.Facts {
 	return doctor.Facts{
 		Host:   host.Info{OS: "linux", Arch: "amd64", CPUs: 4, MemoryMiB: 8192},
 		Survey: host.Survey{OpenFiles: 4096, Watches: 8192, Synced: true}, User: "ana",
-		Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: w.kvm,
+		Backend: "qemu, as this version drives no other", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: w.kvm,
 		Boot: doctor.Boot{Accel: "kvm", Took: 420 * time.Millisecond, Kernel: "6.12.1-cloud"},
 		Home: doctor.Home{
 			Path: home, Exists: true, Mode: 0o777,
@@ -217,7 +218,7 @@ func (w *fakeWorld) facts(home string) doctor.Facts {
 		},
 		Catalogue: doctor.Catalogue{
 			Address: "/images/manifest.json", Release: "2026.1", Signers: []string{"A1"},
-			Expires: fakeTime.AddDate(1, 0, 0), Image: true, Missing: 180 << 20, Expands: 900 << 20,
+			Expires: fakeTime.AddDate(1, 0, 0), Image: true, Base: true, Missing: 180 << 20, Expands: 900 << 20,
 		},
 		Now: fakeTime, Built: fakeTime.AddDate(0, -1, 0),
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -11,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
@@ -25,34 +23,18 @@ import (
 // probeMiB is the memory of the guest that shows whether KVM works.
 const probeMiB = 256
 
-// chooseMachine decides the VMM and looks at the host.
-func (a *App) chooseMachine(backend string) (machine, error) {
-	c, err := a.Config()
-	if err != nil {
-		return machine{}, err
-	}
-	if backend == "" {
-		backend = c.Backend
-	}
-	if backend, err = config.ParseBackend(backend); err != nil {
-		return machine{}, err
-	}
-	if backend == "" {
-		backend = config.QEMU
-	}
-	info := a.Host()
-	return machine{arch: info.Arch, vmm: backend, cpus: info.CPUs, memoryMiB: info.MemoryMiB}, nil
-}
-
 // driver drives the VMM of this host.
 func (a *App) driver() *qemu.Driver {
 	info := a.Host()
 	return qemu.New(a.runner(), qemu.Host{OS: info.OS, Arch: info.Arch, TSCKHz: info.TSCKHz})
 }
 
-// ableToRun refuses a host without the VMM, and a state folder in which no
-// sandbox can be made.
+// ableToRun refuses a VMM that cannot run the machine here, a host without it, and
+// a state folder in which no sandbox can be made.
 func (a *App) ableToRun(m machine) error {
+	if err := a.groundsFor(m.arch).refuse(m.vmm); err != nil {
+		return err
+	}
 	if _, err := a.driver().Binary(m.arch); err != nil {
 		return err
 	}
@@ -89,29 +71,25 @@ func writable(folder string) error {
 // chooseAccel decides how the host runs a guest with the image's kernel, and
 // gives the reason when that is by emulation.
 func (a *App) chooseAccel(ctx context.Context, m machine, row manifest.Row, image record.Image) (vmm.Accel, string, error) {
-	info := a.Host()
-	switch {
-	case m.arch != info.Arch:
-		return vmm.TCG, fmt.Sprintf("this computer is %s, the sandbox %s", info.Arch, m.arch), nil
-	case info.OS == "darwin":
-		return vmm.HVF, "", nil
+	g := a.groundsFor(m.arch)
+	if g.needsKVM() {
+		c, err := a.Config()
+		if err != nil {
+			return "", "", err
+		}
+		binary, err := a.driver().Binary(m.arch)
+		if err != nil {
+			return "", "", err
+		}
+		if g.KVM, err = a.Host().KVM(ctx, host.KVMOptions{
+			Cache: filepath.Join(c.Home, "kvm.json"), VMM: binary, Kernel: row.Kernel.Image.Content.SHA256,
+			Guest: func(ctx context.Context) error { return a.probeGuest(ctx, m, vmm.KVM, image) },
+		}); err != nil {
+			return "", "", err
+		}
 	}
-	c, err := a.Config()
-	if err != nil {
-		return "", "", err
-	}
-	binary, err := a.driver().Binary(m.arch)
-	if err != nil {
-		return "", "", err
-	}
-	verdict, err := info.KVM(ctx, host.KVMOptions{
-		Cache: filepath.Join(c.Home, "kvm.json"), VMM: binary, Kernel: row.Kernel.Image.Content.SHA256,
-		Guest: func(ctx context.Context) error { return a.probeGuest(ctx, m, vmm.KVM, image) },
-	})
-	if err != nil || verdict.Usable {
-		return vmm.KVM, "", err
-	}
-	return vmm.TCG, verdict.Reason, nil
+	accel, reason := g.accelerator()
+	return accel, reason, nil
 }
 
 // knownKVM tries one instruction; a whole guest needs a kernel.

@@ -57,20 +57,15 @@ parts that changed are downloaded.`,
 // machineFlags choose images for another machine than the one a start would use.
 func machineFlags(cmd *cobra.Command, arch, backend *string) {
 	cmd.Flags().StringVar(arch, "arch", "", "amd64 or arm64 (default this computer's)")
-	cmd.Flags().StringVar(backend, "backend", "", "virtual machine monitor: qemu (default SMOLVM_BACKEND, else chosen)")
+	cmd.Flags().StringVar(backend, "backend", "", "virtual machine monitor: qemu or firecracker (default SMOLVM_BACKEND, else chosen)")
 }
 
 // machineFor is the machine that images are asked for.
 func (a *App) machineFor(arch, backend string) (machine, error) {
-	m, err := a.Machine(backend)
-	if err != nil || arch == "" {
-		return m, err
+	if arch != "" && !slices.Contains(arches, arch) {
+		return machine{}, refuse(nearHint(arch, arches, "Use amd64 or arm64."), "--arch %q is not an architecture of images", arch)
 	}
-	if !slices.Contains(arches, arch) {
-		return m, refuse(nearHint(arch, arches, "Use amd64 or arm64."), "--arch %q is not an architecture of images", arch)
-	}
-	m.arch = arch
-	return m, nil
+	return a.Machine(arch, backend)
 }
 
 func runImagePull(ctx context.Context, app *App, o imagePullOptions) error {

@@ -147,20 +147,18 @@ func (p *plannedImage) add(ctx context.Context, found resolve.Catalogue, row man
 
 // planAccel says how the sandbox would run, as far as that is known without
 // booting a guest.
-func (l *launch) planAccel(ctx context.Context, p *startPlan) error {
-	verdict, err := l.app.KVM(ctx)
-	if err != nil {
-		return err
+func (l *launch) planAccel(ctx context.Context, p *startPlan) (err error) {
+	g := l.app.groundsFor(l.machine.arch)
+	if g.needsKVM() {
+		if g.KVM, err = l.app.KVM(ctx); err != nil {
+			return err
+		}
 	}
-	info := l.app.Host()
-	switch {
-	case info.OS == "darwin":
-		p.Accel = string(vmm.HVF)
-	case verdict.Usable:
-		p.Accel, p.Reason = string(vmm.KVM), "if a probe guest comes up"
-	default:
-		p.Accel, p.Reason = string(vmm.TCG), verdict.Reason
+	accel, reason := g.accelerator()
+	if accel == vmm.KVM {
+		reason = "if a probe guest comes up"
 	}
+	p.Accel, p.Reason = string(accel), reason
 	return nil
 }
 

@@ -70,8 +70,9 @@ type rooms struct {
 	// Current are the releases that the known catalogues have now, and the keys of
 	// the assets that they name.
 	Current func() (releases, keys []string, err error)
-	// Machine decides what a new sandbox runs on, and refuses a backend that there is not.
-	Machine func(backend string) (machine, error)
+	// Machine decides what a new sandbox of an architecture (empty: this computer's)
+	// runs on, and refuses a backend that there is not.
+	Machine func(arch, backend string) (machine, error)
 	// Able refuses a host on which the machine cannot run, or where no sandbox can be written.
 	Able func(m machine) error
 	// Accel is how the host runs a guest with that kernel, and why not faster.

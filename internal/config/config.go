@@ -36,8 +36,11 @@ const (
 
 var known = []string{envBackend, envBuildCache, envHome, envManifest, envUsePublished}
 
-// QEMU is the name of the one VMM that there is so far.
-const QEMU = "qemu"
+// The names of the VMMs. Whether one can be used here is not for this room to say.
+const (
+	QEMU        = "qemu"
+	Firecracker = "firecracker"
+)
 
 // Config is the surroundings of one run.
 type Config struct {
@@ -48,7 +51,7 @@ type Config struct {
 	ManifestFrom string
 	File         string      // path of config.toml, which need not be there
 	Catalogues   []Catalogue // of the file
-	Backend      string      // "": chosen for the host; else QEMU
+	Backend      string      // "": chosen for the host; else QEMU or Firecracker
 	BuildCache   string      // folder of reusable build products, absolute; "": none was named
 	TrustedKeys  []string    // public keys the user added to the built-in ones
 	UsePublished bool        // images that are published are used, not built here
@@ -251,16 +254,15 @@ func shown(address string) string {
 	return scheme + "://" + rest[strings.LastIndex(login, "@")+1:]
 }
 
-// ParseBackend checks the name of a VMM. "" stays: it is chosen for the host.
+// ParseBackend checks the name of a VMM. "" stays: it is chosen for the host. One
+// that cannot be used here is refused by what starts machines, and by nothing else.
 func ParseBackend(text string) (string, error) {
 	switch text {
-	case "", QEMU:
+	case "", QEMU, Firecracker:
 		return text, nil
-	case "firecracker":
-		return "", fault.New(fault.Usage, "Leave it out, or use qemu.", "backend firecracker is not available yet")
 	}
 	hint := "The backends are qemu and firecracker."
-	if near := preset.NearestWord(text, []string{QEMU, "firecracker"}); near != "" {
+	if near := preset.NearestWord(text, []string{QEMU, Firecracker}); near != "" {
 		hint = "Did you mean " + near + "?"
 	}
 	return "", fault.New(fault.Usage, hint, "there is no backend %q", text)

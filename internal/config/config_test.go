@@ -44,14 +44,14 @@ func TestLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, err := Load([]string{
-		"SMOLVM_HOME=a folder/../über", "SMOLVM_HOME=/second", "SMOLVM_MANIFEST=dist/images/manifest.json", "SMOLVM_BACKEND=qemu",
+		"SMOLVM_HOME=a folder/../über", "SMOLVM_HOME=/second", "SMOLVM_MANIFEST=dist/images/manifest.json", "SMOLVM_BACKEND=firecracker",
 		"SMOLVM_USE_PUBLISHED=Yes", "SMOLVM_BUILD_CACHE=cache", "OTHER=x=y", "smolvm_home=ignored",
 	}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := []string{c.Home, c.Manifest, c.Backend, c.BuildCache, c.Getenv("OTHER"), c.Getenv("MISSING")}
-	want := []string{here + "/über", here + "/dist/images/manifest.json", "qemu", here + "/cache", "x=y", ""}
+	want := []string{here + "/über", here + "/dist/images/manifest.json", "firecracker", here + "/cache", "x=y", ""}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -79,7 +79,6 @@ func TestLoadRefuses(t *testing.T) {
 		{"SMOLVM_MANIFEST=oci://", []string{"names no server"}},
 		{"SMOLVM_MANIFEST=https:///y", []string{"names no server"}},
 		{"SMOLVM_MANIFEST=https://[::1/y", []string{"SMOLVM_MANIFEST"}},
-		{"SMOLVM_BACKEND=firecracker", []string{"SMOLVM_BACKEND", "not available yet"}},
 		{"SMOLVM_BACKEND=qmeu", []string{"Did you mean qemu"}},
 		{"SMOLVM_BACKEND=virtualbox", []string{"virtualbox", "qemu and firecracker"}},
 		{"SMOLVM_USE_PUBLISHED=maybe", []string{"maybe", "SMOLVM_USE_PUBLISHED"}},

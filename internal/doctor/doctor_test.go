@@ -22,10 +22,10 @@ func good() Facts {
 	return Facts{
 		Host:   host.Info{OS: "linux", Arch: "amd64", CPUs: 8, MemoryMiB: 32 << 10},
 		Survey: host.Survey{Extensions: "vmx", AvailableMiB: 20 << 10, Controllers: []string{"cpu", "memory", "pids"}, OpenFiles: 4096, Watches: 65536, Synced: true},
-		User:   "ana", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: host.Verdict{Usable: true},
+		User:   "ana", Backend: "qemu, as this version drives no other", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: host.Verdict{Usable: true},
 		Boot:      Boot{Accel: "kvm", Took: 312 * time.Millisecond, Kernel: "6.12.85-smolvm"},
 		Home:      Home{Path: "/home/ana/.smolvm", Exists: true, Mode: 0o755, Folder: host.Folder{FreeBytes: 90 << 30, HardLinks: true, Holes: true, Locks: true}},
-		Catalogue: Catalogue{Address: "https://example.org/m.json", Release: "2026.3", Signers: []string{"A1"}, Expires: now.AddDate(0, 3, 0), Image: true, Missing: 180 << 20, Expands: 800 << 20},
+		Catalogue: Catalogue{Address: "https://example.org/m.json", Release: "2026.3", Signers: []string{"A1"}, Expires: now.AddDate(0, 3, 0), Image: true, Base: true, Missing: 180 << 20, Expands: 800 << 20},
 		Now:       now, Built: now.AddDate(0, -1, 0),
 	}
 }
@@ -75,6 +75,20 @@ var hosts = []struct {
 	{"untrusted", func(f *Facts) { f.Catalogue.Err = fault.New(fault.Trust, "", "signature is wrong") }, 2},
 	{"expired", func(f *Facts) { f.Catalogue.Expired = true }, 1},
 	{"no-row", func(f *Facts) { f.Catalogue.Image = false }, 1},
+	{"no-base", func(f *Facts) {
+		f.Catalogue.Image, f.Catalogue.Base, f.Catalogue.Missing = false, false, 0
+		f.Boot = Boot{Why: "there is no kernel for it"}
+	}, 1},
+	{"no-base-nor-builder", func(f *Facts) {
+		f.Catalogue.Image, f.Catalogue.Base, f.Catalogue.Missing = false, false, 0
+		f.Boot = Boot{Why: "there is no kernel for it"}
+		f.Builders = fault.New(fault.Host, "Install it: sudo apt-get install mmdebstrap", "find program mmdebstrap: not in /usr/bin")
+	}, 1},
+	{"own-builds", func(f *Facts) { f.OwnBuilds = true }, 0},
+	{"built-here", func(f *Facts) { f.OwnBuilds, f.Catalogue.Made, f.Catalogue.Missing = true, true, 0 }, 0},
+	{"firecracker-wanted", func(f *Facts) {
+		f.BackendError = fault.New(fault.Usage, "Use qemu.", "backend firecracker is not available in this version")
+	}, 2},
 	{"proxy", func(f *Facts) { f.Proxy, f.Certificates = "http://10.0.0.1:3128", 2 }, 0},
 	{"broken-certificates", func(f *Facts) { f.CertError = errors.New("read SSL_CERT_FILE: no such file") }, 2},
 	{"few-files", func(f *Facts) { f.Survey.OpenFiles = 256 }, 1},

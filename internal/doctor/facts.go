@@ -17,6 +17,9 @@ type Facts struct {
 	Emulator      string // such as "QEMU 7.2.22 (/usr/bin/qemu-system-x86_64)"
 	EmulatorError error  // why there is none that can be used
 
+	Backend      string // the VMM that is chosen, or wanted
+	BackendError error  // why the wanted one cannot be used
+
 	KVM  host.Verdict
 	Boot Boot
 
@@ -24,6 +27,9 @@ type Facts struct {
 
 	Home      Home
 	Catalogue Catalogue
+
+	OwnBuilds bool  // SMOLVM_USE_PUBLISHED is 0: images are built here
+	Builders  error // what is missing for building a base here; nil: nothing
 
 	Proxy        string // the proxy that is in force, without password; empty: none
 	Certificates int    // certificates that this computer trusts beyond the usual ones
@@ -61,6 +67,8 @@ type Catalogue struct {
 	Expires time.Time
 	Expired bool
 	Image   bool  // it has an image of Claude Code for this computer
+	Base    bool  // it has a base for this computer, on which images can be built
+	Made    bool  // an image of Claude Code was built on it here
 	Missing int64 // bytes of it to download; 0: all is here
 	Expands int64 // bytes that the missing part has once expanded
 }

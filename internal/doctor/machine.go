@@ -54,6 +54,13 @@ func surroundings(f Facts) Check {
 	return c
 }
 
+func backend(f Facts) Check {
+	if f.BackendError != nil {
+		return failed("backend", Unusable, f.BackendError, "no sandbox can start")
+	}
+	return Check{Name: "backend", State: OK, Found: f.Backend}
+}
+
 func emulator(f Facts) Check {
 	if f.EmulatorError != nil {
 		return failed("qemu", Unusable, f.EmulatorError, "no sandbox can start")

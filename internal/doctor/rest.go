@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/smolvm/smolvm/internal/fault"
 )
 
 // route is how this computer reaches the internet, which sandboxes inherit.
@@ -73,23 +75,50 @@ func clock(f Facts) Check {
 
 // start is what `smolvm claude start` would do.
 func start(f Facts, usable bool) string {
+	const command = "smolvm claude start would "
 	switch {
 	case !usable:
-		return "smolvm claude start would be refused: repair what is unusable first."
-	case !f.Catalogue.Image:
-		return "smolvm claude start would be refused: no image of Claude Code can be found for this computer."
+		return command + "be refused: repair what is unusable first."
+	case f.Catalogue.Err != nil:
+		return command + "be refused: the catalogue of images cannot be read."
 	case f.Catalogue.Expired && f.Catalogue.Missing > 0:
-		return "smolvm claude start would be refused: the images have expired and are not all here."
+		return command + "be refused: the images have expired and are not all here."
+	case f.buildsHere() && !f.Catalogue.Base && f.Builders != nil:
+		return command + "be refused: no base is published for this computer, and none can be built: " + f.Builders.Error() +
+			". " + fault.HintOf(f.Builders)
 	}
-	text := "smolvm claude start would "
+	return command + obtain(f) + "boot it on " + how(f) + "."
+}
+
+// buildsHere tells whether the image of Claude Code is built on this computer.
+func (f Facts) buildsHere() bool { return f.OwnBuilds || !f.Catalogue.Image }
+
+// obtain is how the image comes here.
+func obtain(f Facts) string {
+	fetch := ""
 	if f.Catalogue.Missing > 0 {
-		text += fmt.Sprintf("download %.0f MiB of release %s, verify it, and ", float64(f.Catalogue.Missing)/(1<<20), f.Catalogue.Release)
-	} else {
-		text += fmt.Sprintf("take release %s from the cache, download nothing, and ", f.Catalogue.Release)
+		fetch = fmt.Sprintf("download %.0f MiB of release %s, verify it, ", float64(f.Catalogue.Missing)/(1<<20), f.Catalogue.Release)
 	}
-	how := map[string]string{"linux": "QEMU, emulated", "darwin": "QEMU with Apple's Hypervisor framework"}[f.Host.OS]
-	if f.KVM.Usable {
-		how = "QEMU with KVM"
+	switch {
+	case f.buildsHere() && !f.Catalogue.Base:
+		return "build the image on this computer with its base, once, and "
+	case f.buildsHere() && f.Catalogue.Made:
+		return "take the image that was built here, and "
+	case f.buildsHere():
+		return fetch + "build the image on this computer, once, and "
+	case fetch == "":
+		return fmt.Sprintf("take release %s from the cache, download nothing, and ", f.Catalogue.Release)
 	}
-	return text + "boot it on " + how + "."
+	return fetch + "and "
+}
+
+// how is what the sandbox runs on.
+func how(f Facts) string {
+	switch {
+	case f.KVM.Usable:
+		return "QEMU with KVM"
+	case f.Host.OS == "darwin":
+		return "QEMU with Apple's Hypervisor framework"
+	}
+	return "QEMU, emulated"
 }

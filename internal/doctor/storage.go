@@ -89,7 +89,9 @@ func catalogue(f Facts) Check {
 		c.State, c.Means = Degraded, "it has expired: what is here still starts, nothing new is downloaded"
 		c.Fix = "Ask its publisher for a newer one, or set this computer's clock."
 	case !have.Image:
-		c.State, c.Means = Degraded, "it has no image of Claude Code for this computer"
+		c.State, c.Means = Degraded, "it has no image of Claude Code for this computer: the first start builds one, which takes minutes"
+	case f.OwnBuilds:
+		c.Means = "SMOLVM_USE_PUBLISHED asks for images that are built here"
 	case have.Expires.Sub(f.Now) < someDays:
 		c.Means = "it expires on " + have.Expires.UTC().Format(time.DateOnly)
 	}

@@ -119,3 +119,8 @@ func (d *deb) find(ctx context.Context, run *process.Runner, want func(name stri
 		return take(name, r)
 	})
 }
+
+// BaseTools are the programs of this computer that building a base takes.
+func BaseTools() []process.Tool {
+	return []process.Tool{process.Mmdebstrap, process.DpkgDeb, process.Pip}
+}

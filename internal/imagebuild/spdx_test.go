@@ -253,7 +253,7 @@ func TestLicensesAsTheyAreWritten(t *testing.T) {
 		`{"name":"a","version":"1","license":{"type":"ISC"}}`:                                  {Expression: "ISC"},
 		`{"name":"a","version":"1","licenses":[{"type":"MIT"},{"type":"BSD-3-Clause"}]}`:       {Expression: "MIT OR BSD-3-Clause"},
 		`{"name":"a","version":"1","license":"Custom\u0007 ` + strings.Repeat("x", 300) + `"}`: {Text: "Custom\a"},
-		`{"name":"a","version":"1"}`: {},
+		`{"name":"a","version":"1"}`:                                                           {},
 	} {
 		got, ok := readNPM([]byte(raw))
 		if got.License.Text != "" {
