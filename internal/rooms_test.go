@@ -26,7 +26,7 @@ var levels = map[int][]string{
 	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact"},
 	2: {
 		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu",
-		"guestlink", "sshx", "process", "record", "config", "embedded",
+		"guestlink", "sshx", "process", "record", "config", "embedded", "share",
 	},
 	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild", "doctor"},
 	4: {"cli", "ui"},
