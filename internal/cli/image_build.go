@@ -4,16 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/smolvm/smolvm/internal/config"
-	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -25,7 +21,7 @@ type imageBuildOptions struct {
 	Presets []string
 	All     bool     // every preset that has a recipe
 	Arch    string   // empty: this computer's
-	Output  string   // folder to publish to; empty: the build cache only
+	Output  string   // absolute path of a folder, or oci:// address, to publish to; empty: the build cache only
 	Kernel  string   // folder that kernel/build left; empty: a distribution's stands in
 	Keys    []string // paths of the private keys that sign
 	Release string   // name of the manifest's release; empty: by its content
@@ -57,34 +53,8 @@ longer and needs QEMU for it.`,
 			return run(cmd.Context(), app, o)
 		},
 	}
-	cmd.Flags().StringVar(&o.Output, "output", "", "`DIR` to publish to")
+	cmd.Flags().StringVar(&o.Output, "output", "", "`DEST` to publish to: a folder, or oci://HOST/REPOSITORY:TAG")
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what would be built")
-	buildFlags(cmd, &o)
-	return cmd
-}
-
-func newImagePublish(app *App, run func(context.Context, *App, imageBuildOptions) error) *cobra.Command {
-	o := imageBuildOptions{}
-	cmd := &cobra.Command{
-		Use:   "publish [FLAGS] DIR PRESET...|--all",
-		Short: "Publish images with a signed manifest into a folder",
-		Long: `Publish images into a folder that a web server or a path can serve: assets named
-by their digests, and a signed manifest. Images that the build cache does not
-hold are built first. What the folder has already stays; nothing is replaced but
-the manifest. Every --key signs; with --no-sign nobody believes the folder until
-'smolvm image sign' has signed it. --mirror names where else the same files are,
-for the manifest to say so. Beside each image are its bill of materials (SPDX) and
-what it was built from.`,
-		Example: `  smolvm image publish --key dist/dev/minisign.key dist/images claude
-  smolvm image publish --key a.key --key b.key --mirror https://m.example/i/ out claude`,
-		Args: usage(presetsOrAll(&o, 1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Output, o.Presets = args[0], args[1:]
-			return run(cmd.Context(), app, o)
-		},
-	}
-	cmd.Flags().StringVar(&o.Release, "release", "", "`NAME` of the release, such as 1.2.0 (default dev- and a digest of the images)")
-	cmd.Flags().StringArrayVar(&o.Mirrors, "mirror", nil, "`ADDRESS` of a folder or registry with the same files; may be repeated")
 	buildFlags(cmd, &o)
 	return cmd
 }
@@ -132,14 +102,16 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	case signs && o.NoSign:
 		return refuse("Leave one of them out.", "--no-sign and --key were given")
 	case (o.Output == "") == (signs || o.NoSign):
-		return refuse("Give both, or neither. --no-sign leaves the signature to smolvm image sign.", "publishing needs a folder and --key")
+		return refuse("Give both, or neither. --no-sign leaves the signature to smolvm image sign.", "publishing needs a destination and --key")
 	}
 	if o.Output != "" {
-		dir, err := destination(o.Output, false)
+		dest, err := destination(o.Output, true)
 		if err != nil {
 			return err
 		}
-		o.Output = dir
+		if o.Output = dest; o.NoSign && inRegistry(dest) {
+			return refuse("Publish to a folder, sign that, and mirror it.", "--no-sign: what is in a registry has to be signed")
+		}
 	}
 	request, err := app.buildRequest(o)
 	if err != nil {
@@ -183,31 +155,6 @@ type builtView struct {
 	Manifest string `json:"manifest"` // where it was published; empty: nowhere
 	// Sizes are of the kernel's files and the layers, from the kernel up.
 	Sizes []imagebuild.Size `json:"sizes"`
-}
-
-// built publishes where that was asked for, and reports.
-func (a *App) built(ctx context.Context, publication imagebuild.Publication, images []imagebuild.Image, o imageBuildOptions) error {
-	address := ""
-	if o.Output != "" {
-		if _, err := publication.Publish(ctx, images); err != nil {
-			return err
-		}
-		address = filepath.Join(publication.Dir, imagebuild.ManifestFile)
-	}
-	views := []builtView{}
-	for _, image := range images {
-		views = append(views, builtView{
-			image.Preset.Name, image.Arch, image.Layer.Record.Version, image.Kernel.Record.Version, address, image.Sizes,
-		})
-		a.notice("%s %s for %s is built.", image.Preset.Name, image.Layer.Record.Version, image.Arch)
-	}
-	if address != "" {
-		a.notice("Published: %s", address)
-	}
-	if o.JSON {
-		return ui.WriteData(a.Streams.Out, views)
-	}
-	return sizeTable(views).Write(a.Streams.Out)
 }
 
 // sizeTable says what each file takes, those that images share once, and what an
@@ -256,36 +203,6 @@ func (a *App) buildRequest(o imageBuildOptions) (imagebuild.Request, error) {
 		request.Presets = append(request.Presets, p)
 	}
 	return request, nil
-}
-
-// publication is where the images go and who signs for them.
-func (a *App) publication(o imageBuildOptions) (imagebuild.Publication, error) {
-	base, err := imagebuild.ReadBase(a.Presets)
-	p := imagebuild.Publication{Base: base, VMMs: []string{config.QEMU}, Now: a.Now, Sink: a.Progress()}
-	if err != nil || o.Output == "" {
-		return p, err
-	}
-	p.Dir, p.Unsigned, p.Release = o.Output, o.NoSign, o.Release
-	p.Mirrors = o.Mirrors
-	p.Signers, err = readSigners(o.Keys)
-	return p, err
-}
-
-// readSigners reads private keys with their public halves.
-func readSigners(paths []string) ([]imagebuild.Signer, error) {
-	var signers []imagebuild.Signer
-	for _, path := range paths {
-		private, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fault.New(fault.Usage, "make build makes a development key.", "read --key: %w", err)
-		}
-		public, err := readKeyFile(strings.TrimSuffix(path, filepath.Ext(path))+".pub", "the public half of --key "+path)
-		if err != nil {
-			return nil, err
-		}
-		signers = append(signers, imagebuild.Signer{Private: string(private), Public: public})
-	}
-	return signers, nil
 }
 
 // buildMode is how something is built.

@@ -91,6 +91,9 @@ func destination(word string, registry bool) (string, error) {
 	return path, nil
 }
 
+// inRegistry tells the two kinds of destinations apart.
+func inRegistry(destination string) bool { return strings.HasPrefix(destination, "oci://") }
+
 // mirror copies a catalogue that was believed.
 func (a *App) mirror(ctx context.Context, found resolve.Catalogue, dest string) (release.Mirrored, error) {
 	rules, err := a.rulesAt(found.Address)

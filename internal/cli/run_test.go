@@ -84,7 +84,7 @@ func TestRefusedBeforeWork(t *testing.T) {
 		"image mirror https://e.org/i":                   {status: 2, errs: `nothing can be published at a "https://" address`},
 		"image mirror file://host/i":                     {status: 2, errs: "is not the address of a folder"},
 		"image build --output s3://b/i --key k claude":   {status: 2, errs: `at a "s3://" address`},
-		"image publish --key k oci://h/i:1 claude":       {status: 2, errs: `at a "oci://" address`},
+		"image publish --no-sign oci://h/i:1 claude":     {status: 2, errs: "what is in a registry has to be signed"},
 		"image rotate --key k --trust t http://h/i":      {status: 2, errs: `at a "http://" address`},
 		"list more":                                      {status: 2, errs: "unknown command"},
 		"info":                                           {status: 2, errs: "accepts 1 arg"},

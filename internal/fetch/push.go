@@ -52,6 +52,16 @@ func (s *Source) pushFailed(ctx context.Context, reference string, err error) er
 	return err
 }
 
+// Names are the files of the release under an OCI reference. Nothing there is
+// fs.ErrNotExist.
+func (s *Source) Names(ctx context.Context, reference string) ([]string, error) {
+	names, err := s.registry.Names(ctx, reference)
+	if err != nil {
+		return nil, s.notAnswered(ctx, reference, err)
+	}
+	return names, nil
+}
+
 func pushHint(err error) string {
 	var status *oci.StatusError
 	switch {

@@ -42,7 +42,12 @@ type Publication struct {
 	Base    Base
 	Now     func() time.Time
 	Sink    event.Sink
+
+	shown string // what messages call Dir; empty: its path
 }
+
+// where is what messages call the place.
+func (p Publication) where() string { return cmp.Or(p.shown, p.Dir) }
 
 // Publish adds the images to the folder: assets under names that hold their
 // digests, then the signatures and the manifest. Rows of other images stay, and so
@@ -157,9 +162,13 @@ func (p Publication) putAsset(ctx context.Context, from string, blob manifest.Bl
 		return err
 	}
 	if digest != blob.Digest {
-		return fault.New(fault.Storage, "Remove the build cache and build again.", "%s in the build cache is damaged", from)
+		return damaged(from)
 	}
 	return place(temp, to)
+}
+
+func damaged(path string) error {
+	return fault.New(fault.Storage, "Remove the build cache and build again.", "%s in the build cache is damaged", path)
 }
 
 // isThere compares a published file with its digest. Other bytes are an error.

@@ -92,7 +92,10 @@ func (r Rotation) from() (trust.Root, error) {
 	case len(r.From.Keys) > 0:
 		return trust.Root{Keys: r.From.Keys, Threshold: r.From.Threshold}, nil
 	}
-	there := readPublished(r.Dir)
+	there, err := readPublished(r.Dir)
+	if err != nil {
+		return trust.Root{}, err
+	}
 	var root trust.Root
 	for _, s := range r.Signers {
 		if s.signed(there.raw, there.signatures) {
@@ -108,9 +111,9 @@ func (r Rotation) from() (trust.Root, error) {
 
 // signManifest adds the new keys' signatures to the manifest that is there.
 func (r Rotation) signManifest(next trust.Root) error {
-	there := readPublished(r.Dir)
-	if there.raw == nil {
-		return nil
+	there, err := readPublished(r.Dir)
+	if err != nil || there.raw == nil {
+		return err
 	}
 	list := listed{KeyList: trust.KeyList{Keys: next.Keys}}
 	signers := slices.DeleteFunc(slices.Clone(r.Signers), func(s Signer) bool { return !list.has(s.Public) })

@@ -62,20 +62,20 @@ func (s Signer) signed(raw []byte, signatures map[string][]byte) bool {
 
 // checkSigners refuses keys with which nobody would believe the folder.
 func (p Publication) checkSigners() error {
-	dir, signers := p.Dir, p.signers()
+	where, signers := p.where(), p.signers()
 	if p.Unsigned {
 		if len(signers) > 0 {
-			return fault.New(fault.Usage, "Leave the keys out, or sign now.", "publish to %s: unsigned, and with a key", dir)
+			return fault.New(fault.Usage, "Leave the keys out, or sign now.", "publish to %s: unsigned, and with a key", where)
 		}
 		return nil
 	}
 	if len(signers) == 0 {
-		return fault.New(fault.Usage, "Name a private key that signs.", "publish to %s: no key was given", dir)
+		return fault.New(fault.Usage, "Name a private key that signs.", "publish to %s: no key was given", where)
 	}
 	if _, err := sign(nil, signers); err != nil {
 		return err
 	}
-	newest, err := newestKeyList(dir)
+	newest, err := newestKeyList(p.Dir)
 	if err != nil || newest.Version == 0 {
 		return err
 	}
@@ -88,7 +88,7 @@ func (p Publication) checkSigners() error {
 	if count < newest.Threshold {
 		return fault.New(fault.Usage, "Give more of its keys, or publish a newer key list.",
 			"publish to %s: its %s wants signatures of %d of its keys, %d of those that were given are in it",
-			dir, trust.KeyListFile(newest.Version), newest.Threshold, count)
+			where, trust.KeyListFile(newest.Version), newest.Threshold, count)
 	}
 	return nil
 }
@@ -100,19 +100,24 @@ type signedManifest struct {
 	signatures map[string][]byte
 }
 
-// readPublished reads the manifest that is there. One that cannot be read counts
-// as none.
-func readPublished(dir string) (p signedManifest) {
-	raw, err := os.ReadFile(filepath.Join(dir, ManifestFile))
+// readPublished reads the manifest that is there, if any. One that cannot be
+// understood is not replaced: what it names, and which serial was the last, would
+// be lost.
+func readPublished(dir string) (p signedManifest, err error) {
+	path := filepath.Join(dir, ManifestFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return signedManifest{}, nil
+	}
 	if err != nil {
-		return signedManifest{}
+		return signedManifest{}, fmt.Errorf("read the manifest that is there: %w", err)
 	}
 	if p.Manifest, err = manifest.Parse(raw); err != nil {
-		return signedManifest{}
+		return signedManifest{}, fault.New(fault.Conflict, "Use the smolvm that wrote it, or another folder. Remove it only if nobody uses it.",
+			"%s is there and cannot be read: %w", path, err)
 	}
-	p.raw = raw
-	p.signatures = readSignatures(dir, ManifestFile)
-	return p
+	p.raw, p.signatures = raw, readSignatures(dir, ManifestFile)
+	return p, nil
 }
 
 // readSignatures are the signatures that lie beside a file, by key id.
@@ -137,7 +142,10 @@ func readSignatures(dir, file string) map[string][]byte {
 // unless a valid one says the same already.
 func (p Publication) putManifest(rows []manifest.Row) (manifest.Manifest, error) {
 	now := p.Now().UTC().Truncate(time.Second)
-	old := readPublished(p.Dir)
+	old, err := readPublished(p.Dir)
+	if err != nil {
+		return manifest.Manifest{}, err
+	}
 	m := manifest.Manifest{
 		Schema: manifest.Schema, Serial: max(now.Unix(), old.Serial+1),
 		Created: now, Expires: now.Add(lifetime), Mirrors: p.Mirrors, Rows: mergeRows(old.Rows, rows),

@@ -30,8 +30,8 @@ type bench struct {
 	address string // its manifest, served without limit
 	home    string
 	env     []string // what a launch gets besides
-	scratch string // folder for everything else that is made and thrown away
-	rounds  int    // of what takes seconds; cheap measurements take ten times as many
+	scratch string   // folder for everything else that is made and thrown away
+	rounds  int      // of what takes seconds; cheap measurements take ten times as many
 	made    *synthetic
 }
 

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -88,6 +90,16 @@ func (c *Client) Locate(ctx context.Context, address string) (Location, error) {
 		return Location{}, err
 	}
 	return Location{URL: r.blobURL(found.sha256), Size: found.size, Transport: admitted}, nil
+}
+
+// Names are the files of a release, sorted.
+func (c *Client) Names(ctx context.Context, reference string) ([]string, error) {
+	r, _, err := Parse(reference)
+	if err != nil {
+		return nil, err
+	}
+	files, err := c.files(ctx, r)
+	return slices.Sorted(maps.Keys(files)), err
 }
 
 // digestIn reads the digest in a name like base-amd64-<sha256>.zst.
