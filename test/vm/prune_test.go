@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/test/catalogue"
 )
 
@@ -88,7 +91,7 @@ func TestLaunchAgainstPrune(t *testing.T) {
 	t.Logf("%d prunes meanwhile", <-done)
 }
 
-// TestUpgradeUnderARunningSandbox publishes a release with another module archive
+// TestUpgradeUnderARunningSandbox publishes a release with another kernel
 // while a sandbox runs the one before. The new one is used for new sandboxes, the
 // old one stays as long as its sandbox does.
 func TestUpgradeUnderARunningSandbox(t *testing.T) {
@@ -107,9 +110,9 @@ func TestUpgradeUnderARunningSandbox(t *testing.T) {
 	before := from.total()
 	next(t, made)
 	w.must(t, with(launch("new")...)...)
-	modules := made.Manifest.Rows[0].Kernel.Modules.Archive.Size
-	if sent := from.total() - before; sent == 0 || sent > modules {
-		t.Errorf("the upgrade downloaded %d bytes; the archive that is new has %d", sent, modules)
+	kernel := made.Manifest.Rows[0].Kernel.Image.Archive.Size
+	if sent := from.total() - before; sent == 0 || sent > kernel {
+		t.Errorf("the upgrade downloaded %d bytes; the archive that is new has %d", sent, kernel)
 	}
 	w.must(t, with("prune", "--yes")...)
 	w.must(t, "exec", "old", "--", "true")
@@ -127,7 +130,7 @@ func TestUpgradeUnderARunningSandbox(t *testing.T) {
 	w.must(t, with("image", "verify")...)
 }
 
-// republished is the published release again, signed by a key of this test.
+// republished is one image of the published release again, signed by a key of this test.
 func republished(t *testing.T, dir string) *catalogue.Catalogue {
 	t.Helper()
 	made, err := catalogue.Make(t.Context(), t.TempDir(), published(t).Created)
@@ -135,7 +138,12 @@ func republished(t *testing.T, dir string) *catalogue.Catalogue {
 		t.Fatal(err)
 	}
 	made.Dir, made.Address, made.Manifest = dir, filepath.Join(dir, "manifest.json"), published(t)
-	made.Manifest.Rows = made.Manifest.Rows[:1]
+	made.Manifest.Rows = slices.DeleteFunc(made.Manifest.Rows, func(r manifest.Row) bool {
+		return r.Preset != "claude-code" || r.Arch != runtime.GOARCH || r.VMM != "qemu"
+	})
+	if len(made.Manifest.Rows) != 1 {
+		t.Fatal("claude-code is not published")
+	}
 	entries, err := os.ReadDir(*images)
 	if err != nil {
 		t.Fatal(err)
@@ -158,21 +166,21 @@ func republished(t *testing.T, dir string) *catalogue.Catalogue {
 	return made
 }
 
-// next publishes a release whose modules end with a few more zeros, which nobody reads.
+// next publishes a release whose kernel ends with a few more zeros, which nobody reads.
 func next(t *testing.T, made *catalogue.Catalogue) {
 	t.Helper()
 	world := theWorld.fresh(t, theWorld.address)
 	world.must(t, "image", "pull", "claude")
-	found, err := filepath.Glob(filepath.Join(world.home, "images/*/claude-code-*/modules*"))
+	found, err := filepath.Glob(filepath.Join(world.home, "images/*/claude-code-*/kernel"))
 	if err != nil || len(found) == 0 {
-		t.Fatalf("no modules in the cache: %v, %v", found, err)
+		t.Fatalf("no kernel in the cache: %v, %v", found, err)
 	}
-	modules, err := made.Add(t.Context(), "modules", []byte(read(t, found[0])+strings.Repeat("\x00", 4096)))
+	kernel, err := made.Add(t.Context(), "kernel", []byte(read(t, found[0])+strings.Repeat("\x00", 4096)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := &made.Manifest
-	m.Rows[0].Kernel.Modules = &modules
+	m.Rows[0].Kernel.Image = kernel
 	m.Release, m.Serial = m.Release+".next", m.Serial+1
 	if err := made.Publish(); err != nil {
 		t.Fatal(err)
