@@ -185,6 +185,11 @@ func TestRegistryRefuses(t *testing.T) {
 	none := p
 	none.Signers = nil
 	check("no key", none, fault.Usage)
+	noise := p
+	noise.Signers = []Signer{{Private: "no key", Public: p.Signers[0].Public}}
+	if _, err := noise.PublishTo(t.Context(), s, tag, images); fault.CodeOf(err) != fault.Usage {
+		t.Errorf("a file that is no key: %v", err)
+	}
 	there = map[string]string{"layer.tar": "x"}
 	s.names = maps.Clone(there)
 	check("another kind of artifact", p, fault.Conflict)

@@ -42,7 +42,7 @@ func sign(raw []byte, signers []Signer) (map[string][]byte, error) {
 	for _, s := range signers {
 		signature, id, err := trust.Sign(raw, s.Private)
 		if err != nil {
-			return nil, err
+			return nil, fault.New(fault.Usage, "Give a minisign private key without a password, as minisign -G -W writes it.", "%w", err)
 		}
 		signatures[id] = signature
 		if !s.signed(raw, signatures) {
