@@ -121,6 +121,9 @@ func (a *agent) boot(ctx context.Context) error {
 	if a.options, err = boot.ParseCommandLine(string(line)); err != nil {
 		return err
 	}
+	if err := startClock(a.options.Epoch); err != nil {
+		return err
+	}
 	modules, err := boot.OpenModules(wire.ModuleFolder)
 	if err != nil {
 		return err

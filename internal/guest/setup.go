@@ -168,6 +168,16 @@ func (a *agent) keepServices() *service.Keeper {
 	})
 }
 
+// startClock sets a clock that is behind a build's epoch to it: the kernel of an arm64
+// machine reads no clock, and begins in 1970 until the host has said the time. A
+// machine that packs is not told.
+func startClock(epoch time.Time) error {
+	if epoch.IsZero() || !time.Now().Before(epoch) {
+		return nil
+	}
+	return setClock(epoch.UnixNano())
+}
+
 // setClock sets the wall clock, unless it is right within a tenth of a second:
 // a step back for nothing confuses programs.
 func setClock(unixNano int64) error {

@@ -432,6 +432,35 @@ func TestPack(t *testing.T) {
 	}
 }
 
+// Blocks of zeros that a program's file has take no room in a layer.
+func TestPackLeavesNoRoomForZeros(t *testing.T) {
+	tree, device := t.TempDir(), blankDrive(t, 64<<20)
+	data := make([]byte, 16<<20)
+	for i := 0; i < len(data)/2; i += blockSize {
+		copy(data[2*i:], "something") // every second block
+	}
+	if err := os.WriteFile(filepath.Join(tree, "program"), data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	size, err := pack(t, tree, device).Write(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := freeBlocks(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if free*100 > 5*size/blockSize {
+		t.Errorf("%d of %d blocks are free", free, size/blockSize)
+	}
+	if err := os.Truncate(device, size); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), tool(t, "e2fsck"), "-fn", device).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v\n%s", err, out)
+	}
+}
+
 func TestPackRefuses(t *testing.T) {
 	tree := t.TempDir()
 	write(t, tree, "a")

@@ -5,6 +5,7 @@ package layer
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -26,10 +27,12 @@ type Pack struct {
 	Working func(text string)
 }
 
-// Attempts to find a size that fits, and by how much each adds.
+// Attempts to find a size that fits, and by how much each adds. A file system with
+// more than slackPercent of its blocks free is written again.
 const (
-	attempts    = 4
-	growPercent = 5
+	attempts     = 4
+	growPercent  = 5
+	slackPercent = 3
 )
 
 // Write cleans the tree and writes it to the device. The result depends on the
@@ -52,23 +55,49 @@ func (p Pack) Write(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	blocks := u.total()
-	for attempt := 1; ; attempt++ {
+	for attempt, tight := 1, false; ; attempt++ {
 		if blocks*blockSize > room {
 			return 0, fmt.Errorf("pack layer: it needs %d bytes and the drive has %d: %w", blocks*blockSize, room, unix.ENOSPC)
 		}
 		p.Working(fmt.Sprintf("writing %d files, %d MiB", u.inodes, blocks*blockSize>>20))
 		err := p.mkfs(ctx, u, blocks)
+		next := blocks + blocks*growPercent/100 + 256
 		if err == nil {
-			return blocks * blockSize, nil
+			free, err := freeBlocks(p.Device)
+			if err != nil || tight || free*100 <= slackPercent*blocks || fitted(blocks-free) >= blocks {
+				return blocks * blockSize, err
+			}
+			// mkfs leaves out blocks of zeros, of which programs for processors with
+			// large pages have many.
+			tight, next = true, fitted(blocks-free)
 		}
-		if attempt == attempts || ctx.Err() != nil {
-			return 0, fmt.Errorf("pack layer: %w", err)
+		if attempt == attempts && err != nil || ctx.Err() != nil {
+			return 0, fmt.Errorf("pack layer: %w", errors.Join(err, ctx.Err()))
 		}
 		if err := zero(p.Device, blocks*blockSize); err != nil {
 			return 0, err
 		}
-		blocks += blocks*growPercent/100 + 256
+		blocks = next
 	}
+}
+
+// fitted is the size for a file system that is known to use so many blocks.
+func fitted(used int64) int64 { return used + used/100 + 64 }
+
+// freeBlocks reads out of a file system's description how many of its blocks are
+// not in use.
+func freeBlocks(path string) (int64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, fmt.Errorf("look at the layer: %w", err)
+	}
+	defer file.Close()
+	super := make([]byte, 1024)
+	if _, err := file.ReadAt(super, 1024); err != nil {
+		return 0, fmt.Errorf("look at the layer: %w", err)
+	}
+	// The upper half is zero below 16 TiB.
+	return int64(binary.LittleEndian.Uint32(super[12:])), nil
 }
 
 // inodesNeeded adds the eleven that ext4 reserves and lost+found.
