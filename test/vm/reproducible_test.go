@@ -216,15 +216,11 @@ func exists(path string) bool {
 func tree(t *testing.T, image string) map[string]string {
 	t.Helper()
 	dir := t.TempDir()
-	debugfs, err := exec.LookPath("debugfs")
-	if err != nil {
-		debugfs = "/usr/sbin/debugfs"
-	}
-	if out, err := exec.CommandContext(t.Context(), debugfs, "-R", "rdump / "+dir, image).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), administrators("debugfs"), "-R", "rdump / "+dir, image).CombinedOutput(); err != nil {
 		t.Fatalf("debugfs: %v: %s", err, out)
 	}
 	files := map[string]string{}
-	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
