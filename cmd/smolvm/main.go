@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -39,17 +40,29 @@ func run() int {
 	app := cli.New(cli.Outside{
 		Streams:  ui.NewStreams(os.Stdin, os.Stdout, os.Stderr, os.Getenv),
 		Environ:  os.Environ(),
-		UserHome: home,
-		Self:     self,
-		Presets:  images.Files(),
-		Signals:  signals,
-		Now:      time.Now,
-		Rand:     rand.Reader,
+		UserHome: home, Directory: directory(),
+		Self:    self,
+		Presets: images.Files(),
+		Signals: signals,
+		Now:     time.Now,
+		Rand:    rand.Reader,
 	}, cli.Build{
 		Version: release.Version, Commit: release.Commit, Development: release.Development, Built: release.Built,
 		Agent: embedded.Agent, AgentDigest: embedded.AgentDigest,
 	})
 	return app.Main(os.Args[1:])
+}
+
+// directory is where the program was started. One that was deleted is nobody's.
+func directory() string {
+	here, err := os.Getwd()
+	if err != nil {
+		return ""
+	}
+	if here, err = filepath.EvalSymlinks(here); err != nil {
+		return ""
+	}
+	return here
 }
 
 // doubleProcs lets as many goroutines run as there are processors although others

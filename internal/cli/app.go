@@ -41,13 +41,16 @@ type Build struct {
 // Outside is all that the program gets from its surroundings.
 type Outside struct {
 	Streams  *ui.Streams
-	Environ  []string         // name=value
-	UserHome string           // the user's home folder
-	Self     string           // path of this program
-	Presets  fs.FS            // the built-in presets
-	Signals  <-chan os.Signal // what the process is sent; may be nil
-	Now      func() time.Time
-	Rand     io.Reader
+	Environ  []string // name=value
+	UserHome string   // the user's home folder
+	// Directory is where the program was started, absolute and without links;
+	// empty where that is unknown.
+	Directory string
+	Self      string           // path of this program
+	Presets   fs.FS            // the built-in presets
+	Signals   <-chan os.Signal // what the process is sent; may be nil
+	Now       func() time.Time
+	Rand      io.Reader
 }
 
 // App is what the commands share.

@@ -144,6 +144,7 @@ func (i sandboxInfo) text(now time.Time) string {
 	line("state", i.State)
 	line("error", i.LastError)
 	line("preset", i.Preset)
+	line("directory", i.Directory)
 	line("agent", strings.TrimSpace(i.Agent.Name+" "+i.Agent.Version))
 	line("image", i.Release)
 	line("kernel", kernelText(i.Kernel))

@@ -54,6 +54,15 @@ func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptio
 	if err := l.check(); err != nil {
 		return err
 	}
+	if s, ok, err := l.here(); err != nil || ok {
+		if err != nil {
+			return err
+		}
+		return l.goOn(ctx, s)
+	}
+	if err := l.checkNew(); err != nil {
+		return err
+	}
 	if o.DryRun {
 		return l.show(ctx)
 	}
@@ -92,7 +101,8 @@ func (l *launch) make(ctx context.Context) (name string, err error) {
 	return l.create(ctx, spec)
 }
 
-// check refuses what cannot work, cheapest first.
+// check refuses what cannot work, cheapest first, and what only concerns a new
+// sandbox in checkNew.
 func (l *launch) check() (err error) {
 	if l.attach, err = l.app.attaches(l.options); err != nil {
 		return err
@@ -115,9 +125,11 @@ func (l *launch) check() (err error) {
 	if err := l.checkSizes(); err != nil {
 		return err
 	}
-	if l.boxes, err = l.app.Sandboxes(); err != nil {
-		return err
-	}
+	l.boxes, err = l.app.Sandboxes()
+	return err
+}
+
+func (l *launch) checkNew() error {
 	if _, err := l.freeName(); err != nil {
 		return err
 	}
@@ -159,7 +171,7 @@ func (l *launch) checkSizes() error {
 }
 
 // freeName is the sandbox's name: the one that was asked for, which must be
-// free, or the preset's, made unique.
+// free, or the default one, made unique.
 func (l *launch) freeName() (string, error) {
 	names, err := l.boxes.Names()
 	if err != nil {
@@ -177,9 +189,10 @@ func (l *launch) freeName() (string, error) {
 		}
 		return name, nil
 	}
-	name := l.preset.Name
+	base := l.defaultName()
+	name := base
 	for n := 2; taken[name]; n++ {
-		name = fmt.Sprintf("%s-%d", l.preset.Name, n)
+		name = fmt.Sprintf("%s-%d", base, n)
 	}
 	return name, nil
 }
@@ -230,7 +243,7 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 	}
 	l.notices(surroundings, image, accel, reason)
 	return sandbox.Spec{
-		Preset: l.preset.Name, Agent: record.Agent(row.Agent), Image: image,
+		Directory: l.directory(), Preset: l.preset.Name, Agent: record.Agent(row.Agent), Image: image,
 		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
 		Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),

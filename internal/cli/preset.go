@@ -28,6 +28,7 @@ type startOptions struct {
 	NoAttach bool
 	Ask      bool
 	Remove   bool
+	New      bool
 	Timeout  time.Duration
 	NoMount  bool
 	Verbose  bool
@@ -68,10 +69,14 @@ func newPresetStart(app *App, p preset.Preset, run func(context.Context, *App, p
 	o := startOptions{}
 	cmd := &cobra.Command{
 		Use:   "start [FLAGS] [-- AGENT ARGS...]",
-		Short: "Start a new sandbox with " + p.Name,
-		Long: `Start a new sandbox with ` + p.Name + `: download and verify its image where it is
+		Short: "Start " + p.Name + " in a sandbox",
+		Long: `Start a sandbox with ` + p.Name + `: download and verify its image where it is
 not in the cache yet, boot it, and run the agent. Where no image is published it is
 built here first, once, by the preset's recipe in a sandbox.
+
+On a terminal, the same command again in the same directory goes on with the
+sandbox that it made there, and starts it where it is stopped. With --new, --rm or
+--no-mount, and without a terminal, it makes a new one each time.
 
 On a terminal, with --attach, or with arguments after --, the agent runs in front
 of you and its exit status is handed back; otherwise the sandbox is only started.
@@ -95,12 +100,13 @@ Status 125 means that SmolVM failed.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&o.Name, "name", "n", "", "`NAME` of the sandbox (default "+p.Name+", made unique)")
+	flags.StringVarP(&o.Name, "name", "n", "", "`NAME` of the sandbox (default "+p.Name+" and the directory's, made unique)")
 	flags.IntVar(&o.CPUs, "cpus", 0, "number of CPUs (default the image's)")
 	flags.Var(sizeFlag{&o.Memory}, "memory", "memory, such as 2G (default the image's)")
 	flags.Var(sizeFlag{&o.Disk}, "disk", "most that the sandbox may write, such as 20G (default the image's)")
 	machineFlags(cmd, &o.Arch, &o.Backend)
 	flags.BoolVar(&o.Ask, "ask", false, "keep the agent's own prompts for permission")
+	flags.BoolVar(&o.New, "new", false, "make another sandbox although this directory has one")
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
 	flags.BoolVar(&o.NoMount, "no-mount", false, "mount nothing")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would be downloaded, built and started, and how")

@@ -40,18 +40,23 @@ func runStart(ctx context.Context, app *App, o startOptions) error {
 	if err != nil {
 		return err
 	}
+	return app.startAgain(ctx, boxes, s, attach, o)
+}
+
+// startAgain starts a sandbox that there is, unless it runs already.
+func (a *App) startAgain(ctx context.Context, boxes sandboxes, s sandbox.Status, attach bool, o startOptions) error {
 	if s.State != sandbox.Running {
-		if err := app.Able(machine{arch: s.Arch, vmm: s.VMM}); err != nil {
+		if err := a.Able(machine{arch: s.Arch, vmm: s.VMM}); err != nil {
 			return err
 		}
-		if err := app.Intact(ctx, s.Image); err != nil {
+		if err := a.Intact(ctx, s.Image); err != nil {
 			return err
 		}
-		if _, err := boxes.Start(ctx, o.Name, sandbox.StartOptions{Timeout: o.Timeout}); err != nil {
+		if _, err := boxes.Start(ctx, s.Name, sandbox.StartOptions{Timeout: o.Timeout}); err != nil {
 			return err
 		}
 	}
-	return app.started(ctx, boxes, o.Name, attach, o)
+	return a.started(ctx, boxes, s.Name, attach, o)
 }
 
 // started ends a start: with the agent in front of the user, or with the

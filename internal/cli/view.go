@@ -16,6 +16,7 @@ type sandboxView struct {
 	ID        string           `json:"id"`
 	State     string           `json:"state"` // running, starting, stopped, broken
 	Preset    string           `json:"preset"`
+	Directory string           `json:"directory"` // of this computer, that it was made in; empty: none
 	Agent     agentView        `json:"agent"`
 	Arch      string           `json:"arch"`
 	VMM       string           `json:"vmm"`
@@ -64,7 +65,7 @@ func serviceLog(name string) string { return wire.ServiceLog + "/" + name + ".lo
 
 func viewOf(s sandbox.Status) sandboxView {
 	return sandboxView{
-		Name: s.Name, ID: s.ID, State: s.State, Preset: s.Preset,
+		Name: s.Name, ID: s.ID, State: s.State, Preset: s.Preset, Directory: s.Directory,
 		Agent: agentView{s.Agent.Name, s.Agent.Version},
 		Arch:  s.Arch, VMM: s.VMM, Accel: s.Accel, Release: s.Image.Release,
 		Kernel: kernelView{s.Image.KernelVersion, s.Image.StandIn},

@@ -49,9 +49,10 @@ type Record struct {
 	Name          string           `json:"name"`
 	ID            string           `json:"id"` // instance id, unique over all time
 	Preset        string           `json:"preset"`
-	Arch          string           `json:"arch"`  // amd64, arm64
-	VMM           string           `json:"vmm"`   // qemu
-	Accel         string           `json:"accel"` // kvm, hvf, tcg
+	Directory     string           `json:"directory,omitempty"` // of this computer, that it was made in
+	Arch          string           `json:"arch"`                // amd64, arm64
+	VMM           string           `json:"vmm"`                 // qemu
+	Accel         string           `json:"accel"`               // kvm, hvf, tcg
 	Agent         Agent            `json:"agent"`
 	Launch        []string         `json:"launch"`
 	Arguments     []string         `json:"arguments,omitempty"` // after Launch when the user gives none

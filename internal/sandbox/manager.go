@@ -55,6 +55,7 @@ func New(o Options) *Manager {
 // Spec says what sandbox to make. All files of Image are verified and stay in place.
 type Spec struct {
 	Name, Preset         string
+	Directory            string // of this computer, that it belongs to; empty: none
 	Agent                record.Agent
 	Launch, Arguments    []string
 	Ports                []int

@@ -32,9 +32,16 @@ type screen struct {
 // onScreen runs a command on a terminal. It is killed when the test ends.
 func (w *world) onScreen(t *testing.T, args ...string) *screen {
 	t.Helper()
+	return w.onScreenIn(t, w.home, args...)
+}
+
+// onScreenIn does it in a directory.
+func (w *world) onScreenIn(t *testing.T, directory string, args ...string) *screen {
+	t.Helper()
 	master, slave := openPTY(t)
 	setSize(t, master, screenRows, screenColumns)
 	s := &screen{cmd: w.command(t.Context(), args...), emulator: vt.NewEmulator(screenColumns, screenRows)}
+	s.cmd.Dir = directory
 	s.cmd.Env = append(s.cmd.Env, "TERM=xterm-256color")
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = slave, slave, slave
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

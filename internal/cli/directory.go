@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/sandbox"
+)
+
+// maxNumber is room for the number that makes a name unique.
+const maxNumber = len("-9999")
+
+// maxName is the longest name that a sandbox may have.
+const maxName = 63
+
+// defaultName is the preset's name with that of the directory, which tells one
+// project's sandbox from another's. The user's home, the root and a sandbox that
+// has nothing of the directory add nothing.
+func (l *launch) defaultName() string {
+	directory := l.app.Directory
+	if l.options.NoMount || directory == "" || directory == l.app.UserHome {
+		return l.preset.Name
+	}
+	base := slug(filepath.Base(directory))
+	base = base[:max(0, min(len(base), maxName-maxNumber-len(l.preset.Name)-1))]
+	return strings.TrimRight(l.preset.Name+"-"+base, "-")
+}
+
+// slug keeps of a directory's name what the name of a sandbox may have.
+func slug(name string) string {
+	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	})
+	return strings.Join(words, "-")
+}
+
+// directory is the one that a new sandbox belongs to.
+func (l *launch) directory() string {
+	if l.options.NoMount {
+		return ""
+	}
+	return l.app.Directory
+}
+
+// here finds the sandbox that this command made before in this directory: one
+// that runs before one that is stopped, then the one that was used last. Only a
+// person on a terminal is taken back to it; a script gets what it asks for.
+func (l *launch) here() (found sandbox.Status, ok bool, err error) {
+	o := l.options
+	if o.New || o.Remove || o.NoMount || l.app.Directory == "" || !l.app.Streams.Interactive() {
+		return found, false, nil
+	}
+	all, err := l.boxes.List()
+	if err != nil {
+		return found, false, err
+	}
+	all = slices.DeleteFunc(all, func(s sandbox.Status) bool {
+		return s.Directory != l.app.Directory || s.Preset != l.preset.Name || s.State == sandbox.Broken ||
+			o.Name != "" && s.Name != o.Name
+	})
+	if len(all) == 0 {
+		return found, false, nil
+	}
+	return slices.MaxFunc(all, byUse), true, nil
+}
+
+// byUse orders sandboxes by how likely it is that the user means them.
+func byUse(a, b sandbox.Status) int {
+	running := func(s sandbox.Status) int {
+		if s.State == sandbox.Running {
+			return 1
+		}
+		return 0
+	}
+	if order := running(a) - running(b); order != 0 {
+		return order
+	}
+	if order := a.Started.Compare(b.Started); order != 0 {
+		return order
+	}
+	return a.Created.Compare(b.Created)
+}
+
+// goOn runs the agent in the sandbox that is here already.
+func (l *launch) goOn(ctx context.Context, s sandbox.Status) error {
+	if flag := l.fixed(s); flag != "" {
+		return fault.New(fault.Usage, "Make another one with --new, or leave "+flag+" out.",
+			"%s holds for a new sandbox, but this directory has %q", flag, s.Name)
+	}
+	if l.options.DryRun {
+		return l.showGoOn(s)
+	}
+	l.app.Streams.Say("Going on with %s of this directory; --new makes another.", s.Name)
+	return l.app.startAgain(ctx, l.boxes, s, l.attach, l.options)
+}
+
+func (l *launch) showGoOn(s sandbox.Status) error {
+	verb := "start"
+	if s.State == sandbox.Running {
+		verb = "go on with"
+	}
+	_, err := fmt.Fprintf(l.app.Streams.Out, "Would %s %s, which this directory has; with --new it would be another.\n", verb, s.Name)
+	return err
+}
+
+// fixed names a flag that was given but was decided when s was made.
+func (l *launch) fixed(s sandbox.Status) string {
+	o := l.options
+	for flag, given := range map[string]bool{
+		"--cpus":    o.CPUs > 0 && o.CPUs != s.CPUs,
+		"--memory":  o.Memory > 0 && o.Memory>>20 != s.MemoryMiB,
+		"--disk":    o.Disk > 0 && o.Disk != s.DiskBytes,
+		"--arch":    o.Arch != "" && o.Arch != s.Arch,
+		"--backend": o.Backend != "" && o.Backend != s.VMM,
+		"--ask":     o.Ask && !slices.Equal(s.Launch, l.preset.Ask),
+	} {
+		if given {
+			return flag
+		}
+	}
+	return ""
+}

@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/smolvm/smolvm/internal/sandbox"
+)
+
+// onTerminal puts a person into a directory.
+func onTerminal(t *testing.T, directory string) *fakeWorld {
+	t.Helper()
+	w := newWorld(t)
+	w.app.Directory, w.app.UserHome = directory, "/home/ana"
+	w.app.Streams.InTTY, w.app.Streams.OutTTY = true, true
+	return w
+}
+
+// belongs puts a sandbox into the world that was made in a directory.
+func (w *fakeWorld) belongs(name, state, directory string, started time.Time) {
+	w.add(name, state)
+	s := w.boxes[name]
+	s.Directory, s.Started = directory, started
+	w.boxes[name] = s
+}
+
+func TestDefaultNames(t *testing.T) {
+	for _, c := range []struct{ directory, flag, name string }{
+		{"/home/ana/src/My Project_2", "", "claude-code-my-project-2"},
+		{"/home/ana/src/...x..", "", "claude-code-x"},
+		{"/home/ana/src/プロジェクト", "", "claude-code"},
+		{"/home/ana", "", "claude-code"},
+		{"/", "", "claude-code"},
+		{"", "", "claude-code"},
+		{"/home/ana/src/app", "--no-mount", "claude-code"},
+		{"/home/ana/src/app", "--name=mine", "mine"},
+		{"/" + strings.Repeat("long-", 30), "", "claude-code-" + strings.TrimRight(strings.Repeat("long-", 30)[:46], "-")},
+	} {
+		w := newWorld(t)
+		w.app.Directory, w.app.UserHome = c.directory, "/home/ana"
+		w.app.Main(strings.Fields("claude start " + c.flag))
+		if len(w.created) != 1 || w.created[0].Name != c.name || len(c.name) > 58 {
+			t.Errorf("in %s: made %v, want %q; %s", c.directory, w.created, c.name, &w.errs)
+			continue
+		}
+		wanted := c.directory
+		if c.flag == "--no-mount" {
+			wanted = ""
+		}
+		if got := w.created[0].Directory; got != wanted {
+			t.Errorf("in %s %s: it belongs to %q", c.directory, c.flag, got)
+		}
+	}
+}
+
+func TestStartAgainInADirectory(t *testing.T) {
+	earlier, later := fakeTime.Add(-2*time.Hour), fakeTime.Add(-time.Hour)
+	for _, c := range []struct {
+		line string
+		log  []string // nil: a new sandbox is made
+	}{
+		{"claude start", []string{"start newer 2m0s", "exec newer claude --yolo user= dir= tty=true"}},
+		{"claude start -n older", []string{"start older 2m0s", "exec older claude --yolo user= dir= tty=true"}},
+		{"claude start --no-attach", []string{"start newer 2m0s"}},
+		{"claude start -- -p x", []string{"start newer 2m0s", "exec newer claude --yolo -p x user= dir= tty=true"}},
+		{"claude start --cpus 2", []string{"start newer 2m0s", "exec newer claude --yolo user= dir= tty=true"}},
+		{"claude start --dry-run", []string{}},
+		{"claude start --new", nil},
+		{"claude start --rm", nil},
+		{"claude start --no-mount", nil},
+		{"claude start -n other", nil},
+		{"codex start", nil},
+	} {
+		w := onTerminal(t, "/src/app")
+		w.rows = append(w.rows, fakeRow("codex"))
+		w.belongs("older", sandbox.Stopped, "/src/app", earlier)
+		w.belongs("newer", sandbox.Stopped, "/src/app", later)
+		w.belongs("elsewhere", sandbox.Running, "/src/lib", fakeTime)
+		w.belongs("wrong", sandbox.Broken, "/src/app", fakeTime)
+		status := w.app.Main(strings.Fields(c.line))
+		switch {
+		case status != 0:
+			t.Errorf("%s: status %d: %s", c.line, status, &w.errs)
+		case (c.log == nil) != (len(w.created) == 1):
+			t.Errorf("%s: made %v", c.line, w.created)
+		case c.log != nil && !cmp.Equal(c.log, append([]string{}, w.log...)):
+			t.Errorf("%s: %s", c.line, cmp.Diff(c.log, w.log))
+		}
+	}
+}
+
+func TestTheRunningSandboxComesFirst(t *testing.T) {
+	w := onTerminal(t, "/src/app")
+	w.belongs("running", sandbox.Running, "/src/app", fakeTime.Add(-9*time.Hour))
+	w.belongs("stopped", sandbox.Stopped, "/src/app", fakeTime)
+	w.run(t, "claude start", want{
+		log: []string{"exec running claude --yolo user= dir= tty=true"}, errs: "Going on with running of this directory",
+	})
+	w.app.Streams.InTTY = false // a script makes its own
+	w.app.Main([]string{"claude", "start"})
+	if len(w.created) != 1 || w.created[0].Name != "claude-code-app" {
+		t.Errorf("without a terminal: made %v", w.created)
+	}
+}
+
+func TestNoFlagIsIgnoredWhenGoingOn(t *testing.T) {
+	for _, flag := range []string{"--cpus=1", "--memory=512M", "--disk=1G"} {
+		w := onTerminal(t, "/src/app")
+		w.belongs("app", sandbox.Running, "/src/app", fakeTime)
+		name, _, _ := strings.Cut(flag, "=")
+		w.run(t, "claude start "+flag, want{status: 125, errs: name + " holds for a new sandbox"})
+	}
+}
