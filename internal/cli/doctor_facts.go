@@ -147,7 +147,7 @@ func (a *App) tryImage(ctx context.Context, f *doctor.Facts) {
 		a.tryBoot(ctx, found, row, f)
 	}
 	if f.Boot.Why != "" {
-		f.KVM, _ = a.KVM(ctx)
+		f.KVM, _ = a.KVM(ctx, host.KVMOptions{VMM: a.Self})
 	}
 }
 

@@ -51,6 +51,7 @@ type fakeWorld struct {
 	pruned    store.Pruned
 	removeErr error
 	able      error
+	unsound   error // what the VMM says of itself
 	altered   error // what looking at an image's files finds
 	kvm       host.Verdict
 	ownBuilds bool    // SMOLVM_USE_PUBLISHED=0
@@ -194,10 +195,14 @@ func (w *fakeWorld) rooms(home string) *rooms {
 			return machine{arch: cmp.Or(arch, "amd64"), vmm: "qemu", cpus: 4, memoryMiB: 8192}, nil
 		},
 		Able: func(machine) error { return w.able },
+		Sound: func(context.Context, machine) error {
+			w.note("ask the VMM")
+			return w.unsound
+		},
 		Accel: func(context.Context, machine, manifest.Row, record.Image) (vmm.Accel, string, error) {
 			return vmm.TCG, "/dev/kvm is not there", nil
 		},
-		KVM: func(context.Context) (host.Verdict, error) {
+		KVM: func(context.Context, host.KVMOptions) (host.Verdict, error) {
 			return host.Verdict{Reason: "there is no /dev/kvm"}, nil
 		},
 		Host:  func() host.Info { return host.Info{OS: "linux", Arch: "amd64", CPUs: 4, MemoryMiB: 8192} },

@@ -50,6 +50,12 @@ func (a *App) ableToRun(m machine) error {
 	return nil
 }
 
+// soundVMM refuses a VMM that is too old, broken, or of another architecture.
+func (a *App) soundVMM(ctx context.Context, m machine) error {
+	_, err := a.driver().Describe(ctx, m.arch)
+	return err
+}
+
 // writable refuses a folder that cannot be written, or cannot be made.
 func writable(folder string) error {
 	at := folder
@@ -81,7 +87,7 @@ func (a *App) chooseAccel(ctx context.Context, m machine, row manifest.Row, imag
 		if err != nil {
 			return "", "", err
 		}
-		if g.KVM, err = a.Host().KVM(ctx, host.KVMOptions{
+		if g.KVM, err = a.KVM(ctx, host.KVMOptions{
 			Cache: filepath.Join(c.Home, "kvm.json"), VMM: binary, Kernel: row.Kernel.Image.Content.SHA256,
 			Guest: func(ctx context.Context) error { return a.probeGuest(ctx, m, vmm.KVM, image) },
 		}); err != nil {
@@ -90,11 +96,6 @@ func (a *App) chooseAccel(ctx context.Context, m machine, row manifest.Row, imag
 	}
 	accel, reason := g.accelerator()
 	return accel, reason, nil
-}
-
-// knownKVM tries one instruction; a whole guest needs a kernel.
-func (a *App) knownKVM(ctx context.Context) (host.Verdict, error) {
-	return a.Host().KVM(ctx, host.KVMOptions{VMM: a.Self})
 }
 
 // probeGuest boots the kernel with nothing but the guest agent, and returns when

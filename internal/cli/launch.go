@@ -75,6 +75,9 @@ func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptio
 
 // show says what the launch would do.
 func (l *launch) show(ctx context.Context) error {
+	if err := l.app.Sound(ctx, l.machine); err != nil {
+		return err
+	}
 	plan, err := l.plan(ctx)
 	if err != nil {
 		return err
@@ -204,6 +207,9 @@ func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, lease,
 	if err != nil {
 		return row, record.Image{}, nil, err
 	}
+	if err := l.worthwhile(ctx, found, row, why); err != nil {
+		return row, record.Image{}, nil, err
+	}
 	if why != "" {
 		return l.app.BuildHere(ctx, localBuild{found: found, preset: l.preset, machine: l.machine, why: why, verbose: l.options.Verbose})
 	}
@@ -212,13 +218,32 @@ func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, lease,
 	return row, image, lease, err
 }
 
+// worthwhile refuses a VMM that cannot start the sandbox, where minutes would be
+// spent on an image first. One that is in the cache is started at once, and the
+// failure says the same.
+func (l *launch) worthwhile(ctx context.Context, found resolve.Catalogue, row manifest.Row, why string) error {
+	if why != "" {
+		b := localBuild{app: l.app, found: found, preset: l.preset, machine: l.machine}
+		if row, there := b.foundation(); there && l.app.Built(b, row) {
+			return nil
+		}
+		return l.app.Sound(ctx, l.machine)
+	}
+	plan, err := found.Plan(ctx, row, inventory(l.app.Lookup))
+	if err != nil || plan.Fetch == 0 {
+		return err
+	}
+	return l.app.Sound(ctx, l.machine)
+}
+
 // find looks for the published image, or says why one is built here.
 func (l *launch) find(ctx context.Context) (found resolve.Catalogue, row manifest.Row, why string, err error) {
 	c, err := l.app.Config()
 	if err != nil {
 		return found, row, "", err
 	}
-	if c.UsePublished || resolve.Address(c) != "" {
+	// What is built here anyway needs no catalogue: it only spares building the base.
+	if resolve.Address(c) != "" || c.UsePublished && !l.preset.Unpublished {
 		if found, err = l.app.Catalogue(ctx); err != nil {
 			return found, row, "", err
 		}

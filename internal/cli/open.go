@@ -32,9 +32,10 @@ func (a *App) openRooms() *rooms {
 		Current:    a.current,
 		Machine:    a.chooseMachine,
 		Able:       a.ableToRun,
+		Sound:      a.soundVMM,
 		Accel:      a.chooseAccel,
 		Host:       sync.OnceValue(host.Probe),
-		KVM:        a.knownKVM,
+		KVM:        func(ctx context.Context, o host.KVMOptions) (host.Verdict, error) { return a.Host().KVM(ctx, o) },
 		Facts:      a.facts,
 	}
 }

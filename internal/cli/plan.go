@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/resolve"
@@ -150,7 +151,7 @@ func (p *plannedImage) add(ctx context.Context, found resolve.Catalogue, row man
 func (l *launch) planAccel(ctx context.Context, p *startPlan) (err error) {
 	g := l.app.groundsFor(l.machine.arch)
 	if g.needsKVM() {
-		if g.KVM, err = l.app.KVM(ctx); err != nil {
+		if g.KVM, err = l.app.KVM(ctx, host.KVMOptions{VMM: l.app.Self}); err != nil {
 			return err
 		}
 	}

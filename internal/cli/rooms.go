@@ -75,11 +75,14 @@ type rooms struct {
 	Machine func(arch, backend string) (machine, error)
 	// Able refuses a host on which the machine cannot run, or where no sandbox can be written.
 	Able func(m machine) error
+	// Sound asks the VMM whether it can run the machine, which takes a tenth of a second.
+	Sound func(ctx context.Context, m machine) error
 	// Accel is how the host runs a guest with that kernel, and why not faster.
 	Accel func(ctx context.Context, m machine, row manifest.Row, image record.Image) (accel vmm.Accel, reason string, err error)
 	Host  func() host.Info
-	// KVM is what is known of KVM without booting a guest.
-	KVM func(ctx context.Context) (host.Verdict, error)
+	// KVM finds out whether KVM runs guests; without a guest of its own in the options,
+	// as far as that can be known.
+	KVM func(ctx context.Context, o host.KVMOptions) (host.Verdict, error)
 	// Facts are what the doctor judges.
 	Facts func(ctx context.Context) (doctor.Facts, error)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -297,7 +298,7 @@ func TestFailuresInJSON(t *testing.T) {
 func TestUnpublishedPreset(t *testing.T) {
 	w := newWorld(t)
 	w.run(t, "codex start", want{
-		log: []string{"catalogue", "build codex: no image of codex for qemu on amd64 is published", "create codex", "give up", "start codex 2m0s"},
+		log: []string{"catalogue", "ask the VMM", "build codex: no image of codex for qemu on amd64 is published", "create codex", "give up", "start codex 2m0s"},
 		out: "codex\n", errs: "codex is running",
 	})
 }
@@ -306,8 +307,27 @@ func TestOwnBuilds(t *testing.T) {
 	w := newWorld(t)
 	w.ownBuilds = true
 	w.run(t, "claude start", want{
-		log: []string{"build claude-code: SMOLVM_USE_PUBLISHED asks for it", "create claude-code", "give up", "start claude-code 2m0s"},
+		log: []string{"ask the VMM", "build claude-code: SMOLVM_USE_PUBLISHED asks for it", "create claude-code", "give up", "start claude-code 2m0s"},
 		out: "claude-code\n", errs: "claude-code is running",
+	})
+}
+
+// TestUselessVMMIsToldBeforeTheDownload holds that nobody waits for bytes or a build
+// that no machine can use, and that an image in the cache costs no question.
+func TestUselessVMMIsToldBeforeTheDownload(t *testing.T) {
+	for line, log := range map[string][]string{
+		"claude start":           {"catalogue", "ask the VMM"},
+		"codex start":            {"catalogue", "ask the VMM"},
+		"claude start --dry-run": {"ask the VMM"},
+	} {
+		w := newWorld(t)
+		w.cache, w.unsound = store.Absent, fault.New(fault.Host, "Install a newer one.", "it is too old")
+		w.run(t, line, want{status: 125, log: log, errs: "smolvm: it is too old\n  hint: Install a newer one.\n"})
+	}
+	w := newWorld(t)
+	w.unsound = errors.New("nobody should have asked")
+	w.run(t, "claude start", want{
+		log: []string{"catalogue", "pull claude-code", "create claude-code", "give up", "start claude-code 2m0s"}, out: "claude-code\n", errs: "is running",
 	})
 }
 

@@ -85,6 +85,9 @@ var hosts = []struct {
 		f.Builders = fault.New(fault.Host, "Install it: sudo apt-get install mmdebstrap", "find program mmdebstrap: not in /usr/bin")
 	}, 1},
 	{"own-builds", func(f *Facts) { f.OwnBuilds = true }, 0},
+	{"own-base", func(f *Facts) {
+		f.OwnBuilds, f.Catalogue, f.Boot = true, Catalogue{}, Boot{Why: "there is no kernel for it"}
+	}, 1},
 	{"built-here", func(f *Facts) { f.OwnBuilds, f.Catalogue.Made, f.Catalogue.Missing = true, true, 0 }, 0},
 	{"firecracker-wanted", func(f *Facts) {
 		f.BackendError = fault.New(fault.Usage, "Use qemu.", "backend firecracker is not available in this version")

@@ -77,6 +77,8 @@ func catalogue(f Facts) Check {
 	have := f.Catalogue
 	c := Check{Name: "images", State: OK, Found: fmt.Sprintf("release %s of %s, signed by %s", have.Release, have.Address, strings.Join(have.Signers, ", "))}
 	switch {
+	case have.Address == "" && f.OwnBuilds:
+		c.State, c.Found, c.Means = Degraded, "no catalogue of images is named", "the base is built here, too: the first start takes many minutes"
 	case have.Address == "":
 		c.State, c.Found, c.Means = Unusable, "no catalogue of images is named", "there is nothing to start from"
 		c.Fix = "Name one with --manifest or SMOLVM_MANIFEST."

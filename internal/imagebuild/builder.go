@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/smolvm/smolvm/internal/event"
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/process"
@@ -189,6 +190,9 @@ func (b *Builder) build(ctx context.Context, req Request) ([]Image, error) {
 
 // foundation builds the kernel and the base. Their downloads run side by side.
 func (b *Builder) foundation(ctx context.Context, plan Plan, machines Machines) error {
+	if err := b.equipped(plan); err != nil {
+		return err
+	}
 	group, groupCtx := errgroup.WithContext(ctx)
 	var root string
 	group.Go(func() error { return b.ensureKernel(groupCtx, plan) })
@@ -202,6 +206,20 @@ func (b *Builder) foundation(ctx context.Context, plan Plan, machines Machines) 
 		return err
 	}
 	return b.buildBase(ctx, plan, root, machines)
+}
+
+// equipped refuses to begin a base that this computer has not the programs for.
+func (b *Builder) equipped(plan Plan) error {
+	if plan.Base.Cached {
+		return nil
+	}
+	for _, tool := range BaseTools() {
+		if _, err := b.run.Find(tool); err != nil {
+			return fault.New(fault.Host, fault.HintOf(err)+". A base is built on Debian and Ubuntu; elsewhere use a catalogue with images for this computer.",
+				"build the base: %w", err)
+		}
+	}
+	return nil
 }
 
 // layers builds the presets' layers while the files below them are compressed.

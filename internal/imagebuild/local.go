@@ -42,6 +42,11 @@ func (b *Builder) LocalStep(f Foundation, p preset.Preset) Step {
 // BuildOn builds the preset's layer on a published base, unless the cache holds
 // it. Two at once do the work once: the second waits and finds it done.
 func (b *Builder) BuildOn(ctx context.Context, f Foundation, p preset.Preset) (Local, error) {
+	local, err := b.layerOn(ctx, f, p)
+	return local, stored(b.cache.dir, "SMOLVM_BUILD_CACHE names another folder.", err)
+}
+
+func (b *Builder) layerOn(ctx context.Context, f Foundation, p preset.Preset) (Local, error) {
 	if err := checkLocks(p); err != nil {
 		return Local{}, err
 	}

@@ -34,7 +34,7 @@ func fetchPackages(ctx context.Context, run *process.Runner, suite, arch string,
 		args = append(args, "--include="+p)
 	}
 	if err := process.Run(run.Command(ctx, process.Mmdebstrap, append(args, suite, "-")...)); err != nil {
-		return fmt.Errorf("download packages of %s for %s: %w", suite, arch, err)
+		return fetchFailed(err, "download packages of %s for %s", suite, arch)
 	}
 	return nil
 }

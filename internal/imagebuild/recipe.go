@@ -84,16 +84,24 @@ func (r runner) bounded(ctx context.Context, step, user, script string, in io.Re
 	status, err := r.session.Exec(limited, start, in, tail, tail)
 	switch {
 	case err != nil && limited.Err() != nil && ctx.Err() == nil:
-		return fault.New(fault.Build, "All that it printed is in "+r.logFile+".",
-			"recipe %s, step %q did not end within %s and was ended; its last lines:\n%s", r.name, step, limit, tail)
+		return r.failed(tail, "recipe %s, step %q did not end within %s and was ended", r.name, step, limit)
 	case err != nil:
 		return fmt.Errorf("recipe %s, step %q: %w", r.name, step, err)
+	case status == killed:
+		return r.failed(tail, "recipe %s, step %q was ended, most likely because the build sandbox had no more memory", r.name, step)
 	case status != 0:
-		return fault.New(fault.Build, "The step's last lines are above; all of them are in "+r.logFile+".",
-			"recipe %s, step %q ended with status %d:\n%s", r.name, step, status, tail)
+		return r.failed(tail, "recipe %s, step %q ended with status %d", r.name, step, status)
 	}
 	done(0)
 	return nil
+}
+
+// failed is the fault of a step: what became of it, its last lines, and the cause
+// where they tell one.
+func (r runner) failed(tail *process.Tail, format string, args ...any) error {
+	code, hint := recognise(tail.String())
+	return fault.New(code, strings.TrimSpace(hint+" All that it printed is in "+r.logFile+"."),
+		"%s; its last lines:\n%s", fmt.Sprintf(format, args...), tail)
 }
 
 // prepare makes the folder for what the recipe must not leave behind.

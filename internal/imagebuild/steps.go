@@ -239,6 +239,7 @@ func (b *Builder) buildLayer(ctx context.Context, step Step, arch string, image 
 		return err
 	}
 	spec := MachineSpec{Name: "build-" + p.Name, Arch: arch, Image: image, Mode: wire.ModeBuild, Epoch: b.base.Epoch, Resources: b.base.Resources}
+	spec.Resources.DiskMiB = max(spec.Resources.DiskMiB, p.Resources.DiskMiB) // sparse: room that is not used costs nothing
 	err = b.inMachine(ctx, machines, spec, work, func(ctx context.Context, r runner) error {
 		if err := r.run(ctx, p.Recipe); err != nil {
 			return err

@@ -30,7 +30,7 @@ func fetchWheel(ctx context.Context, run *process.Runner, w Wheel, arch, dir str
 	cmd := run.Command(ctx, process.Pip, "download", "--quiet", "--disable-pip-version-check", "--no-input",
 		"--no-cache-dir", "--no-deps", "--require-hashes", "--only-binary=:all:", "--platform", p.Tag, "--dest", dir, "-r", lock)
 	if err := process.Run(cmd); err != nil {
-		return "", fmt.Errorf("download %s %s for %s: %w", w.Name, w.Version, arch, err)
+		return "", fetchFailed(err, "download %s %s for %s", w.Name, w.Version, arch)
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "*.whl"))
 	if err != nil || len(found) != 1 {

@@ -166,7 +166,7 @@ func complete(address string) (string, error) {
 	switch {
 	case address == "":
 		return "", fault.New(fault.NotFound,
-			"Name a manifest with --manifest or SMOLVM_MANIFEST (a path or URL), or run `make quickstart` to build and publish one here.",
+			"Name a manifest with --manifest or SMOLVM_MANIFEST (a path or URL), or run `make quickstart` to build and publish one here. SMOLVM_USE_PUBLISHED=0 builds what is started here, which takes long.",
 			"no catalogue of images is configured")
 	case strings.Contains(address, "://"):
 		if strings.HasSuffix(address, "/") || strings.HasPrefix(address, "oci://") {

@@ -9,6 +9,7 @@
 package script_test
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/smolvm/smolvm/images"
 	"github.com/smolvm/smolvm/internal/cli"
+	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
@@ -68,6 +70,15 @@ func smolvm() {
 		}
 		return strings.Repeat("ab", 32), nil
 	}})
+	// What a script says of KVM stands for the probe, which has tests of its own.
+	if reason, said := os.LookupEnv("KVM_IS"); said {
+		app.KVM = func(context.Context, host.KVMOptions) (host.Verdict, error) {
+			if reason == "usable" {
+				return host.Verdict{Usable: true}, nil
+			}
+			return host.Verdict{Reason: reason}, nil
+		}
+	}
 	os.Exit(app.Main(os.Args[1:]))
 }
 
@@ -126,8 +137,17 @@ func condition(name string) (bool, error) {
 	return false, fmt.Errorf("unknown condition %q", name)
 }
 
-// emulator [hang] puts programs in QEMU's place that note in the file "booted"
-// that they were started, and fail, or never do anything.
+// answers are what a QEMU says of itself.
+const answers = `#!/bin/sh
+case "$1 $2" in
+"--version ") echo "QEMU emulator version 9.2.0"; exit ;;
+"-accel help") printf 'Accelerators supported in QEMU binary:\ntcg\nkvm\n'; exit ;;
+"-machine help") printf 'Supported machines are:\nmicrovm  x\nvirt  x\n'; exit ;;
+esac
+`
+
+// emulator [hang] puts programs in QEMU's place that say that they are able, note in
+// the file "booted" that they were started, and fail, or never do anything.
 func emulator(ts *testscript.TestScript, _ bool, args []string) {
 	dir := filepath.Join(ts.Getenv("WORK"), "emulator")
 	ts.Check(os.MkdirAll(dir, 0o755))
@@ -135,7 +155,7 @@ func emulator(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) > 0 && args[0] == "hang" {
 		then = "exec /bin/sleep 600\n"
 	}
-	script := "#!/bin/sh\necho \"$$ $0\" >>'" + filepath.Join(ts.Getenv("WORK"), "booted") + "'\n" + then
+	script := answers + "echo \"$$ $0\" >>'" + filepath.Join(ts.Getenv("WORK"), "booted") + "'\n" + then
 	for _, name := range []string{"qemu-system-x86_64", "qemu-system-aarch64"} {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755))
 	}
