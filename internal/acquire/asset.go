@@ -106,7 +106,7 @@ func (a *asset) damage() string {
 	if len(a.bad) > 0 {
 		return fmt.Sprintf("%d of its frames are wrong", len(a.bad))
 	}
-	return "it is no file of its size with its index"
+	return "the file or its index is gone, or is not of its size"
 }
 
 // repairs says what was done about the damaged object.

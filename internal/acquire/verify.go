@@ -101,7 +101,7 @@ func (a *Acquirer) verify(ctx context.Context, file store.ViewFile) (Report, err
 		report.Fault = err.Error()
 		return report, nil
 	}
-	if err != nil && (ctx.Err() != nil || !errors.Is(err, os.ErrPermission) && !errors.Is(err, syscall.EROFS)) {
+	if err != nil && (ctx.Err() != nil || !foreign(err)) {
 		return report, err
 	}
 	object, err := a.store.Lookup(ctx, file.Key)
@@ -132,8 +132,13 @@ func (a *Acquirer) seize(ctx context.Context, file store.ViewFile) (*store.Claim
 	return claim, err
 }
 
-// examine reads content and archive and draws the consequence. Without a claim,
-// in a store of another user, nothing is recorded.
+// foreign recognizes a store of another user, where nothing can be written.
+func foreign(err error) bool {
+	return errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS)
+}
+
+// examine reads content and archive and draws the consequence. In a store of
+// another user nothing is recorded.
 func (a *Acquirer) examine(ctx context.Context, object store.Object, claim *store.Claim, report *Report) error {
 	if object.State == store.Absent {
 		report.Fault = "it is gone"
@@ -153,7 +158,7 @@ func (a *Acquirer) examine(ctx context.Context, object store.Object, claim *stor
 	case report.Fault != "":
 		return doubt(ctx, claim)
 	case object.State == store.Doubtful && usable(object.Origin):
-		if err := settle(); err != nil {
+		if err := settle(); err != nil && !foreign(err) {
 			return err
 		}
 	}
@@ -165,7 +170,10 @@ func doubt(ctx context.Context, claim *store.Claim) error {
 	if claim == nil {
 		return nil
 	}
-	return claim.Doubt(ctx)
+	if err := claim.Doubt(ctx); err != nil && !foreign(err) {
+		return err
+	}
+	return nil
 }
 
 // openContent opens the content, and gives what records that it was right.
@@ -257,13 +265,19 @@ func verifyArchive(ctx context.Context, object store.Object, claim *store.Claim,
 	if err != nil || sum == object.Origin.Archive.SHA256 {
 		return err
 	}
+	report.Fault = "the archive that is kept beside it is not that of the manifest; the file itself is right"
 	if claim == nil {
-		report.Fault = "the archive that is kept beside it is not that of the manifest; the file itself is right"
 		return nil
+	}
+	if err := claim.DropArchive(ctx); err != nil {
+		if foreign(err) {
+			return nil
+		}
+		return err
 	}
 	report.Fault = "the archive that was kept beside it was not that of the manifest and is removed; the file itself is right: " +
 		"`smolvm image pull --keep-archive` fetches the archive again"
-	return claim.DropArchive(ctx)
+	return nil
 }
 
 // shown looks for damage in what an image's folder shows. A folder that goes or is

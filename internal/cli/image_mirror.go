@@ -71,6 +71,9 @@ func destination(word string, registry bool) (string, error) {
 	if registry {
 		hint = "Name a folder by its path, or a registry as oci://HOST/REPOSITORY:TAG."
 	}
+	if word == "" { // an unset variable of a shell is not the current folder
+		return "", refuse(hint, "the destination is empty")
+	}
 	scheme, rest, isURL := strings.Cut(word, "://")
 	switch scheme = strings.ToLower(scheme); {
 	case isURL && scheme == "oci" && registry:

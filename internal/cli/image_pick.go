@@ -114,7 +114,9 @@ func (a *App) presetNames(words []string) ([]string, error) {
 		if !there {
 			return nil, fault.New(fault.NotFound, nearHint(word, offered, "See smolvm --help."), "there is no preset %q", ui.Clean(word))
 		}
-		names = append(names, name)
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	return names, nil
 }

@@ -59,6 +59,9 @@ func runImageSave(ctx context.Context, app *App, o imageSaveOptions) error {
 			return refuse("Give an absolute path.", "find the place of --output %q: %w", ui.Clean(out), err)
 		}
 		out = path
+		if err := release.MayWrite(out); err != nil {
+			return err
+		}
 	}
 	m, err := app.machineFor(o.Arch, o.Backend)
 	if err != nil {

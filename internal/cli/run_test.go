@@ -434,7 +434,7 @@ func TestRunningCommands(t *testing.T) {
 		"image pull claude":                {log: []string{"catalogue", "pull claude-code", "give up"}, errs: "claude-code 2026.1 for qemu on amd64 is in the cache.\n"},
 		"image pull --keep-archive claude": {log: []string{"catalogue", "pull claude-code", "keep archive", "give up"}, errs: "is in the cache"},
 		"image pull --all --progress json": {log: []string{"catalogue", "pull claude-code", "give up"}, errs: `"kind":"notice"`},
-		"image save -o /t/x.tar claude":    {log: []string{"catalogue", "pull claude-code", "save [claude-code-amd64-qemu] to /t/x.tar", "give up"}, errs: "Saved claude-code-amd64-qemu of release 2026.1, 5.0 MiB."},
+		"image save -o /tmp/x.tar claude":  {log: []string{"catalogue", "pull claude-code", "save [claude-code-amd64-qemu] to /tmp/x.tar", "give up"}, errs: "Saved claude-code-amd64-qemu of release 2026.1, 5.0 MiB."},
 		"image save claude":                {log: []string{"catalogue", "pull claude-code", "save [claude-code-amd64-qemu] to ", "give up"}, out: "tar", errs: "Saved"},
 		"image load":                       {log: []string{"load SSH-2.0"}, errs: "Loaded claude-code-amd64-qemu of release 2026.1 from /m.json, signed by 0123456789ABCDEF."},
 		"image mirror /m":                  {log: []string{"catalogue", "mirror /m"}, out: "/m/manifest.json\n", errs: "9 files, 3.0 MiB, of which 1.0 MiB were copied now"},

@@ -17,6 +17,34 @@ const margin = 16 << 20
 
 const spaceHint = "Free some space there, or choose another destination."
 
+// MayWrite refuses a place where no file can be written, before work is done for it.
+func MayWrite(path string) error {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return fault.New(fault.Usage, "Name a file, or write to standard output.", "write %s: there is %s already", path, kind(info.Mode()))
+	}
+	dir := filepath.Dir(path)
+	info, err := os.Stat(dir)
+	if err == nil && info.IsDir() {
+		err = unix.Access(dir, unix.W_OK|unix.X_OK)
+	} else if err == nil {
+		err = unix.ENOTDIR
+	}
+	if err != nil {
+		return explain(dir, err)
+	}
+	return nil
+}
+
+func kind(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a folder"
+	case mode&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	}
+	return "something that is not a file"
+}
+
 // openPart opens the file that grows beside a final one, or makes it, and holds
 // it: two processes never write the same part. What an earlier run left is kept.
 // Anything that is not a plain file of this user's own is removed first.
@@ -118,6 +146,8 @@ func explain(dir string, err error) error {
 		return err
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG):
 		return fault.New(fault.Storage, spaceHint, "write to %s: %w", dir, err)
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, fs.ErrExist):
+		return fault.New(fault.Usage, "Choose another place, or make the folder first.", "write to %s: %w", dir, err)
 	case errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS):
 		return fault.New(fault.Storage, "Check the folder's owner and permissions.", "write to %s: %w", dir, err)
 	}

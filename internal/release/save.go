@@ -43,9 +43,8 @@ func SaveFile(ctx context.Context, st *store.Store, c resolve.Catalogue, images 
 	if err != nil {
 		return Saved{}, fmt.Errorf("find %s: %w", path, err)
 	}
-	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
-		return Saved{}, fault.New(fault.Usage, "Name a file, or write to standard output.",
-			"save to %s: there is something that is not a file (%s)", path, info.Mode().Type())
+	if err := MayWrite(path); err != nil {
+		return Saved{}, err
 	}
 	s, err := newSaving(ctx, st, c, images, o)
 	if err != nil {

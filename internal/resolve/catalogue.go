@@ -9,6 +9,7 @@ package resolve
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -169,7 +170,7 @@ func complete(address string) (string, error) {
 			"Name a manifest with --manifest or SMOLVM_MANIFEST (a path or URL), or run `make quickstart` to build and publish one here. SMOLVM_USE_PUBLISHED=0 builds what is started here, which takes long.",
 			"no catalogue of images is configured")
 	case strings.Contains(address, "://"):
-		if strings.HasSuffix(address, "/") || strings.HasPrefix(address, "oci://") {
+		if strings.HasSuffix(address, "/") || strings.HasPrefix(address, "oci://") || isLocalFolder(address) {
 			address = inFolder(address)
 		}
 		return address, nil
@@ -178,8 +179,19 @@ func complete(address string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the manifest %s: %w", address, err)
 	}
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
+	if isFolder(path) {
 		path = filepath.Join(path, manifestFile)
 	}
 	return path, nil
+}
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// isLocalFolder recognizes file:///FOLDER, which may be written like a path.
+func isLocalFolder(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Scheme == "file" && isFolder(u.Path)
 }

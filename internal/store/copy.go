@@ -22,7 +22,7 @@ const (
 // showCopies shows a view where hard links are impossible: on another file
 // system, beyond the limit of links, on one that has none.
 func (s *Store) showCopies(ctx context.Context, v View) (err error) {
-	lock, err := s.wait(ctx, copyLock, longestPoll, nil)
+	lock, err := s.waitAloud(ctx, copyLock, longestPoll)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ const (
 	firstPoll   = 2 * time.Millisecond
 	longestPoll = 200 * time.Millisecond // for a claim: also how often waiting is told
 	storePoll   = 25 * time.Millisecond  // for the store's lock, held for milliseconds
-	longWait    = time.Second            // for that: from then on it is told
+	longWait    = time.Second            // for what has no claim: from then on it is told
 )
 
 const storeLock = "store"
@@ -27,11 +27,16 @@ const storeLock = "store"
 // lock takes the store's own lock, which guards records, views, leases and what
 // is retired. It is held for milliseconds, and never while waiting for a claim.
 func (s *Store) lock(ctx context.Context) (*flock.Flock, error) {
+	return s.waitAloud(ctx, storeLock, storePoll)
+}
+
+// waitAloud waits for a lock, and tells when that takes long.
+func (s *Store) waitAloud(ctx context.Context, name string, longest time.Duration) (*flock.Flock, error) {
 	over := func() {}
 	told := s.waiting == nil
-	lock, err := s.wait(ctx, storeLock, storePoll, func(waited time.Duration) bool {
+	lock, err := s.wait(ctx, name, longest, func(waited time.Duration) bool {
 		if !told && waited >= longWait {
-			told, over = true, s.waiting(filepath.Join(s.locks, storeLock))
+			told, over = true, s.waiting(filepath.Join(s.locks, name))
 		}
 		return false
 	})

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/fault"
@@ -73,7 +74,17 @@ func (s *Store) Prune(ctx context.Context, o PruneOptions) (Pruned, error) {
 // somebody needs one of the images.
 func (s *Store) Remove(ctx context.Context, images []Image, holders func(context.Context) ([]Holder, error), dryRun bool) (Pruned, error) {
 	p, err := s.reduce(ctx, holders, dryRun, func(v *survey) (choice, error) { return v.without(images) })
-	return p, s.Explain(err)
+	if err != nil {
+		return p, s.Explain(fmt.Errorf("remove %s: %w", strings.Join(imageNames(images), ", "), err))
+	}
+	return p, nil
+}
+
+func imageNames(images []Image) (names []string) {
+	for _, image := range images {
+		names = append(names, filepath.Base(image.Path))
+	}
+	return names
 }
 
 // reduce decides under the store's lock, takes what has to go out of its place,

@@ -73,8 +73,8 @@ func Open(home string, options ...Option) (*Store, error) {
 	for _, option := range options {
 		option(s)
 	}
-	if err := os.MkdirAll(home, 0o755); err != nil {
-		return nil, storage(home, "make the cache folder", err)
+	if err := makeHome(home); err != nil {
+		return nil, err
 	}
 	for _, dir := range []string{base, s.objects, s.locks, s.tmp, s.images} {
 		if err := ensureDir(dir); err != nil {
@@ -87,6 +87,20 @@ func Open(home string, options ...Option) (*Store, error) {
 		}
 	}
 	return s, nil
+}
+
+// makeHome makes the cache folder. A symbolic link to one will do; one that leads
+// nowhere may be a disk that is not mounted, so nothing is made there.
+func makeHome(home string) error {
+	err := os.MkdirAll(home, 0o755)
+	if target, link := os.Readlink(home); link == nil && errors.Is(err, fs.ErrExist) {
+		return fault.New(fault.Storage, "Mount or make that folder, or remove the link.",
+			"make the cache folder %s: it is a symbolic link to %s, which is not there", home, target)
+	}
+	if err != nil {
+		return storage(home, "make the cache folder", err)
+	}
+	return nil
 }
 
 // Home is the folder the store was opened with.
