@@ -12,8 +12,9 @@ import (
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
-// defaultGrace is how long a sandbox may take to stop in order.
-const defaultGrace = 10 * time.Second
+// defaultGrace is how long a sandbox may take to stop in order: one that can takes
+// a tenth of a second on an idle host, and several seconds on one that is not.
+const defaultGrace = 30 * time.Second
 
 // stopOptions are what `stop` was asked for.
 type stopOptions struct {
@@ -33,7 +34,7 @@ that takes longer than the grace period is switched off. Stopping a sandbox that
 is not running does nothing, and says so. Its files stay for the next start.
 --all stops every sandbox that runs.`,
 		Example: `  smolvm stop claude-code
-  smolvm stop --timeout 30s claude-code codex
+  smolvm stop --timeout 1m claude-code codex
   smolvm stop --all`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if o.All == (len(args) > 0) {

@@ -47,8 +47,8 @@ func give(orders chan<- order, o order) {
 	}
 }
 
-// How long the parts of an orderly end may take: all of them together less than
-// the ten seconds after which a host switches the machine off.
+// How long the parts of an orderly end may take, so that most of the half minute
+// after which a host switches the machine off is left for the disks.
 const (
 	goodbye      = time.Second     // for the host to be told
 	serviceGrace = 4 * time.Second // services after SIGTERM, before everything else

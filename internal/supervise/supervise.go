@@ -37,8 +37,9 @@ const (
 	// termGrace is the grace period when the supervisor itself is asked to end.
 	termGrace = 10 * time.Second
 	// powerOffTime is how long the VMM may take to end after the guest said that it
-	// powers off: its file systems are clean by then.
-	powerOffTime = 10 * time.Second
+	// powers off. Programs are still to be ended then, and disks to be made clean: on
+	// a busy host that took more than 10 s, and what was written last was lost.
+	powerOffTime = 30 * time.Second
 	// tailLines is how many lines of the console an error quotes.
 	tailLines = 15
 )
