@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -232,6 +233,7 @@ func (a *App) builder(base imagebuild.Base, mode buildMode) (*imagebuild.Builder
 		Machines: imagebuild.Sandboxes{
 			Runner: a.runner(), Accel: mode.accel, CPUs: min(a.Host().CPUs, maxOwnCPUs), Sink: a.Progress(), Now: a.Now,
 			Rand: a.Rand, Env: c.SessionEnv(), CACerts: certificates,
+			Offline: proxyOf(c) == "" && !host.Networked(), // a proxy may be on the loopback
 		}.Open,
 	}), nil
 }

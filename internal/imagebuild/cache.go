@@ -65,7 +65,10 @@ func (c cache) open(ctx context.Context, sink event.Sink) (release func(), err e
 		file.Close()
 		return nil, err
 	}
-	return func() { file.Close() }, nil
+	return func() {
+		_ = c.sweep() // what stays for now goes when the cache is opened again
+		file.Close()
+	}, nil
 }
 
 // sweep removes everything unfinished, and the downloads of a finished build.

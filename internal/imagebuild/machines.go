@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/event"
@@ -35,6 +36,9 @@ type Sandboxes struct {
 	Rand    io.Reader
 	Env     map[string]string // of every session: proxies
 	CACerts []string          // PEM, one each; the guest keeps them out of the layer
+	// Offline gives the sandbox no network: where this computer has none, installers
+	// then fail at once instead of waiting for answers.
+	Offline bool
 }
 
 // Open gives the sandboxes below a state folder of their own.
@@ -126,8 +130,19 @@ func (m machines) spec(s MachineSpec) sandbox.Spec {
 		Name: s.Name, Preset: "build", Agent: record.Agent{Name: "build", Version: "0"}, Launch: []string{"/bin/sh"},
 		Image: image, Arch: s.Arch, VMM: "qemu", Accel: m.Accel, CPUs: cmp.Or(s.Resources.CPUs, m.CPUs),
 		MemoryMiB: s.Resources.MemoryMiB, DiskBytes: s.Resources.DiskMiB << 20, Mode: s.Mode,
-		Extra: s.Extra, ExtraReadOnly: s.Extra != "", Network: true, Env: m.Env, CACerts: m.CACerts,
+		Extra: s.Extra, ExtraReadOnly: s.Extra != "", Network: !m.Offline, Env: m.env(), CACerts: m.CACerts,
 	}
+}
+
+// env is that of every session. Without a network npm is told not to try again,
+// which it would for more than a minute; the other installers give up by themselves.
+func (m machines) env() map[string]string {
+	if !m.Offline {
+		return m.Env
+	}
+	env := map[string]string{"npm_config_fetch_retries": "0"}
+	maps.Copy(env, m.Env)
+	return env
 }
 
 // session runs programs through a sandbox's supervisor.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,11 @@ print $s "HEAD / HTTP/1.0\r\n\r\n"; print scalar <$s>`
 // mount, a way out through NAT, and limits of its control group.
 func TestContainersInsideASandbox(t *testing.T) {
 	needLong(t)
+	for _, row := range published(t).Rows {
+		if row.Arch == runtime.GOARCH && row.Kernel.StandIn != "" {
+			t.Skipf("the published kernel is %s's, standing in, and sandboxes get none of its netfilter modules: make kernel", row.Kernel.StandIn)
+		}
+	}
 	w := theWorld
 	for _, e := range engines() {
 		// A sandbox for each: Docker drops what others forward.

@@ -3,8 +3,10 @@
 package vm_test
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -125,6 +127,29 @@ func TestRecipesThatFail(t *testing.T) {
 		if left := w.processes(""); len(left) > 0 {
 			t.Errorf("processes are left: %v", left)
 		}
+		if _, err := os.Stat(filepath.Join(w.home, "build", "work")); err == nil {
+			t.Error("the work folder is left")
+		}
+	}
+}
+
+// TestBuildWithoutANetwork builds where the computer has none: the installer fails
+// soon, and the reason is told.
+func TestBuildWithoutANetwork(t *testing.T) {
+	w := own(t, demoPreset("npm install --global smolvm-has-no-such-package", "5m"))
+	w.address = filepath.Join(*images, "manifest.json") // no server is reached either
+	alone := []string{"unshare", "--user", "--map-current-user", "--net"}
+	if err := exec.Command(alone[0], append(alone[1:], "true")...).Run(); err != nil {
+		t.Skip("this host gives its users no network namespaces")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	smolvm := w.command(ctx, "demo", "start", "--no-mount", "--no-attach")
+	cmd := exec.CommandContext(ctx, alone[0], append(alone[1:], smolvm.Args...)...)
+	cmd.Env, cmd.Dir = smolvm.Env, smolvm.Dir
+	said, err := cmd.CombinedOutput()
+	if err == nil || ctx.Err() != nil || !strings.Contains(string(said), "look at this computer's network") {
+		t.Errorf("%v: %s", err, said)
 	}
 }
 
