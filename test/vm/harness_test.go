@@ -83,6 +83,9 @@ func newWorld() (*world, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if *images, err = filepath.Abs(*images); err != nil { // smolvm runs elsewhere
+		return nil, nil, err
+	}
 	for _, need := range []string{bin, filepath.Join(*images, "manifest.json")} {
 		if _, err := os.Stat(need); err != nil {
 			return nil, nil, fmt.Errorf("%w (run make build images first)", err)
