@@ -23,7 +23,7 @@ const module = "github.com/smolvm/smolvm/"
 
 // levels of the rooms: imports go to lower levels only.
 var levels = map[int][]string{
-	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact"},
+	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact", "spdx"},
 	2: {
 		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu",
 		"guestlink", "sshx", "process", "record", "config", "embedded", "share",

@@ -15,65 +15,15 @@ import (
 	"slices"
 	"strings"
 	"time"
-)
 
-// The parts of SPDX 2.3 that are used. What is not known is said to be unknown.
-type (
-	document struct {
-		Version       string         `json:"spdxVersion"`
-		License       string         `json:"dataLicense"`
-		ID            string         `json:"SPDXID"`
-		Name          string         `json:"name"`
-		Namespace     string         `json:"documentNamespace"`
-		Creation      creation       `json:"creationInfo"`
-		Packages      []software     `json:"packages"`
-		Relationships []relationship `json:"relationships"`
-	}
-	creation struct {
-		Created  string   `json:"created"`
-		Creators []string `json:"creators"`
-	}
-	software struct {
-		ID         string      `json:"SPDXID"`
-		Name       string      `json:"name"`
-		Version    string      `json:"versionInfo"`
-		FileName   string      `json:"packageFileName,omitempty"`
-		Location   string      `json:"downloadLocation"`
-		Analyzed   bool        `json:"filesAnalyzed"`
-		Concluded  string      `json:"licenseConcluded"`
-		Declared   string      `json:"licenseDeclared"`
-		Copyright  string      `json:"copyrightText"`
-		Source     string      `json:"sourceInfo,omitempty"`
-		Purpose    string      `json:"primaryPackagePurpose"`
-		Checksums  []checksum  `json:"checksums,omitempty"`
-		References []reference `json:"externalRefs,omitempty"`
-	}
-	checksum struct {
-		Algorithm string `json:"algorithm"`
-		Value     string `json:"checksumValue"`
-	}
-	reference struct {
-		Category string `json:"referenceCategory"`
-		Type     string `json:"referenceType"`
-		Locator  string `json:"referenceLocator"`
-	}
-	relationship struct {
-		From string `json:"spdxElementId"`
-		Kind string `json:"relationshipType"`
-		To   string `json:"relatedSpdxElement"`
-	}
-)
-
-const (
-	unknown   = "NOASSERTION"
-	documents = "SPDXRef-DOCUMENT"
+	"github.com/smolvm/smolvm/internal/spdx"
 )
 
 // bill collects the packages; a module that many programs have is there once.
 type bill struct {
 	version  string
-	packages map[string]software
-	links    []relationship
+	packages map[string]spdx.Package
+	links    []spdx.Relationship
 }
 
 func sbom(args []string, out io.Writer) error {
@@ -84,7 +34,7 @@ func sbom(args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	b := bill{version: args[0], packages: map[string]software{}}
+	b := bill{version: args[0], packages: map[string]spdx.Package{}}
 	programs, guests := args[2:], []string(nil)
 	if end := slices.Index(programs, "--"); end >= 0 {
 		programs, guests = programs[:end], programs[end+1:]
@@ -113,7 +63,7 @@ func (b *bill) fill(programs, guests []string) error {
 		if err != nil {
 			return err
 		}
-		b.link(documents, "DESCRIBES", id)
+		b.link(spdx.DocumentID, "DESCRIBES", id)
 		for _, guest := range inside {
 			b.link(id, "CONTAINS", guest)
 		}
@@ -121,7 +71,9 @@ func (b *bill) fill(programs, guests []string) error {
 	return nil
 }
 
-func (b *bill) link(from, kind, to string) { b.links = append(b.links, relationship{from, kind, to}) }
+func (b *bill) link(from, kind, to string) {
+	b.links = append(b.links, spdx.Relationship{From: from, Type: kind, To: to})
+}
 
 func (b *bill) addProgram(path string) (id string, err error) {
 	raw, err := os.ReadFile(path)
@@ -136,7 +88,7 @@ func (b *bill) addProgram(path string) (id string, err error) {
 	name := setting(info, "GOOS") + "/" + setting(info, "GOARCH") + "/" + strings.TrimSuffix(filepath.Base(path), "-"+setting(info, "GOARCH"))
 	p := b.add("Program", name, b.version, "APPLICATION")
 	p.Name, p.FileName, p.Source = filepath.Base(name), name, "built by "+info.GoVersion+" from "+info.Path
-	p.Checksums = []checksum{{"SHA256", hex.EncodeToString(sum[:])}}
+	p.Checksums = spdx.Digest(hex.EncodeToString(sum[:]))
 	b.packages[p.ID] = p
 	for _, module := range append(info.Deps, standardLibrary(info)) {
 		b.link(p.ID, "STATIC_LINK", b.addModule(module))
@@ -164,7 +116,7 @@ func (b *bill) addModule(module *debug.Module) (id string) {
 	}
 	p := b.add("Module", module.Path+"@"+module.Version, module.Version, "LIBRARY")
 	p.Name = module.Path
-	p.References = []reference{{"PACKAGE-MANAGER", "purl", "pkg:golang/" + strings.ToLower(module.Path) + "@" + module.Version}}
+	p.References = spdx.PackageURL("pkg:golang/" + strings.ToLower(module.Path) + "@" + module.Version)
 	if module.Sum != "" {
 		p.Source = "go.sum " + module.Sum
 	}
@@ -175,26 +127,26 @@ func (b *bill) addModule(module *debug.Module) (id string) {
 // outsideIDs is what an SPDX identifier may not have.
 var outsideIDs = regexp.MustCompile(`[^A-Za-z0-9.]+`)
 
-func (b *bill) add(kind, name, version, purpose string) software {
-	return software{
+func (b *bill) add(kind, name, version, purpose string) spdx.Package {
+	return spdx.Package{
 		ID: "SPDXRef-" + kind + "-" + outsideIDs.ReplaceAllString(name, "-"), Version: version, Purpose: purpose,
-		Location: unknown, Concluded: unknown, Declared: unknown, Copyright: unknown,
+		Location: spdx.Unknown, Concluded: spdx.Unknown, Declared: spdx.Unknown, Copyright: spdx.Unknown,
 	}
 }
 
 // document is sorted, and its name space follows from what it says.
-func (b *bill) document(at time.Time) document {
-	d := document{
-		Version: "SPDX-2.3", License: "CC0-1.0", ID: documents, Name: "smolvm-" + b.version,
-		Creation: creation{at.Format(time.RFC3339), []string{"Tool: smolvm-dist-" + b.version}},
+func (b *bill) document(at time.Time) spdx.Document {
+	d := spdx.Document{
+		Version: spdx.Version, License: spdx.DataLicense, ID: spdx.DocumentID, Name: "smolvm-" + b.version,
+		Creation: spdx.Creation{Created: at.Format(time.RFC3339), Creators: []string{"Tool: smolvm-dist-" + b.version}},
 	}
 	for _, p := range b.packages {
 		d.Packages = append(d.Packages, p)
 	}
-	slices.SortFunc(d.Packages, func(x, y software) int { return cmp.Compare(x.ID, y.ID) })
+	slices.SortFunc(d.Packages, func(x, y spdx.Package) int { return cmp.Compare(x.ID, y.ID) })
 	d.Relationships = slices.Clone(b.links)
-	slices.SortFunc(d.Relationships, func(x, y relationship) int {
-		return cmp.Or(cmp.Compare(x.From, y.From), cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.To, y.To))
+	slices.SortFunc(d.Relationships, func(x, y spdx.Relationship) int {
+		return cmp.Or(cmp.Compare(x.From, y.From), cmp.Compare(x.Type, y.Type), cmp.Compare(x.To, y.To))
 	})
 	d.Relationships = slices.Compact(d.Relationships)
 	d.Namespace = fmt.Sprintf("https://github.com/smolvm/smolvm/spdx/%s/%x", b.version, sha256.Sum256(fmt.Append(nil, d.Packages, at)))

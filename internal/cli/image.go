@@ -103,18 +103,9 @@ func availableOf(release string, row manifest.Row) availableView {
 		Preset: row.Preset, Arch: row.Arch, VMM: row.VMM, Release: release,
 		Agent: agentView(row.Agent), Kernel: kernelView{row.Kernel.Version, row.Kernel.StandIn},
 	}
-	for _, asset := range assets(row) {
+	for _, asset := range row.Assets() {
 		v.Download += asset.Archive.Size
 		v.Size += asset.Content.Size
 	}
 	return v
-}
-
-// assets are all files of an image.
-func assets(row manifest.Row) []manifest.Asset {
-	all := append([]manifest.Asset{row.Kernel.Image}, row.Layers...)
-	if row.Kernel.Modules != nil {
-		all = append(all, *row.Kernel.Modules)
-	}
-	return all
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -102,6 +103,24 @@ type Image struct {
 	SBOM   []byte // SPDX 2.3 in JSON
 }
 
+// publishedFile is a file of an image, and where the cache has it.
+type publishedFile struct {
+	path string
+	manifest.Blob
+}
+
+// published are the files of the kernel and the layers.
+func (i Image) published() (files []publishedFile) {
+	for _, a := range []Archived{i.Kernel, i.Base, i.Layer} {
+		for _, asset := range a.Assets {
+			for _, blob := range []manifest.Blob{asset.Archive, asset.Index} {
+				files = append(files, publishedFile{filepath.Join(a.Dir, blob.File), blob})
+			}
+		}
+	}
+	return files
+}
+
 // Size is what one published file of an image takes.
 type Size struct {
 	Name       string `json:"name"`
@@ -156,28 +175,24 @@ func (b *Builder) Build(ctx context.Context, req Request) ([]Image, error) {
 	return images, stored(b.cache.dir, "SMOLVM_BUILD_CACHE names another folder.", err)
 }
 
-func (b *Builder) build(ctx context.Context, req Request) ([]Image, error) {
+func (b *Builder) build(ctx context.Context, req Request) (images []Image, err error) {
 	release, err := b.cache.open(ctx, b.sink)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer func() { err = errors.Join(err, release()) }()
 	plan, err := b.Plan(req)
 	if err != nil {
 		return nil, err
 	}
-	machines, err := b.machines(filepath.Join(b.cache.dir, "home"))
+	machines, err := b.cleanMachines(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if err := machines.Clean(ctx); err != nil {
-		return nil, fmt.Errorf("remove what an earlier build left: %w", err)
 	}
 	if err := b.foundation(ctx, plan, machines); err != nil {
 		return nil, err
 	}
-	images, err := b.layers(ctx, req, plan, machines)
-	if err != nil {
+	if images, err = b.layers(ctx, req, plan, machines); err != nil {
 		return nil, err
 	}
 	for i := range images {
@@ -185,7 +200,19 @@ func (b *Builder) build(ctx context.Context, req Request) ([]Image, error) {
 			return nil, err
 		}
 	}
-	return images, b.cache.sweep()
+	return images, nil
+}
+
+// cleanMachines gives build sandboxes of which none is left from earlier.
+func (b *Builder) cleanMachines(ctx context.Context) (Machines, error) {
+	machines, err := b.machines(filepath.Join(b.cache.dir, "home"))
+	if err != nil {
+		return nil, err
+	}
+	if err := machines.Clean(ctx); err != nil {
+		return nil, fmt.Errorf("remove what an earlier build left: %w", err)
+	}
+	return machines, nil
 }
 
 // foundation builds the kernel and the base. Their downloads run side by side.

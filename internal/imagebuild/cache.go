@@ -49,8 +49,9 @@ func (c cache) has(kind, key string) bool {
 func (c cache) workDir() string { return filepath.Join(c.dir, "work") }
 
 // open makes the cache folder, waits for its lock, and removes what an
-// interrupted build left. The returned function gives the lock back.
-func (c cache) open(ctx context.Context, sink event.Sink) (release func(), err error) {
+// interrupted build left. The returned function removes what this one leaves, and
+// gives the lock back.
+func (c cache) open(ctx context.Context, sink event.Sink) (release func() error, err error) {
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return nil, fault.New(fault.Storage, "SMOLVM_BUILD_CACHE names another folder.", "make the build cache: %w", err)
 	}
@@ -65,10 +66,7 @@ func (c cache) open(ctx context.Context, sink event.Sink) (release func(), err e
 		file.Close()
 		return nil, err
 	}
-	return func() {
-		_ = c.sweep() // what stays for now goes when the cache is opened again
-		file.Close()
-	}, nil
+	return func() error { return errors.Join(c.sweep(), file.Close()) }, nil
 }
 
 // sweep removes everything unfinished, and the downloads of a finished build.

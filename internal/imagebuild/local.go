@@ -46,7 +46,7 @@ func (b *Builder) BuildOn(ctx context.Context, f Foundation, p preset.Preset) (L
 	return local, stored(b.cache.dir, "SMOLVM_BUILD_CACHE names another folder.", err)
 }
 
-func (b *Builder) layerOn(ctx context.Context, f Foundation, p preset.Preset) (Local, error) {
+func (b *Builder) layerOn(ctx context.Context, f Foundation, p preset.Preset) (l Local, err error) {
 	if err := checkLocks(p); err != nil {
 		return Local{}, err
 	}
@@ -54,7 +54,7 @@ func (b *Builder) layerOn(ctx context.Context, f Foundation, p preset.Preset) (L
 	if err != nil {
 		return Local{}, err
 	}
-	defer release()
+	defer func() { err = errors.Join(err, release()) }()
 	step := b.LocalStep(f, p)
 	if !step.Cached {
 		if err := b.buildOn(ctx, step, f, p); err != nil {
@@ -65,16 +65,13 @@ func (b *Builder) layerOn(ctx context.Context, f Foundation, p preset.Preset) (L
 	if err != nil {
 		return Local{}, err
 	}
-	return Local{Row: localRow(p, f.Arch, f.Kernel, f.Base, layer.Assets[0]), Dir: layer.Dir}, b.cache.sweep()
+	return Local{Row: rowOf(p, f.Arch, f.Kernel, f.Base, layer.Assets[0]), Dir: layer.Dir}, nil
 }
 
 func (b *Builder) buildOn(ctx context.Context, step Step, f Foundation, p preset.Preset) error {
-	machines, err := b.machines(filepath.Join(b.cache.dir, "home"))
+	machines, err := b.cleanMachines(ctx)
 	if err != nil {
 		return err
-	}
-	if err := machines.Clean(ctx); err != nil {
-		return fmt.Errorf("remove what an earlier build left: %w", err)
 	}
 	timed := b.timing(p.Name)
 	if err := timed.buildLayer(ctx, step, f.Arch, f.Image, p, machines); err != nil {
@@ -95,12 +92,13 @@ func (b *Builder) BuildWhole(ctx context.Context, arch string, p preset.Preset) 
 	}
 	image := images[0]
 	kernel := Publication{Base: b.base}.kernel(image.Kernel)
-	l := Local{Row: localRow(p, arch, kernel, image.Base.Assets[0], image.Layer.Assets[0])}
+	l := Local{Row: rowOf(p, arch, kernel, image.Base.Assets[0], image.Layer.Assets[0])}
 	l.Dir, err = b.gather(image)
 	return l, err
 }
 
-func localRow(p preset.Preset, arch string, kernel manifest.Kernel, base, layer manifest.Asset) manifest.Row {
+// rowOf is the row of an image, without a VMM and the files that describe it.
+func rowOf(p preset.Preset, arch string, kernel manifest.Kernel, base, layer manifest.Asset) manifest.Row {
 	r := p.Resources
 	return manifest.Row{
 		Preset: p.Name, Arch: arch, Agent: manifest.Agent{Name: p.Agent.Name, Version: p.Agent.Version},
@@ -115,14 +113,9 @@ func (b *Builder) gather(image Image) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	for _, a := range []Archived{image.Kernel, image.Base, image.Layer} {
-		for _, asset := range a.Assets {
-			for _, blob := range []manifest.Blob{asset.Archive, asset.Index} {
-				err := os.Link(filepath.Join(a.Dir, blob.File), filepath.Join(dir, blob.File))
-				if err != nil && !errors.Is(err, fs.ErrExist) {
-					return "", fmt.Errorf("gather what was built: %w", err)
-				}
-			}
+	for _, file := range image.published() {
+		if err := os.Link(file.path, filepath.Join(dir, file.File)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", fmt.Errorf("gather what was built: %w", err)
 		}
 	}
 	return dir, nil

@@ -93,13 +93,9 @@ func lockFolder(ctx context.Context, dir string, sink event.Sink) (*os.File, err
 }
 
 func (p Publication) putImage(ctx context.Context, image Image) error {
-	for _, a := range []Archived{image.Kernel, image.Base, image.Layer} {
-		for _, asset := range a.Assets {
-			for _, blob := range []manifest.Blob{asset.Archive, asset.Index} {
-				if err := p.putAsset(ctx, filepath.Join(a.Dir, blob.File), blob); err != nil {
-					return fmt.Errorf("publish %s: %w", blob.File, err)
-				}
-			}
+	for _, file := range image.published() {
+		if err := p.putAsset(ctx, file.path, file.Blob); err != nil {
+			return fmt.Errorf("publish %s: %w", file.File, err)
 		}
 	}
 	documents, err := documentsOf(image)
@@ -225,15 +221,9 @@ func (p Publication) rows(images []Image) ([]manifest.Row, error) {
 }
 
 func (p Publication) row(image Image, vmm string, documents [2]document) manifest.Row {
-	r := image.Preset.Resources
-	return manifest.Row{
-		Preset: image.Preset.Name, Arch: image.Arch, VMM: vmm,
-		Agent:     manifest.Agent{Name: image.Preset.Agent.Name, Version: image.Preset.Agent.Version},
-		Kernel:    p.kernel(image.Kernel),
-		Layers:    []manifest.Asset{image.Base.Assets[0], image.Layer.Assets[0]},
-		Resources: manifest.Resources{CPUs: r.CPUs, MemoryMiB: r.MemoryMiB, DiskMiB: r.DiskMiB},
-		SBOM:      &documents[0].Blob, Build: &documents[1].Blob,
-	}
+	row := rowOf(image.Preset, image.Arch, p.kernel(image.Kernel), image.Base.Assets[0], image.Layer.Assets[0])
+	row.VMM, row.SBOM, row.Build = vmm, &documents[0].Blob, &documents[1].Blob
+	return row
 }
 
 // kernel describes our own kernel, or the one that stands in and has modules.

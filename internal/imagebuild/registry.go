@@ -182,11 +182,7 @@ func (p Publication) release(ctx context.Context, m manifest.Manifest, images []
 // namedBy are the files that a manifest names, some more than once.
 func namedBy(m manifest.Manifest) (blobs []manifest.Blob) {
 	for _, row := range m.Rows {
-		assets := append([]manifest.Asset{row.Kernel.Image}, row.Layers...)
-		if row.Kernel.Modules != nil {
-			assets = append(assets, *row.Kernel.Modules)
-		}
-		for _, a := range assets {
+		for _, a := range row.Assets() {
 			blobs = append(blobs, a.Index, a.Archive)
 		}
 		blobs = append(blobs, row.Documents()...)
@@ -198,12 +194,8 @@ func namedBy(m manifest.Manifest) (blobs []manifest.Blob) {
 func sources(ctx context.Context, images []Image) (map[string]func() (io.ReadCloser, error), error) {
 	here := map[string]func() (io.ReadCloser, error){}
 	for _, image := range images {
-		for _, a := range []Archived{image.Kernel, image.Base, image.Layer} {
-			for _, asset := range a.Assets {
-				for _, blob := range []manifest.Blob{asset.Archive, asset.Index} {
-					here[blob.File] = func() (io.ReadCloser, error) { return openIntact(ctx, filepath.Join(a.Dir, blob.File), blob) }
-				}
-			}
+		for _, file := range image.published() {
+			here[file.File] = func() (io.ReadCloser, error) { return openIntact(ctx, file.path, file.Blob) }
 		}
 		documents, err := documentsOf(image)
 		if err != nil {

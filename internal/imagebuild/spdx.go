@@ -9,64 +9,11 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/manifest"
-)
-
-// The form of https://spdx.github.io/spdx-spec/v2.3/, as far as it is used.
-type (
-	spdxDocument struct {
-		Version       string         `json:"spdxVersion"`
-		License       string         `json:"dataLicense"`
-		ID            string         `json:"SPDXID"`
-		Name          string         `json:"name"`
-		Namespace     string         `json:"documentNamespace"`
-		Creation      spdxCreation   `json:"creationInfo"`
-		Packages      []spdxPackage  `json:"packages"`
-		Licenses      []spdxLicense  `json:"hasExtractedLicensingInfos,omitempty"`
-		Relationships []spdxRelation `json:"relationships"`
-	}
-	spdxLicense struct {
-		ID   string `json:"licenseId"`
-		Text string `json:"extractedText"`
-	}
-	spdxCreation struct {
-		Created  string   `json:"created"`
-		Creators []string `json:"creators"`
-	}
-	spdxPackage struct {
-		ID          string         `json:"SPDXID"`
-		Name        string         `json:"name"`
-		Version     string         `json:"versionInfo,omitempty"`
-		Location    string         `json:"downloadLocation"`
-		Analyzed    bool           `json:"filesAnalyzed"`
-		Checksums   []spdxChecksum `json:"checksums,omitempty"`
-		Source      string         `json:"sourceInfo,omitempty"`
-		Concluded   string         `json:"licenseConcluded"`
-		Declared    string         `json:"licenseDeclared"`
-		LicenseText string         `json:"licenseComments,omitempty"`
-		Copyright   string         `json:"copyrightText"`
-		Purpose     string         `json:"primaryPackagePurpose,omitempty"`
-		References  []spdxRef      `json:"externalRefs,omitempty"`
-	}
-	spdxChecksum struct {
-		Algorithm string `json:"algorithm"`
-		Value     string `json:"checksumValue"`
-	}
-	spdxRef struct {
-		Category string `json:"referenceCategory"`
-		Type     string `json:"referenceType"`
-		Locator  string `json:"referenceLocator"`
-	}
-	spdxRelation struct {
-		From string `json:"spdxElementId"`
-		Type string `json:"relationshipType"`
-		To   string `json:"relatedSpdxElement"`
-	}
+	"github.com/smolvm/smolvm/internal/spdx"
 )
 
 const (
-	spdxDocumentID = "SPDXRef-DOCUMENT"
-	spdxImageID    = "SPDXRef-Image"
-	spdxUnknown    = "NOASSERTION"
+	spdxImageID = "SPDXRef-Image"
 	// kernelLicense is that of Linux, as its COPYING says.
 	kernelLicense = "GPL-2.0-only WITH Linux-syscall-note"
 )
@@ -74,7 +21,7 @@ const (
 // bill writes the software bill of materials of one image. Equal images give
 // equal bytes: there is neither a random number nor a clock in it.
 type bill struct {
-	document spdxDocument
+	document spdx.Document
 	ids      map[string]int
 	layers   []string // SPDX ids
 }
@@ -82,14 +29,14 @@ type bill struct {
 // billOf lists everything in an image: the kernel, the layers, and their software.
 func billOf(image Image, base Base, layers []inventory) ([]byte, error) {
 	name := image.Preset.Name + "-" + image.Arch
-	b := &bill{ids: map[string]int{}, document: spdxDocument{
-		Version: "SPDX-2.3", License: "CC0-1.0", ID: spdxDocumentID, Name: "smolvm-" + name,
+	b := &bill{ids: map[string]int{}, document: spdx.Document{
+		Version: spdx.Version, License: spdx.DataLicense, ID: spdx.DocumentID, Name: "smolvm-" + name,
 		Namespace: "https://github.com/smolvm/smolvm/spdx/" + name + "-" + image.contentKey(),
-		Creation: spdxCreation{
+		Creation: spdx.Creation{
 			Created: time.Unix(base.Epoch, 0).UTC().Format(time.RFC3339), Creators: []string{"Tool: smolvm"},
 		},
 	}}
-	b.add(spdxDocumentID, "DESCRIBES", spdxPackage{
+	b.add(spdx.DocumentID, "DESCRIBES", spdx.Package{
 		ID: spdxImageID, Name: "smolvm-" + name, Version: image.Preset.Agent.Version, Purpose: "OPERATING-SYSTEM",
 		Source: "agent: " + image.Preset.Agent.Name,
 	}, stated{})
@@ -119,16 +66,16 @@ func (i Image) contentKey() string {
 }
 
 // add appends a package and says what has it.
-func (b *bill) add(owner, relation string, p spdxPackage, license stated) {
-	p.Location, p.Concluded, p.Copyright = spdxUnknown, spdxUnknown, spdxUnknown
+func (b *bill) add(owner, relation string, p spdx.Package, license stated) {
+	p.Location, p.Concluded, p.Copyright = spdx.Unknown, spdx.Unknown, spdx.Unknown
 	if p.Declared = license.Expression; p.Declared == "" {
-		p.Declared = spdxUnknown
+		p.Declared = spdx.Unknown
 	}
 	if license.Text != "" {
 		p.LicenseText = "The package says: " + license.Text
 	}
 	b.document.Packages = append(b.document.Packages, p)
-	b.document.Relationships = append(b.document.Relationships, spdxRelation{owner, relation, p.ID})
+	b.document.Relationships = append(b.document.Relationships, spdx.Relationship{From: owner, Type: relation, To: p.ID})
 }
 
 // id is a name within the document, of letters, digits, dots and dashes.
@@ -149,8 +96,8 @@ func (b *bill) id(words ...string) string {
 // addFile adds a published file by the digest of what it expands to.
 func (b *bill) addFile(name string, asset manifest.Asset, purpose string, license stated) string {
 	id := b.id(name)
-	b.add(spdxImageID, "CONTAINS", spdxPackage{
-		ID: id, Name: asset.Name, Purpose: purpose, Checksums: []spdxChecksum{{"SHA256", asset.Content.SHA256}},
+	b.add(spdxImageID, "CONTAINS", spdx.Package{
+		ID: id, Name: asset.Name, Purpose: purpose, Checksums: spdx.Digest(asset.Content.SHA256),
 		Source: "published as " + asset.Archive.File,
 	}, license)
 	return id
@@ -164,21 +111,21 @@ func (b *bill) addKernel(a Archived) {
 		b.last().Version = a.Record.Version
 	}
 	for _, in := range a.Record.Inputs {
-		p := spdxPackage{ID: b.id("kernel-source", in.Name), Name: in.Name, Version: in.Version, Checksums: []spdxChecksum{{"SHA256", in.SHA256}}}
+		p := spdx.Package{ID: b.id("kernel-source", in.Name), Name: in.Name, Version: in.Version, Checksums: spdx.Digest(in.SHA256)}
 		b.add(ids[0], "GENERATED_FROM", p, stated{Expression: kernelLicense})
 	}
 }
 
-func (b *bill) last() *spdxPackage { return &b.document.Packages[len(b.document.Packages)-1] }
+func (b *bill) last() *spdx.Package { return &b.document.Packages[len(b.document.Packages)-1] }
 
 // addWheels adds the programs that the base takes out of Python wheels, of which
 // no file in the image tells.
 func (b *bill) addWheels(base Base, arch string) {
 	for _, w := range base.Wheels {
 		s := software{Kind: kindPyPI, Name: pythonName(w.Name), Version: w.Version}
-		b.add(b.layers[0], "CONTAINS", spdxPackage{
-			ID: b.id(s.Kind, s.Name, s.Version), Name: w.Name, Version: w.Version, References: refs(s, ""),
-			Checksums: []spdxChecksum{{"SHA256", w.Platforms[arch].SHA256}},
+		b.add(b.layers[0], "CONTAINS", spdx.Package{
+			ID: b.id(s.Kind, s.Name, s.Version), Name: w.Name, Version: w.Version, References: spdx.PackageURL(s.purl("")),
+			Checksums: spdx.Digest(w.Platforms[arch].SHA256),
 		}, state(w.License))
 	}
 }
@@ -191,12 +138,12 @@ func (b *bill) addSoftware(image Image, all []layered, system string) {
 		digests[[2]string{in.Name, in.Version}] = in.SHA256
 	}
 	for _, s := range all {
-		p := spdxPackage{ID: b.id(s.Kind, s.Name, s.Version), Name: s.Name, Version: s.Version, References: refs(s.software, system)}
+		p := spdx.Package{ID: b.id(s.Kind, s.Name, s.Version), Name: s.Name, Version: s.Version, References: spdx.PackageURL(s.purl(system))}
 		if s.Path != "" {
 			p.Source = "found in " + s.Path
 		}
 		if digest := digests[[2]string{s.Name, s.Version}]; s.Kind == kindDeb && digest != "" {
-			p.Checksums = []spdxChecksum{{"SHA256", digest}}
+			p.Checksums = spdx.Digest(digest)
 		}
 		b.add(b.layers[s.layer], "CONTAINS", p, s.License)
 	}
@@ -211,14 +158,10 @@ func (b *bill) addLicenses() {
 				continue
 			}
 			seen[id] = true
-			b.document.Licenses = append(b.document.Licenses, spdxLicense{
-				id, "Its text is in the image, in /usr/share/doc/" + p.Name + "/copyright.",
+			b.document.Licenses = append(b.document.Licenses, spdx.License{
+				ID: id, Text: "Its text is in the image, in /usr/share/doc/" + p.Name + "/copyright.",
 			})
 		}
 	}
-	slices.SortFunc(b.document.Licenses, func(x, y spdxLicense) int { return strings.Compare(x.ID, y.ID) })
-}
-
-func refs(s software, system string) []spdxRef {
-	return []spdxRef{{"PACKAGE-MANAGER", "purl", s.purl(system)}}
+	slices.SortFunc(b.document.Licenses, func(x, y spdx.License) int { return strings.Compare(x.ID, y.ID) })
 }

@@ -40,6 +40,16 @@ type Row struct {
 	Build *Blob `json:"build,omitempty"`
 }
 
+// Assets are what a launch needs, in the order of a boot: the kernel, its modules
+// where it has any, the layers from the bottom.
+func (r Row) Assets() []Asset {
+	assets := []Asset{r.Kernel.Image}
+	if r.Kernel.Modules != nil {
+		assets = append(assets, *r.Kernel.Modules)
+	}
+	return append(assets, r.Layers...)
+}
+
 // Documents are the files that describe the image and that a launch does not
 // need, those there are.
 func (r Row) Documents() []Blob {

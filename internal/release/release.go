@@ -79,19 +79,12 @@ func rowsOf(c resolve.Catalogue, images []Image) ([]manifest.Row, error) {
 func assetsOf(rows []manifest.Row) []manifest.Asset {
 	var assets []manifest.Asset
 	seen := map[string]bool{}
-	add := func(asset manifest.Asset) {
-		if !seen[asset.Index.SHA256] {
-			seen[asset.Index.SHA256] = true
-			assets = append(assets, asset)
-		}
-	}
 	for _, row := range rows {
-		add(row.Kernel.Image)
-		if row.Kernel.Modules != nil {
-			add(*row.Kernel.Modules)
-		}
-		for _, layer := range row.Layers {
-			add(layer)
+		for _, asset := range row.Assets() {
+			if !seen[asset.Index.SHA256] {
+				seen[asset.Index.SHA256] = true
+				assets = append(assets, asset)
+			}
 		}
 	}
 	return assets

@@ -17,6 +17,15 @@ func (s *Server) told(t *tree, at place, st stat) (*writer, error) {
 	return w, nil
 }
 
+// toldNew answers with what was just made at a spot.
+func (s *Server) toldNew(p spot, at place) (*writer, error) {
+	st, err := statAt(p.dir, p.name)
+	if err != nil {
+		return nil, err
+	}
+	return s.told(at.parent.tree, at, st)
+}
+
 func (s *Server) lookup(n *node, in *reader) (*writer, error) {
 	name := in.text()
 	s.table.moving.RLock()
@@ -74,11 +83,7 @@ func (s *Server) makeEntry(n *node, opcode uint32, in *reader) (*writer, error) 
 	if err != nil {
 		return nil, err
 	}
-	st, err := statAt(p.dir, p.name)
-	if err != nil {
-		return nil, err
-	}
-	return s.told(n.tree, place{n, name}, st)
+	return s.toldNew(p, place{n, name})
 }
 
 // makeFolder gives the folder the mode that was asked for, whatever this
@@ -204,11 +209,7 @@ func (s *Server) link(n *node, in *reader) (*writer, error) {
 	if err := unix.Linkat(old.dir, old.name, p.dir, p.name, 0); err != nil {
 		return nil, err
 	}
-	st, err := statAt(p.dir, p.name)
-	if err != nil {
-		return nil, err
-	}
-	return s.told(n.tree, place{n, name}, st)
+	return s.toldNew(p, place{n, name})
 }
 
 func (s *Server) readlink(n *node) (*writer, error) {

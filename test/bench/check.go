@@ -42,7 +42,7 @@ func (b *bench) check(ctx context.Context) (string, error) {
 			return "", err
 		}
 		var expanded int64
-		for _, asset := range i.assets() {
+		for _, asset := range i.row.Assets() {
 			expanded += asset.Content.Size
 		}
 		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", i.title, mib(expanded), launch, again)

@@ -47,18 +47,9 @@ func rowOf(folder string) (manifest.Row, error) {
 	return manifest.Row{}, fmt.Errorf("%s publishes no claude-code for %s", folder, runtime.GOARCH)
 }
 
-// assets are all files of the image.
-func (i image) assets() []manifest.Asset {
-	assets := []manifest.Asset{i.row.Kernel.Image}
-	if i.row.Kernel.Modules != nil {
-		assets = append(assets, *i.row.Kernel.Modules)
-	}
-	return append(assets, i.row.Layers...)
-}
-
 // size is the sum of the archives.
 func (i image) size() (n int64) {
-	for _, asset := range i.assets() {
+	for _, asset := range i.row.Assets() {
 		n += asset.Archive.Size
 	}
 	return n
@@ -86,7 +77,7 @@ done`
 
 func (i image) pipeline(ctx context.Context, address, folder string) *exec.Cmd {
 	args := []string{"-c", pipeline, "pipeline", folder, address}
-	for _, asset := range i.assets() {
+	for _, asset := range i.row.Assets() {
 		args = append(args, asset.Archive.File)
 	}
 	return exec.CommandContext(ctx, "bash", args...)

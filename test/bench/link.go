@@ -120,7 +120,7 @@ func (b *bench) slowLink(ctx context.Context) (string, error) {
 // curl downloads the archives and does nothing with them.
 func (i image) curl(ctx context.Context, address, folder string) *exec.Cmd {
 	args := []string{"-sSf"}
-	for n, asset := range i.assets() {
+	for n, asset := range i.row.Assets() {
 		args = append(args, "-o", filepath.Join(folder, fmt.Sprint(n)), address+asset.Archive.File)
 	}
 	return exec.CommandContext(ctx, "curl", args...)

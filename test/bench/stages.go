@@ -27,7 +27,7 @@ var stageNames = []string{"download", "hash", "decode", "write and fsync"}
 // them: what no program that does all four can beat.
 func (i image) alone(ctx context.Context, server *nginx, folder string) ([]usage, error) {
 	sum := make([]usage, len(stageNames))
-	for _, asset := range i.assets() {
+	for _, asset := range i.row.Assets() {
 		archive, err := os.ReadFile(filepath.Join(i.folder, asset.Archive.File))
 		if err != nil {
 			return nil, err

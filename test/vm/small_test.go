@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/unpack"
 	"github.com/smolvm/smolvm/test/catalogue"
 )
@@ -95,18 +94,12 @@ func (s *site) args(args ...string) []string {
 
 func (s *site) pull() []string { return s.args("image", "pull", "claude", "--arch", "amd64") }
 
-// assets are those of the image.
-func (s *site) assets() []manifest.Asset {
-	row := s.made.Manifest.Rows[0]
-	return append([]manifest.Asset{row.Kernel.Image, *row.Kernel.Modules}, row.Layers...)
-}
-
 // missing is how many bytes of archives a cache lacks: of the frames that are
 // neither in an object nor in a partial download. It trusts no file's name.
 func (s *site) missing(t *testing.T, home string) int64 {
 	t.Helper()
 	var all int64
-	for _, asset := range s.assets() {
+	for _, asset := range s.made.Manifest.Rows[0].Assets() {
 		raw := read(t, filepath.Join(s.made.Dir, asset.Index.File))
 		index, err := unpack.ParseIndex([]byte(raw))
 		if err != nil {
@@ -147,7 +140,7 @@ func (s *site) wrong(t *testing.T, w *world) string {
 	t.Helper()
 	release := s.made.Manifest.Release
 	var text []string
-	for _, asset := range s.assets() {
+	for _, asset := range s.made.Manifest.Rows[0].Assets() {
 		names, err := filepath.Glob(filepath.Join(w.home, "images", release, "claude-code-amd64-*", asset.Name+"*"))
 		if err != nil {
 			t.Fatal(err)

@@ -295,16 +295,10 @@ func shown(name string) string {
 	return parts[2] + "/" + parts[4]
 }
 
-// assets are the four of the image.
-func (b *bench) assets() []manifest.Asset {
-	row := b.made.Manifest.Rows[0]
-	return append([]manifest.Asset{row.Kernel.Image, *row.Kernel.Modules}, row.Layers...)
-}
-
 // sent is how many bytes of archives went over the wire.
 func (b *bench) sent() int64 {
 	var all int64
-	for _, asset := range b.assets() {
+	for _, asset := range b.made.Manifest.Rows[0].Assets() {
 		all += b.server.Sent(asset.Archive.File)
 	}
 	return all

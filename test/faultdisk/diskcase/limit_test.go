@@ -153,7 +153,7 @@ func TestRot(t *testing.T) {
 	b := newBench(t)
 	d := b.pulled(t)
 	dice := rand.New(rand.NewPCG(*seed, 3))
-	packed := b.assets()[2].Archive.Size // nearly all of it is the first frame
+	packed := b.made.Manifest.Rows[0].Assets()[2].Archive.Size // nearly all of it is the first frame
 	for range rounds(4) {
 		offset := 4096 + dice.Int64N(300_000)
 		b.on(t, d, func() {
