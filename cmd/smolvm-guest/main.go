@@ -2,7 +2,8 @@
 
 // Command smolvm-guest is the agent inside a SmolVM sandbox. As process 1 it is
 // the machine's init; under the names of the power commands it gives their
-// orders; as smolvm-sftp it serves files to one session.
+// orders; as smolvm-sftp it serves files to one session, as
+// smolvm-copy it copies them.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/guest/bulk"
 	"github.com/smolvm/smolvm/internal/guest/setup"
 	"github.com/smolvm/smolvm/internal/guest/sshd"
 )
@@ -32,6 +34,8 @@ func run(name string, args []string) error {
 		return guest.Init(version)
 	case name == sshd.SFTPName:
 		return sshd.ServeSFTP(os.Stdin, os.Stdout, os.Getenv("HOME"))
+	case name == bulk.CopyName:
+		return bulk.Copy(args, os.Stdin, os.Stdout, os.Getenv("HOME"))
 	case slices.Contains(setup.PowerCommands(), name):
 		return guest.PowerCommand(name, args)
 	}

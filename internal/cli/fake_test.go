@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -27,6 +29,7 @@ import (
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/supervise"
+	"github.com/smolvm/smolvm/internal/treecopy"
 	"github.com/smolvm/smolvm/internal/trust"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -41,6 +44,7 @@ var fakeTime = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 type fakeWorld struct {
 	app       *App
 	out, errs bytes.Buffer
+	files     string // the guest's, for cp
 	log       []string
 	created   []sandbox.Spec
 	boxes     map[string]sandbox.Status
@@ -375,6 +379,27 @@ func (s fakeSession) SSH(ctx context.Context, stream io.ReadWriter) error {
 	}
 	_, err := io.Copy(stream, stream)
 	return err
+}
+
+// Copy is a guest whose files are those of a folder of this computer.
+func (s fakeSession) Copy(_ context.Context, r wire.Copy) (io.ReadWriteCloser, error) {
+	s.world.note("copy %s %s %s %q user=%s", s.name, r.Op, r.Path, r.Name, r.User)
+	here, there := net.Pipe()
+	go func() {
+		defer there.Close()
+		at := filepath.Join(s.world.files, r.Path)
+		if r.Op == wire.CopySend {
+			_, _ = treecopy.Send(there, at, nil)
+			return
+		}
+		place, err := treecopy.Find(at, r.Name)
+		var sum treecopy.Summary
+		if err == nil {
+			sum, err = treecopy.Receive(there, place, treecopy.Options{})
+		}
+		_ = treecopy.Answer(there, sum, err)
+	}()
+	return here, nil
 }
 
 func (fakeSession) Done() <-chan struct{} { return nil }

@@ -18,6 +18,7 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // sandboxes is what the commands ask of the sandbox room.
@@ -36,6 +37,7 @@ type sandboxes interface {
 type session interface {
 	Exec(ctx context.Context, command supervise.Command, streams supervise.Streams) (status int, err error)
 	SSH(ctx context.Context, stream io.ReadWriter) error
+	Copy(ctx context.Context, request wire.Copy) (io.ReadWriteCloser, error)
 	Done() <-chan struct{}
 	Close() error
 }

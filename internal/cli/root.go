@@ -48,7 +48,7 @@ puts you in front of the agent.`,
 	app.addGlobals(root)
 	addTo(root, sandboxGroup,
 		newList(app, runList), newInfo(app, runInfo), newStart(app, runStart), newStop(app, runStop),
-		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newLogs(app, runLogs),
+		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newCopy(app, runCopy), newLogs(app, runLogs),
 		newDelete(app, runDelete))
 	addTo(root, imageGroup, newImage(app), newPresets(app), newPrune(app, runPrune))
 	addTo(root, otherGroup, newDoctor(app, runDoctor), newBugReport(app, runBugReport), newConfig(app), newVersion(app, runVersion), newCompletion(app))

@@ -37,6 +37,7 @@ const (
 	Save   Stage = "save"
 	Load   Stage = "load"
 	Mirror Stage = "mirror"
+	Copy   Stage = "copy" // files, into a sandbox or out of it
 
 	Packages Stage = "packages" // distribution packages downloaded and extracted
 	Recipe   Stage = "recipe"   // one step of a recipe inside the sandbox

@@ -92,7 +92,7 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	if err != nil {
 		return 0, err
 	}
-	a.uplink.serve(server)
+	a.uplink.serve(server, a.newBulk())
 	a.steps.mark("ready")
 	report := a.steps.report(a.version)
 	a.uplink.publish(wire.Message{Type: wire.Ready, Boot: &report})

@@ -102,7 +102,7 @@ func (upper) Serve(_ context.Context, conn net.Conn) error {
 func TestStreamsWaitForTheServer(t *testing.T) {
 	u, p, _ := kept(t)
 	host := p.host(t)
-	other, err := host.Dial(t.Context(), wire.StreamBulk)
+	other, err := host.Dial(t.Context(), "unheard-of")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestStreamsWaitForTheServer(t *testing.T) {
 	if _, err := io.WriteString(stream, "hello"); err != nil {
 		t.Fatal(err)
 	}
-	u.serve(upper{})
+	u.serve(upper{}, nil)
 	if got, err := io.ReadAll(stream); err != nil || string(got) != "HELLO" {
 		t.Errorf("got %q, %v", got, err)
 	}

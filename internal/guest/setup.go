@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
+	"github.com/smolvm/smolvm/internal/guest/bulk"
 	"github.com/smolvm/smolvm/internal/guest/network"
 	"github.com/smolvm/smolvm/internal/guest/program"
 	"github.com/smolvm/smolvm/internal/guest/service"
@@ -146,6 +147,17 @@ func (a *agent) newServer() (*sshd.Server, error) {
 		Start:       a.reaper.Start,
 		SFTP:        agentFile,
 		Logf:        a.console.printf,
+	})
+}
+
+func (a *agent) newBulk() *bulk.Server {
+	return bulk.New(bulk.Config{
+		Users:       []string{wire.AgentUser, "root"},
+		Account:     func(name string) (setup.Account, error) { return setup.FindAccount("/", name) },
+		Environment: a.env,
+		Workspace:   wire.Workspace,
+		Program:     agentFile,
+		Start:       a.reaper.Start,
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// sessionServer serves one SSH connection.
+// sessionServer serves one SSH connection, or one bulk stream.
 type sessionServer interface {
 	Serve(ctx context.Context, conn net.Conn) error
 }
@@ -26,6 +26,7 @@ type uplink struct {
 	reopen func() (link.Port, error)
 	orders chan<- order
 	server sessionServer
+	bulk   sessionServer
 	ready  chan struct{}  // closed when there is a server
 	group  sync.WaitGroup // streams, which may outlive their session for a moment
 
@@ -93,14 +94,19 @@ func (u *uplink) converse(ctx context.Context, session *link.Session) {
 // stream serves one stream once there is a server.
 func (u *uplink) stream(ctx context.Context, stream net.Conn, kind wire.StreamKind) {
 	defer stream.Close()
-	if kind != wire.StreamSSH {
+	if kind != wire.StreamSSH && kind != wire.StreamBulk {
 		return
 	}
 	select {
 	case <-u.ready:
-		_ = u.server.Serve(ctx, stream) // a client that fails is its own trouble
 	case <-ctx.Done():
+		return
 	}
+	server := u.server
+	if kind == wire.StreamBulk {
+		server = u.bulk
+	}
+	_ = server.Serve(ctx, stream) // a client that fails is its own trouble
 }
 
 // obey receives the host's messages until the session ends.
@@ -119,9 +125,9 @@ func (u *uplink) obey(session *link.Session) {
 	}
 }
 
-// serve says who serves SSH streams; called once.
-func (u *uplink) serve(server sessionServer) {
-	u.server = server
+// serve says who serves SSH and bulk streams; called once.
+func (u *uplink) serve(server, bulk sessionServer) {
+	u.server, u.bulk = server, bulk
 	close(u.ready)
 }
 

@@ -111,6 +111,28 @@ func (c *Client) SSH(ctx context.Context, stream io.ReadWriter) error {
 	return call.explain("carry an SSH connection", err)
 }
 
+// Copy opens a stream on which files are copied, as the request says; its caller
+// speaks the protocol of the room treecopy and closes it.
+func (c *Client) Copy(ctx context.Context, wanted wire.Copy) (io.ReadWriteCloser, error) {
+	call, err := c.begin(ctx, request{Op: opBulk, Copy: &wanted})
+	if err != nil {
+		return nil, err
+	}
+	return bulkStream{call}, nil
+}
+
+// bulkStream is a call whose bytes are raw.
+type bulkStream struct{ call *call }
+
+func (b bulkStream) Read(p []byte) (int, error) { return b.call.conn.Read(p) }
+
+func (b bulkStream) Write(p []byte) (int, error) { return b.call.conn.Write(p) }
+
+func (b bulkStream) Close() error {
+	b.call.end()
+	return nil
+}
+
 // Exec runs a program and returns its exit status: 128 + N when signal N ended
 // it. Cancelling ctx hangs the program up. A Read of In that is in progress when
 // the program ends goes on in the background, unless In has SetReadDeadline.

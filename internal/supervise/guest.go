@@ -214,14 +214,14 @@ func (g *guest) session(ctx context.Context) (*sshx.Client, error) {
 	}
 }
 
-// stream opens a bare stream to the SSH server of a guest that is ready.
-func (g *guest) stream(ctx context.Context) (net.Conn, error) {
+// stream opens a bare stream to a guest that is ready.
+func (g *guest) stream(ctx context.Context, kind wire.StreamKind) (net.Conn, error) {
 	for {
 		if _, err := g.session(ctx); err != nil {
 			return nil, err
 		}
 		if s, _ := g.look(); s.link != nil {
-			return s.link.Dial(ctx, wire.StreamSSH)
+			return s.link.Dial(ctx, kind)
 		}
 	}
 }

@@ -26,6 +26,7 @@ const (
 	opStop   operation = "stop"
 	opExec   operation = "exec"
 	opSSH    operation = "ssh"
+	opBulk   operation = "bulk"  // files, see wire.Copy
 	opWatch  operation = "watch" // nothing but the end of the connection
 )
 
@@ -35,6 +36,7 @@ type request struct {
 	Op      operation     `json:"op"`
 	Grace   time.Duration `json:"grace_ns,omitempty"` // stop
 	Command *Command      `json:"command,omitempty"`  // exec
+	Copy    *wire.Copy    `json:"copy,omitempty"`     // bulk
 }
 
 // Command is a program to run in the sandbox.
@@ -97,6 +99,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 			"its supervisor speaks version %d of the control protocol, this smolvm %d", protocolVersion, r.Version)
 	case r.Op == opExec && r.Command == nil:
 		return request{}, errors.New("decode a request: exec without a command")
+	case r.Op == opBulk && r.Copy == nil:
+		return request{}, errors.New("decode a request: bulk without what to copy")
 	case r.Grace < 0:
 		return request{}, errors.New("decode a request: a negative grace period")
 	}

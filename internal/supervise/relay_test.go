@@ -80,7 +80,7 @@ func (r *room) close() {
 	}
 }
 
-func (r *room) stream(context.Context) (net.Conn, error) {
+func (r *room) stream(context.Context, wire.StreamKind) (net.Conn, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func (r *room) session(ctx context.Context) (*sshx.Client, error) {
 	if r.client != nil {
 		return r.client, nil
 	}
-	conn, err := r.stream(ctx)
+	conn, err := r.stream(ctx, wire.StreamSSH)
 	if err != nil {
 		return nil, err
 	}

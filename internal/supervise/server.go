@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/sshx"
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 const (
@@ -28,8 +30,8 @@ const (
 type sessions interface {
 	// session gives the SSH connection, waiting while the guest boots.
 	session(ctx context.Context) (*sshx.Client, error)
-	// stream opens a bare stream to the guest's SSH server.
-	stream(ctx context.Context) (net.Conn, error)
+	// stream opens a bare stream of a kind to the guest.
+	stream(ctx context.Context, kind wire.StreamKind) (net.Conn, error)
 }
 
 // stopRequest asks the supervisor's main loop to end the guest.
@@ -125,6 +127,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return (&relay{conn: conn, in: in, out: out, guest: s.guest}).run(ctx, *r.Command)
 	case opSSH:
 		return s.ssh(ctx, conn, out)
+	case opBulk:
+		return s.bulk(ctx, conn, out, *r.Copy)
 	case opWatch:
 		return s.watch(conn, out)
 	}
@@ -167,10 +171,31 @@ func (s *server) watch(conn *net.UnixConn, out *frameWriter) error {
 
 // ssh joins the client to a new stream of the guest's SSH server.
 func (s *server) ssh(ctx context.Context, conn *net.UnixConn, out *frameWriter) error {
-	stream, err := s.guest.stream(ctx)
+	stream, err := s.guest.stream(ctx, wire.StreamSSH)
 	if err != nil {
 		return s.refuse(conn, out, err)
 	}
+	return join(ctx, conn, out, stream)
+}
+
+// bulk joins the client to a new bulk stream.
+func (s *server) bulk(ctx context.Context, conn *net.UnixConn, out *frameWriter, request wire.Copy) error {
+	line, err := json.Marshal(request)
+	if err != nil {
+		return s.refuse(conn, out, err)
+	}
+	stream, err := s.guest.stream(ctx, wire.StreamBulk)
+	if err == nil {
+		_, err = stream.Write(append(line, '\n'))
+	}
+	if err != nil {
+		return s.refuse(conn, out, err)
+	}
+	return join(ctx, conn, out, stream)
+}
+
+// join accepts the client and carries bytes both ways.
+func join(ctx context.Context, conn *net.UnixConn, out *frameWriter, stream net.Conn) error {
 	defer stream.Close()
 	if err := out.send(accepted, nil); err != nil {
 		return err
@@ -182,7 +207,7 @@ func (s *server) ssh(ctx context.Context, conn *net.UnixConn, out *frameWriter) 
 		_, _ = io.Copy(stream, conn)
 		_ = stream.Close() // a yamux stream half-closes
 	})
-	_, err = io.Copy(conn, stream)
+	_, err := io.Copy(conn, stream)
 	_ = conn.Close()
 	up.Wait()
 	return err

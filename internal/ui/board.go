@@ -42,6 +42,7 @@ var phrases = map[event.Stage]phrase{
 	event.Save:     {before: "save", done: "written"},
 	event.Load:     {before: "load", done: "verified"},
 	event.Mirror:   {before: "mirror", done: "there"},
+	event.Copy:     {before: "copy", done: "copied", quick: true},
 	event.Packages: {before: "packages", done: "done"},
 	event.Recipe:   {before: "recipe", done: "done"},
 	event.Pack:     {before: "pack", done: "written"},

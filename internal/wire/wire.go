@@ -93,7 +93,7 @@ type StreamKind string
 const (
 	StreamControl StreamKind = "control"
 	StreamSSH     StreamKind = "ssh"  // an SSH connection, the guest is the server
-	StreamBulk    StreamKind = "bulk" // reserved
+	StreamBulk    StreamKind = "bulk" // files: one line with the JSON of a Copy, then a stream of the room treecopy
 )
 
 // MaxMessage is the longest control message in bytes, its newline included.

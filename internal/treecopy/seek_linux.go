@@ -1,0 +1,7 @@
+package treecopy
+
+// The questions of lseek(2) for data and holes.
+const (
+	seekData = 3
+	seekHole = 4
+)
