@@ -9,6 +9,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/ui"
 )
 
 // maxNumber is room for the number that makes a name unique.
@@ -98,7 +99,17 @@ func (l *launch) goOn(ctx context.Context, s sandbox.Status) error {
 	return l.app.startAgain(ctx, l.boxes, s, l.attach, l.options)
 }
 
+// goOnPlan is what --dry-run gives where a start goes on with a sandbox.
+type goOnPlan struct {
+	GoesOnWith string      `json:"goes_on_with"` // the sandbox's name; a plan for a new one lacks this
+	Starts     bool        `json:"starts"`       // it does not run yet
+	Sandbox    sandboxView `json:"sandbox"`
+}
+
 func (l *launch) showGoOn(s sandbox.Status) error {
+	if l.options.JSON {
+		return ui.WriteData(l.app.Streams.Out, goOnPlan{s.Name, s.State != sandbox.Running, viewOf(s)})
+	}
 	verb := "start"
 	if s.State == sandbox.Running {
 		verb = "go on with"

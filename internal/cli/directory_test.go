@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -112,5 +113,27 @@ func TestNoFlagIsIgnoredWhenGoingOn(t *testing.T) {
 		w.belongs("app", sandbox.Running, "/src/app", fakeTime)
 		name, _, _ := strings.Cut(flag, "=")
 		w.run(t, "claude start "+flag, want{status: 125, errs: name + " holds for a new sandbox"})
+	}
+}
+
+func TestDryRunOfGoingOnIsJSON(t *testing.T) {
+	w := onTerminal(t, "/src/app")
+	w.belongs("app", sandbox.Stopped, "/src/app", fakeTime)
+	if status := w.app.Main(strings.Fields("claude start --dry-run --json")); status != 0 {
+		t.Fatalf("status %d: %s", status, &w.errs)
+	}
+	var got struct {
+		OK   bool
+		Data struct {
+			GoesOnWith string `json:"goes_on_with"`
+			Starts     bool
+			Sandbox    struct{ Name, State string }
+		}
+	}
+	if err := json.Unmarshal(w.out.Bytes(), &got); err != nil {
+		t.Fatalf("%v: %s", err, &w.out)
+	}
+	if d := got.Data; !got.OK || d.GoesOnWith != "app" || !d.Starts || d.Sandbox.State != sandbox.Stopped || len(w.log) != 0 {
+		t.Errorf("got %+v; did %v", got, w.log)
 	}
 }
