@@ -100,9 +100,9 @@ func TestFailureOfSmolVMIsHandedOn(t *testing.T) {
 }
 
 func TestInterruptIsPassedOnAndWaitedFor(t *testing.T) {
-	q, _ := fakeSmolVM(t, `trap 'echo cleaned > "$SMOLVM_BUILD_CACHE"; exit 130' TERM
+	q, _ := fakeSmolVM(t, `trap 'echo cleaned > "$SMOLVM_BUILD_CACHE"; kill $!; exit 130' TERM
 echo '{"kind":"start","stage":"boot"}' >&2
-while :; do sleep 0.05; done`)
+sleep 600 & wait`)
 	q.config.BuildCache = filepath.Join(t.TempDir(), "note")
 	ctx, cancel := context.WithCancel(t.Context())
 	q.report.sink = onEvent(cancel)

@@ -67,7 +67,7 @@ func newVM(t *testing.T) (*bench, record.Record) {
 		Layers: []record.Layer{{Name: "base", Path: filepath.Join(image, "base.ext4")}},
 	}
 	spec.Services = []wire.Service{{Name: "ticker", Run: []string{
-		"sh", "-c", `echo "up: $USER $PWD $HOME"; trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done`,
+		"sh", "-c", `echo "up: $USER $PWD $HOME"; trap 'echo bye; kill $!; exit 0' TERM; sleep 600 & wait`,
 	}}}
 	if _, err := os.Stat(spec.Image.Modules); err != nil {
 		spec.Image.Modules = "" // our own kernel has none
@@ -195,7 +195,7 @@ func vmStreamsApart(t *testing.T, b *bench) {
 func vmTerminal(t *testing.T, b *bench) {
 	sizes := make(chan wire.Size)
 	seen := newWaiter()
-	c := command("sh", "-c", `stty size; trap 'stty size; exit 7' WINCH; echo "$TERM" ready; while :; do sleep 0.1; done`)
+	c := command("sh", "-c", `stty size; trap 'stty size; kill $!; exit 7' WINCH; echo "$TERM" ready; sleep 600 & wait`)
 	c.TTY, c.Term, c.Size = true, "xterm", wire.Size{Columns: 100, Rows: 30}
 	go func() {
 		seen.await(t, "xterm ready")
@@ -236,7 +236,7 @@ func vmHangUp(t *testing.T, b *bench) {
 		seen.await(t, "here")
 		cancel()
 	}()
-	_, err = client.Exec(ctx, command("sh", "-c", "trap 'echo gone > /tmp/hup; exit' HUP; echo here; while :; do sleep 0.1; done"),
+	_, err = client.Exec(ctx, command("sh", "-c", "trap 'echo gone > /tmp/hup; kill $!; exit' HUP; echo here; sleep 600 & wait"),
 		supervise.Streams{Out: seen})
 	wantFault(t, err, fault.Interrupted)
 	if out, status := b.exec("vm", "", "timeout", "10", "sh", "-c", "until cat /tmp/hup 2>/dev/null; do sleep 0.1; done"); status != 0 || out != "gone\n" {

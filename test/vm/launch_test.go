@@ -176,7 +176,7 @@ func TestFilesOverSFTP(t *testing.T) {
 func TestVanishedClientIsHungUp(t *testing.T) {
 	w := theWorld
 	name := w.common(t)
-	cmd := w.command(t.Context(), "exec", name, "--", "sh", "-c", `trap 'echo hup >/tmp/hung-up; exit' HUP; echo up; while :; do sleep 0.1; done`)
+	cmd := w.command(t.Context(), "exec", name, "--", "sh", "-c", `trap 'echo hup >/tmp/hung-up; kill $!; exit' HUP; echo up; sleep 600 & wait`)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ func TestExecPassesSignalsOn(t *testing.T) {
 	w := theWorld
 	name := w.common(t)
 	cmd := w.command(t.Context(), "exec", name, "--", "sh", "-c",
-		`trap 'echo caught; exit 7' TERM; echo waiting; while :; do sleep 0.1; done`)
+		`trap 'echo caught; kill $!; exit 7' TERM; echo waiting; sleep 600 & wait`)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func TestTerminalSizeAndResize(t *testing.T) {
 	master, slave := openPTY(t)
 	setSize(t, master, 33, 101)
 	cmd := w.command(t.Context(), "ssh", name,
-		`stty size; trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.1; done`)
+		`stty size; trap 'stty size; kill $!; exit 5' WINCH; echo ready; sleep 600 & wait`)
 	cmd.Env = append(cmd.Env, "TERM=xterm-256color")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

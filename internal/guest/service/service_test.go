@@ -168,12 +168,12 @@ func TestRestartPolicy(t *testing.T) {
 
 func TestStopIsOrderly(t *testing.T) {
 	b := newBench(t,
-		shell("polite", `trap 'echo goodbye; exit 0' TERM; echo ready; while :; do sleep 0.01; done`),
+		shell("polite", `trap 'echo goodbye; kill $!; exit 0' TERM; echo ready; sleep 600 & wait`),
 		shell("group", `sleep 60 & echo ready; wait`),
 	)
 	k := b.keep()
-	b.until("polite", "ready")
-	b.until("group", "ready")
+	b.until("polite", `(?m)^ready$`)
+	b.until("group", `(?m)^ready$`)
 	k.Stop()
 	if got := b.log("polite"); !strings.Contains(got, "goodbye\n") || !strings.HasSuffix(got, "stopped: ended with status 0\n") {
 		t.Errorf("it said:\n%s", got)
@@ -184,10 +184,10 @@ func TestStopIsOrderly(t *testing.T) {
 }
 
 func TestStopIsBounded(t *testing.T) {
-	b := newBench(t, shell("deaf", `trap '' TERM; echo ready; while :; do sleep 0.01; done`))
+	b := newBench(t, shell("deaf", `trap '' TERM; echo ready; sleep 600 & wait`))
 	b.config.Grace = 50 * time.Millisecond
 	k := b.keep()
-	b.until("deaf", "ready")
+	b.until("deaf", `(?m)^ready$`)
 	k.Stop()
 	if got := b.log("deaf"); !strings.Contains(got, "stopped: was ended by signal 9") {
 		t.Errorf("it said:\n%s", got)

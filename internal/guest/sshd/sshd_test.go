@@ -350,7 +350,7 @@ func (l *lines) next(t *testing.T) string {
 func TestSignals(t *testing.T) {
 	session := newWorld(t).session(t)
 	stdout, _ := session.StdoutPipe()
-	if err := session.Start(`trap 'echo caught; exit 9' USR1; echo ready; while :; do sleep 0.05; done`); err != nil {
+	if err := session.Start(`trap 'echo caught; kill $!; exit 9' USR1; echo ready; sleep 600 & wait`); err != nil {
 		t.Fatal(err)
 	}
 	lines := newLines(stdout)
@@ -378,7 +378,7 @@ func TestVanishedClientIsHungUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	stdout, _ := session.StdoutPipe()
-	if err := session.Start("trap ': >" + mark + "; exit' HUP; echo ready; while :; do sleep 0.05; done"); err != nil {
+	if err := session.Start("trap ': >" + mark + "; kill $!; exit' HUP; echo ready; sleep 600 & wait"); err != nil {
 		t.Fatal(err)
 	}
 	newLines(stdout).next(t)
