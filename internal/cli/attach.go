@@ -56,5 +56,5 @@ func agent(s sandbox.Status, args []string) program {
 	if len(args) == 0 {
 		args = s.Arguments
 	}
-	return program{start: wire.Start{Argv: append(append([]string{}, s.Launch...), args...)}}
+	return program{start: wire.Start{Argv: append(append([]string{}, s.Launch...), args...), Dir: startFolder(s.Mounts)}}
 }

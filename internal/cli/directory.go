@@ -59,8 +59,8 @@ func (l *launch) here() (found sandbox.Status, ok bool, err error) {
 	if err != nil {
 		return found, false, err
 	}
-	all = slices.DeleteFunc(all, func(s sandbox.Status) bool {
-		return s.Directory != l.app.Directory || s.Preset != l.preset.Name || s.State == sandbox.Broken ||
+	all = slices.DeleteFunc(all, func(s sandbox.Status) bool { // one without mounts has nothing of the directory
+		return len(s.Mounts) == 0 || s.Directory != l.app.Directory || s.Preset != l.preset.Name || s.State == sandbox.Broken ||
 			o.Name != "" && s.Name != o.Name
 	})
 	if len(all) == 0 {
@@ -88,7 +88,11 @@ func byUse(a, b sandbox.Status) int {
 
 // goOn runs the agent in the sandbox that is here already.
 func (l *launch) goOn(ctx context.Context, s sandbox.Status) error {
-	if flag := l.fixed(s); flag != "" {
+	flag, err := l.fixed(s)
+	if err != nil {
+		return err
+	}
+	if flag != "" {
 		return fault.New(fault.Usage, "Make another one with --new, or leave "+flag+" out.",
 			"%s holds for a new sandbox, but this directory has %q", flag, s.Name)
 	}
@@ -119,8 +123,16 @@ func (l *launch) showGoOn(s sandbox.Status) error {
 }
 
 // fixed names a flag that was given but was decided when s was made.
-func (l *launch) fixed(s sandbox.Status) string {
+func (l *launch) fixed(s sandbox.Status) (string, error) {
 	o := l.options
+	remount := false
+	if len(o.Mounts) > 0 || o.SamePath {
+		mounts, err := l.app.mounts(o)
+		if err != nil {
+			return "", err
+		}
+		remount = !slices.Equal(mounts, s.Mounts)
+	}
 	for flag, given := range map[string]bool{
 		"--cpus":    o.CPUs > 0 && o.CPUs != s.CPUs,
 		"--memory":  o.Memory > 0 && o.Memory>>20 != s.MemoryMiB,
@@ -128,10 +140,11 @@ func (l *launch) fixed(s sandbox.Status) string {
 		"--arch":    o.Arch != "" && o.Arch != s.Arch,
 		"--backend": o.Backend != "" && o.Backend != s.VMM,
 		"--ask":     o.Ask && !slices.Equal(s.Launch, l.preset.Ask),
+		"--mount":   remount,
 	} {
 		if given {
-			return flag
+			return flag, nil
 		}
 	}
-	return ""
+	return "", nil
 }

@@ -2,12 +2,15 @@ package cli
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 )
 
@@ -24,8 +27,27 @@ func onTerminal(t *testing.T, directory string) *fakeWorld {
 func (w *fakeWorld) belongs(name, state, directory string, started time.Time) {
 	w.add(name, state)
 	s := w.boxes[name]
-	s.Directory, s.Started = directory, started
+	s.Directory, s.Started, s.Mounts = directory, started, []record.Mount{{Host: directory, Guest: "/workspace"}}
 	w.boxes[name] = s
+}
+
+// folder makes a folder, named by a path without links.
+func folder(t *testing.T, name string) string {
+	t.Helper()
+	above, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(above, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func withoutMounts(s sandbox.Status) sandbox.Status {
+	s.Mounts = nil
+	return s
 }
 
 func TestDefaultNames(t *testing.T) {
@@ -75,12 +97,15 @@ func TestStartAgainInADirectory(t *testing.T) {
 		{"claude start -n other", nil},
 		{"codex start", nil},
 	} {
-		w := onTerminal(t, "/src/app")
+		app := folder(t, "app")
+		w := onTerminal(t, app)
 		w.rows = append(w.rows, fakeRow("codex"))
-		w.belongs("older", sandbox.Stopped, "/src/app", earlier)
-		w.belongs("newer", sandbox.Stopped, "/src/app", later)
+		w.belongs("older", sandbox.Stopped, app, earlier)
+		w.belongs("newer", sandbox.Stopped, app, later)
 		w.belongs("elsewhere", sandbox.Running, "/src/lib", fakeTime)
-		w.belongs("wrong", sandbox.Broken, "/src/app", fakeTime)
+		w.belongs("wrong", sandbox.Broken, app, fakeTime)
+		w.belongs("empty", sandbox.Running, app, fakeTime) // made by a script, which mounts nothing
+		w.boxes["empty"] = withoutMounts(w.boxes["empty"])
 		status := w.app.Main(strings.Fields(c.line))
 		switch {
 		case status != 0:
@@ -94,9 +119,10 @@ func TestStartAgainInADirectory(t *testing.T) {
 }
 
 func TestTheRunningSandboxComesFirst(t *testing.T) {
-	w := onTerminal(t, "/src/app")
-	w.belongs("running", sandbox.Running, "/src/app", fakeTime.Add(-9*time.Hour))
-	w.belongs("stopped", sandbox.Stopped, "/src/app", fakeTime)
+	app := folder(t, "app")
+	w := onTerminal(t, app)
+	w.belongs("running", sandbox.Running, app, fakeTime.Add(-9*time.Hour))
+	w.belongs("stopped", sandbox.Stopped, app, fakeTime)
 	w.run(t, "claude start", want{
 		log: []string{"exec running claude --yolo user= dir= tty=true"}, errs: "Going on with running of this directory",
 	})
@@ -108,9 +134,10 @@ func TestTheRunningSandboxComesFirst(t *testing.T) {
 }
 
 func TestNoFlagIsIgnoredWhenGoingOn(t *testing.T) {
-	for _, flag := range []string{"--cpus=1", "--memory=512M", "--disk=1G"} {
-		w := onTerminal(t, "/src/app")
-		w.belongs("app", sandbox.Running, "/src/app", fakeTime)
+	app := folder(t, "app")
+	for _, flag := range []string{"--cpus=1", "--memory=512M", "--disk=1G", "--mount=.:/workspace:ro", "--mount=.:/data"} {
+		w := onTerminal(t, app)
+		w.belongs("app", sandbox.Running, app, fakeTime)
 		name, _, _ := strings.Cut(flag, "=")
 		w.run(t, "claude start "+flag, want{status: 125, errs: name + " holds for a new sandbox"})
 	}

@@ -155,6 +155,9 @@ func (i sandboxInfo) text(now time.Time) string {
 		line("disk", ui.Bytes(i.DiskBytes))
 		line("created", ui.Age(now, i.Created)+" ago")
 	}
+	for _, m := range i.Mounts {
+		line("mount", m.text())
+	}
 	for _, port := range i.Ports {
 		line("port", fmt.Sprintf("%d in the sandbox", port))
 	}

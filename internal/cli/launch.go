@@ -36,6 +36,7 @@ type launch struct {
 	preset  preset.Preset
 	options startOptions
 	attach  bool
+	mounts  []record.Mount
 	boxes   sandboxes
 	machine machine
 }
@@ -132,7 +133,10 @@ func (l *launch) check() (err error) {
 	return err
 }
 
-func (l *launch) checkNew() error {
+func (l *launch) checkNew() (err error) {
+	if l.mounts, err = l.app.mounts(l.options); err != nil {
+		return err
+	}
 	if _, err := l.freeName(); err != nil {
 		return err
 	}
@@ -270,7 +274,7 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 	return sandbox.Spec{
 		Directory: l.directory(), Preset: l.preset.Name, Agent: record.Agent(row.Agent), Image: image,
 		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
-		Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
+		Mounts: l.mounts, Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
 		Mode: wire.ModeRun, Network: true, Env: surroundings.SessionEnv(), CACerts: certificates,
 	}, nil
@@ -301,8 +305,14 @@ func (l *launch) services() []wire.Service {
 
 // notices says what the user would otherwise wonder about.
 func (l *launch) notices(surroundings config.Config, image record.Image, accel vmm.Accel, reason string) {
-	if !l.options.NoMount {
-		l.app.notice("Nothing of this computer is mounted: mounts are not available yet.")
+	for _, m := range l.mounts {
+		l.app.notice("Mounted: %s", mountText(m))
+		if common := missingGit(m, l.mounts); common != "" {
+			l.app.notice("%s is a git worktree whose repository is not mounted: git works in the sandbox with --mount %s:%s.", m.Host, common, common)
+		}
+	}
+	if len(l.mounts) == 0 && !l.options.NoMount {
+		l.app.notice("Nothing of this computer is mounted; --mount . mounts the current folder at %s.", wire.Workspace)
 	}
 	if image.StandIn != "" {
 		l.app.notice("The kernel is a stand-in for SmolVM's own: %s (%s).", image.KernelVersion, image.StandIn)

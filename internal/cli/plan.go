@@ -32,8 +32,8 @@ type startPlan struct {
 	Memory    int64        `json:"memory_bytes"`
 	Disk      int64        `json:"disk_bytes"`
 	Network   string       `json:"network"`
-	Mounts    []string     `json:"mounts"` // none so far
-	Ports     []int        `json:"ports"`  // declared by the preset
+	Mounts    []mountView  `json:"mounts"`
+	Ports     []int        `json:"ports"` // declared by the preset
 	Services  []string     `json:"services"`
 	Variables []string     `json:"environment"` // names that sessions are given
 }
@@ -60,7 +60,7 @@ func (l *launch) plan(ctx context.Context) (startPlan, error) {
 	p := startPlan{
 		Preset: l.preset.Name, Agent: agentView{Name: l.preset.Agent.Name, Version: l.preset.Agent.Version},
 		Command: append(slices.Clone(l.command()), l.options.Args...), VMM: l.machine.vmm, Network: "user",
-		Mounts: []string{}, Ports: append([]int{}, l.preset.Ports...), Services: []string{},
+		Mounts: mountsOf(l.mounts), Ports: append([]int{}, l.preset.Ports...), Services: []string{},
 	}
 	c, err := l.app.Config()
 	if err != nil {
@@ -177,7 +177,7 @@ func (p startPlan) text() string {
 		{"runs on", p.VMM + " (" + accel + ")"},
 		{"size", fmt.Sprintf("%d CPUs, %s of memory, %s of disk at most", p.CPUs, ui.Bytes(p.Memory), ui.Bytes(p.Disk))},
 		{"network", "internet, and this computer's own loopback and networks"},
-		{"mounts", "none"},
+		{"mounts", p.mountText()},
 		{"ports", joinPorts(p.Ports)},
 		{"services", strings.Join(p.Services, ", ")},
 		{"variables", strings.Join(p.Variables, ", ")},

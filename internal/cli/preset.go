@@ -30,6 +30,8 @@ type startOptions struct {
 	Remove   bool
 	New      bool
 	Timeout  time.Duration
+	Mounts   []string // HOST[:GUEST[:ro]]
+	SamePath bool
 	NoMount  bool
 	Verbose  bool
 	DryRun   bool
@@ -83,11 +85,17 @@ of you and its exit status is handed back; otherwise the sandbox is only started
 Without a terminal at both ends the agent's three streams are three pipes. When
 the agent ends the sandbox keeps running, unless --rm says otherwise.
 
+On a terminal the current folder is mounted read-write at /workspace, where the agent
+starts; your home folder, / and SmolVM's own folders only if you name them. --mount
+mounts further folders and files, or another one there; the agent reads and writes
+them as you.
+
 The agent may do everything inside the sandbox without asking: the sandbox is what
 keeps it in. With --ask it keeps its own prompts.
 Status 125 means that SmolVM failed.`,
 		Example: "  smolvm " + word(p) + " start\n" +
 			"  smolvm " + word(p) + " start -n work --cpus 2 --memory 4G\n" +
+			"  smolvm " + word(p) + " start --mount .:/workspace --mount ~/data:/data:ro\n" +
 			"  smolvm " + word(p) + " start --rm -- --version",
 		Args:              onlyAfterDash,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -108,7 +116,7 @@ Status 125 means that SmolVM failed.`,
 	flags.BoolVar(&o.Ask, "ask", false, "keep the agent's own prompts for permission")
 	flags.BoolVar(&o.New, "new", false, "make another sandbox although this directory has one")
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
-	flags.BoolVar(&o.NoMount, "no-mount", false, "mount nothing")
+	mountFlags(cmd, &o)
 	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would be downloaded, built and started, and how")
 	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show what a local build prints")
 	startFlags(cmd, &o)

@@ -159,7 +159,7 @@ func TestStartDetached(t *testing.T) {
 		errs: "claude-code is running. Run its agent with: smolvm attach claude-code\n",
 	})
 	for _, notice := range []string{
-		"Nothing of this computer is mounted: mounts are not available yet.\n",
+		"Nothing of this computer is mounted; --mount . mounts the current folder at /workspace.\n",
 		"The kernel is a stand-in for SmolVM's own: 6.12.1-cloud (Debian's cloud kernel).\n",
 		"The sandbox is emulated and therefore slow: /dev/kvm is not there.\n",
 	} {
@@ -511,6 +511,7 @@ func TestTerminal(t *testing.T) {
 		w := newWorld(t)
 		w.add("box", sandbox.Running)
 		w.app.Streams.InTTY, w.app.Streams.OutTTY = true, true
+		w.app.Directory = t.TempDir()
 		var got supervise.Command
 		w.program = func(c supervise.Command, _ supervise.Streams) (int, error) {
 			got = c

@@ -29,7 +29,8 @@ type sandboxView struct {
 	Created   time.Time        `json:"created"`
 	Started   *time.Time       `json:"started"` // null: never
 	Stopped   *time.Time       `json:"stopped"` // null: never
-	Ports     []int            `json:"ports"`   // TCP, that the preset declares
+	Mounts    []mountView      `json:"mounts"`
+	Ports     []int            `json:"ports"` // TCP, that the preset declares
 	Services  []serviceView    `json:"services"`
 	LastError string           `json:"last_error"`
 	Boot      *wire.BootReport `json:"boot"` // null: never became ready
@@ -71,7 +72,7 @@ func viewOf(s sandbox.Status) sandboxView {
 		Kernel: kernelView{s.Image.KernelVersion, s.Image.StandIn},
 		CPUs:   s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes,
 		Created: s.Created, Started: when(s.Started), Stopped: when(s.Stopped),
-		Ports: append([]int{}, s.Ports...), Services: servicesOf(s.Services),
+		Mounts: mountsOf(s.Mounts), Ports: append([]int{}, s.Ports...), Services: servicesOf(s.Services),
 		LastError: s.LastError, Boot: s.Boot,
 	}
 }

@@ -57,6 +57,7 @@ type agent struct {
 	keys    keys
 	env     map[string]string // of sessions
 	keeper  *service.Keeper   // of services; nil before the guest is ready
+	mounts  *mounts
 	orders  chan order
 	group   sync.WaitGroup // goroutines that end with the run's context
 }
@@ -66,7 +67,9 @@ type agent struct {
 func Init(version string) error {
 	a := &agent{version: version, reaper: reap.New(), orders: make(chan order, 1), steps: newSteps(uptime)}
 	a.uplink = newUplink(rand.Reader, a.orders)
+	a.mounts = newMounts()
 	ctx, cancel := context.WithCancel(context.Background())
+	a.uplink.mounts = func(list []wire.Mount) { a.mount(ctx, list) }
 	a.group.Go(func() { a.reaper.Run(ctx) })
 	end, err := a.live(ctx)
 	if err != nil {
@@ -87,6 +90,9 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	}
 	if a.options.Mode == wire.ModePack {
 		return powerOff, a.pack(ctx)
+	}
+	if err := a.awaitMounts(ctx); err != nil {
+		return 0, err
 	}
 	server, err := a.newServer()
 	if err != nil {

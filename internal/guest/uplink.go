@@ -25,6 +25,7 @@ type uplink struct {
 	random io.Reader
 	reopen func() (link.Port, error)
 	orders chan<- order
+	mounts func([]wire.Mount) // told of each list of mounts; set before keep
 	server sessionServer
 	bulk   sessionServer
 	ready  chan struct{}  // closed when there is a server
@@ -119,6 +120,8 @@ func (u *uplink) obey(session *link.Session) {
 		switch message.Type {
 		case wire.PowerOff:
 			give(u.orders, powerOff)
+		case wire.Mounts:
+			u.group.Go(func() { u.mounts(message.Mounts) })
 		case wire.Clock:
 			_ = setClock(message.UnixNano) // cannot fail for process 1
 		}
@@ -149,6 +152,16 @@ func (u *uplink) publish(message wire.Message) {
 	u.standing = &message
 	if u.session != nil {
 		_ = u.session.Send(message) // fails with its session; the next is told again
+	}
+}
+
+// say tells the host that is there now, if any, something that a later one need
+// not know.
+func (u *uplink) say(message wire.Message) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.session != nil {
+		_ = u.session.Send(message)
 	}
 }
 

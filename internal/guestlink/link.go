@@ -80,7 +80,7 @@ func open(ctx context.Context, conn net.Conn, now func() time.Time) (*Link, erro
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	in := bufio.NewReader(conn)
-	if err := shakeHands(in, conn); err != nil {
+	if err := shakeHands(in, conn, muxBegun); err != nil {
 		return nil, err
 	}
 	session, err := yamux.Client(newGuard(in, conn, now), sessionConfig())

@@ -28,7 +28,9 @@ var errNoOpening = fmt.Errorf("%w: no opening line in its first %d bytes", ErrPr
 // rebooted before the host listened leaves an opening line of its earlier boot
 // in front; the guest ignores the echo of that one, and the next bytes are its
 // newer line, so the scan goes on until the multiplexer's first byte.
-func shakeHands(in *bufio.Reader, out io.Writer) error {
+//
+// begun looks at the bytes behind an echo.
+func shakeHands(in *bufio.Reader, out io.Writer, begun func(*bufio.Reader) (bool, error)) error {
 	budget := maxGarbage
 	for {
 		line, n, err := scanOpening(in, budget)
@@ -39,14 +41,19 @@ func shakeHands(in *bufio.Reader, out io.Writer) error {
 		if _, err := out.Write(append(line, '\n')); err != nil {
 			return fmt.Errorf("echo the opening line: %w", err)
 		}
-		next, err := in.Peek(1)
-		if err != nil {
-			return fmt.Errorf("wait for the guest's first stream: %w", err)
-		}
-		if next[0] == muxVersion {
+		switch yes, err := begun(in); {
+		case err != nil:
+			return fmt.Errorf("wait for what follows the guest's opening line: %w", err)
+		case yes:
 			return nil
 		}
 	}
+}
+
+// muxBegun recognizes the multiplexer.
+func muxBegun(in *bufio.Reader) (bool, error) {
+	next, err := in.Peek(1)
+	return err == nil && next[0] == muxVersion, err
 }
 
 // scanOpening reads up to and including the next opening line and returns the

@@ -58,6 +58,7 @@ type Record struct {
 	Arguments     []string         `json:"arguments,omitempty"` // after Launch when the user gives none
 	Ports         []int            `json:"ports,omitempty"`     // TCP, that the preset declares
 	Services      []wire.Service   `json:"services,omitempty"`
+	Mounts        []Mount          `json:"mounts,omitempty"` // outer ones first
 	Image         Image            `json:"image"`
 	CPUs          int              `json:"cpus"`
 	MemoryMiB     int64            `json:"memory_mib"` // MiB
@@ -76,6 +77,15 @@ type Record struct {
 	// whether they live is what the lock says.
 	Pid    int `json:"pid,omitempty"`     // supervisor
 	VMMPid int `json:"vmm_pid,omitempty"` // virtual machine monitor
+}
+
+// Mount is a folder or file of this computer in the sandbox. Host stays absolute
+// when the state folder moves.
+type Mount struct {
+	Host     string `json:"host"`
+	Guest    string `json:"guest"`
+	File     bool   `json:"file,omitempty"`
+	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
 // Agent is the program the sandbox was made for.

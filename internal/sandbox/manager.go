@@ -60,6 +60,7 @@ type Spec struct {
 	Launch, Arguments    []string
 	Ports                []int
 	Services             []wire.Service
+	Mounts               []record.Mount // outer ones first
 	Image                record.Image
 	Arch, VMM            string
 	Accel                vmm.Accel

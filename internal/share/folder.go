@@ -1,9 +1,6 @@
 package share
 
 import (
-	"errors"
-	"io"
-	"os"
 	"slices"
 	"syscall"
 	"time"
@@ -15,7 +12,11 @@ import (
 type listed struct {
 	name string
 	kind uint32
+	ino  uint64 // unknown where the system does not tell
 }
+
+// unknown is the number in a listing that does not know it.
+const unknown = 1<<64 - 1
 
 func (s *Server) opendir(n *node) (*writer, error) {
 	s.table.moving.RLock()
@@ -64,18 +65,23 @@ func (s *Server) readdir(h *handle, in *reader, plus bool) (*writer, error) {
 
 // list reads all entries of a folder.
 func (s *Server) list(h *handle) error {
-	entries := []listed{{".", typeFolder}, {"..", typeFolder}}
+	entries := []listed{{".", typeFolder, unknown}, {"..", typeFolder, unknown}}
 	if h.fd < 0 {
 		for id, t := range s.mounted() {
-			entries = append(entries, listed{id, t.kind()})
+			entries = append(entries, listed{id, t.kind(), unknown})
 		}
 		slices.SortFunc(entries[2:], func(a, b listed) int { return compare(a.name, b.name) })
 	} else {
-		more, err := readNames(h.fd, maxListed)
+		st, err := statFD(h.fd)
 		if err != nil {
 			return err
 		}
-		entries = append(entries, more...)
+		if entries, err = readNames(h.fd, maxListed); err != nil {
+			return err
+		}
+		for i := range entries {
+			entries[i].ino = s.number(st.dev, entries[i].ino)
+		}
 	}
 	if !s.account(len(entries) - len(h.entries)) {
 		return syscall.ENOMEM
@@ -94,50 +100,6 @@ func compare(a, b string) int {
 	return 0
 }
 
-// readNames reads an open folder from its start.
-func readNames(fd, most int) ([]listed, error) {
-	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	dir := os.NewFile(uintptr(copied), "")
-	defer dir.Close()
-	if _, err := dir.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	var all []listed
-	for {
-		part, err := dir.ReadDir(4096)
-		for _, e := range part {
-			all = append(all, listed{e.Name(), kindOf(e.Type())})
-		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return all, nil
-		case err != nil:
-			return nil, err
-		case len(all) > most:
-			return nil, syscall.ENOMEM
-		}
-	}
-}
-
-func kindOf(m os.FileMode) uint32 {
-	switch {
-	case m.IsRegular():
-		return typeRegular
-	case m.IsDir():
-		return typeFolder
-	case m&os.ModeSymlink != 0:
-		return typeLink
-	case m&os.ModeNamedPipe != 0:
-		return typeFIFO
-	case m&os.ModeSocket != 0:
-		return typeSocket
-	}
-	return 0
-}
-
 // Sizes of an entry in a listing, which is padded to 8 bytes.
 const direntSize = 24
 
@@ -152,7 +114,7 @@ func (s *Server) tell(w *writer, size int, h *handle, e listed, next uint64, plu
 	if len(w.b)-headerOut+need > size {
 		return false
 	}
-	ino := uint64(1<<64 - 1) // what a listing gives that does not know it
+	ino := e.ino
 	if plus {
 		ino = s.tellEntry(w, h, e, ino)
 	}

@@ -48,7 +48,7 @@ func (h *handle) close() {
 // keep gives an open file a number.
 func (s *Server) keep(h *handle) error {
 	s.mu.Lock()
-	if len(s.handles) >= maxHandles {
+	if len(s.handles) >= s.most {
 		s.mu.Unlock()
 		h.close()
 		return syscall.ENFILE

@@ -22,17 +22,28 @@ func (s *Server) Serve(stream io.ReadWriter) error {
 	defer s.restart()
 	answers := &answerer{out: stream}
 	queue := make(chan []byte)
+	do := func(message []byte) {
+		if answer := s.answer(parse(message)); answer != nil {
+			answers.send(answer)
+		}
+	}
 	var working sync.WaitGroup
 	for range workers {
 		working.Go(func() {
 			for message := range queue {
-				if answer := s.answer(parse(message)); answer != nil {
-					answers.send(answer)
-				}
+				do(message)
 			}
 		})
 	}
-	err := receive(stream, queue)
+	// A lone question that takes microseconds is answered where it was read: waking
+	// another goroutine, and so a processor, would take longer.
+	err := receive(stream, func(message []byte, alone bool) {
+		if alone && quick(parse(message).opcode) {
+			do(message)
+			return
+		}
+		queue <- message
+	})
 	close(queue)
 	working.Wait()
 	if errors.Is(err, io.EOF) {
@@ -41,8 +52,18 @@ func (s *Server) Serve(stream io.ReadWriter) error {
 	return err
 }
 
-// receive cuts the stream into messages.
-func receive(stream io.Reader, queue chan<- []byte) error {
+// quick says whether an operation only looks at names and attributes or changes
+// one: it reads and writes no content and waits for no disk but to find a file.
+func quick(opcode uint32) bool {
+	switch opcode {
+	case opRead, opWrite, opFsync, opFsyncdir, opFallocate, opCopyFileRange, opSetattr, opReaddir, opReaddirplus, opLseek:
+		return false
+	}
+	return true
+}
+
+// receive cuts the stream into messages, and tells which have nothing behind them.
+func receive(stream io.Reader, give func(message []byte, alone bool)) error {
 	in := bufio.NewReaderSize(stream, 256<<10)
 	for {
 		head, err := in.Peek(4)
@@ -57,7 +78,7 @@ func receive(stream io.Reader, queue chan<- []byte) error {
 		if _, err := io.ReadFull(in, message); err != nil {
 			return fmt.Errorf("read a message of mounts: %w", err)
 		}
-		queue <- message
+		give(message, in.Buffered() == 0)
 	}
 }
 
@@ -207,4 +228,11 @@ func hello(in *reader) (*writer, error) {
 	w.uint32(maxData / (4 << 10))      // pages of one message; no alignment of maps
 	w.zeros(64 - len(w.b) + headerOut) // nothing of what came later
 	return w, nil
+}
+
+// FirstBytes are those that every guest's kernel begins with: the length and
+// number of the opening exchange.
+func FirstBytes() []byte {
+	b := binary.LittleEndian.AppendUint32(nil, headerIn+64)
+	return binary.LittleEndian.AppendUint32(b, opInit)
 }

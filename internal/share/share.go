@@ -25,6 +25,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/smolvm/smolvm/internal/fault"
 )
 
@@ -34,7 +36,7 @@ const fresh = 800 * time.Millisecond
 
 // Bounds on what a guest can make this computer hold.
 const (
-	maxHandles = 1 << 15 // open files
+	maxHandles = 1 << 15 // open files, and no more than half of what this process may have
 	maxNodes   = 1 << 22 // files it may remember
 	maxListed  = 1 << 22 // entries of open listings
 	workers    = 8       // requests that are answered at the same time
@@ -43,7 +45,7 @@ const (
 // Mount is a folder or file to serve.
 type Mount struct {
 	ID       string // the entry's name in the root
-	Host     string // absolute path
+	Host     string // absolute path without links: a guest may have made those on the way
 	ReadOnly bool
 }
 
@@ -62,6 +64,7 @@ type Server struct {
 	trees   map[string]*tree
 	handles map[uint64]*handle
 	devices map[uint64]uint64 // numbers of file systems
+	most    int               // handles
 	next    uint64            // the last handle's number
 	listed  int               // entries held by open listings
 }
@@ -71,7 +74,17 @@ func New(owner Owner, now func() time.Time) *Server {
 	return &Server{
 		owner: owner, now: now, host: self(), table: newTable(),
 		trees: map[string]*tree{}, handles: map[uint64]*handle{}, devices: map[uint64]uint64{},
+		most: mostHandles(),
 	}
+}
+
+// mostHandles leaves this process files to open for other work.
+func mostHandles() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return maxHandles
+	}
+	return int(min(limit.Cur/2, maxHandles))
 }
 
 // Add begins to serve a mount.

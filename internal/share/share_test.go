@@ -435,6 +435,20 @@ func TestForgottenNodesAreLetGo(t *testing.T) {
 	}
 }
 
+func TestOpenFilesAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "file"), "")
+	k := mounted(t, dir, false)
+	k.server.most = 3
+	n := k.lookup(k.root, "file")
+	for range 3 {
+		k.openFile(n, 0)
+	}
+	k.refused(syscall.ENFILE, opOpen, n, uint32(0), uint32(0))
+	k.refused(syscall.ENFILE, opOpendir, k.root, uint32(0), uint32(0))
+	k.refused(syscall.ENFILE, opCreate, k.root, uint32(openRDWR), uint32(0o644), uint32(0), uint32(0), "new")
+}
+
 func TestServe(t *testing.T) {
 	dir := t.TempDir()
 	s := New(Owner{1000, 1000}, time.Now)

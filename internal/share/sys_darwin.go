@@ -2,6 +2,7 @@ package share
 
 import (
 	"errors"
+	"io"
 	"os"
 	"syscall"
 
@@ -12,8 +13,11 @@ import (
 // something: folders are walked one name at a time without following links, and
 // files are named in their open folder.
 
+// noFollowAny is O_NOFOLLOW_ANY: no part of the path may be a link.
+const noFollowAny = 0x20000000
+
 func openTop(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|noFollowAny|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -170,4 +174,48 @@ func errnoOf(err error) uint32 {
 		}
 	}
 	return 5 // EIO
+}
+
+// readNames reads an open folder from its start.
+func readNames(fd, most int) ([]listed, error) {
+	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	dir := os.NewFile(uintptr(copied), "")
+	defer dir.Close()
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	all := []listed{{".", typeFolder, unknown}, {"..", typeFolder, unknown}}
+	for {
+		part, err := dir.ReadDir(4096)
+		for _, e := range part {
+			all = append(all, listed{e.Name(), kindOf(e.Type()), unknown})
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return all, nil
+		case err != nil:
+			return nil, err
+		case len(all) > most:
+			return nil, syscall.ENOMEM
+		}
+	}
+}
+
+func kindOf(m os.FileMode) uint32 {
+	switch {
+	case m.IsRegular():
+		return typeRegular
+	case m.IsDir():
+		return typeFolder
+	case m&os.ModeSymlink != 0:
+		return typeLink
+	case m&os.ModeNamedPipe != 0:
+		return typeFIFO
+	case m&os.ModeSocket != 0:
+		return typeSocket
+	}
+	return 0
 }

@@ -1,6 +1,7 @@
 package share
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -18,7 +19,11 @@ const confined = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_
 const attempts = 16
 
 func openTop(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &how)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		fd, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -250,4 +255,45 @@ func errnoOf(err error) uint32 {
 		return uint32(unix.ENODEV)
 	}
 	return uint32(unix.EIO)
+}
+
+// Sizes of what the kernel gives of an entry: number, offset, length, type, name.
+const (
+	rawHeader = 19
+	rawBuffer = 256 << 10
+)
+
+// readNames reads an open folder from its start.
+func readNames(fd, most int) ([]listed, error) {
+	if _, err := unix.Seek(fd, 0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	var all []listed
+	for buf := make([]byte, rawBuffer); ; {
+		n, err := unix.Getdents(fd, buf)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, err
+		case n == 0:
+			return all, nil
+		case len(all) > most:
+			return nil, unix.ENOMEM
+		}
+		all = appendNames(all, buf[:n])
+	}
+}
+
+func appendNames(all []listed, raw []byte) []listed {
+	for len(raw) >= rawHeader {
+		size := int(binary.NativeEndian.Uint16(raw[16:]))
+		if size < rawHeader || size > len(raw) {
+			break
+		}
+		name, _, _ := strings.Cut(string(raw[rawHeader:size]), "\x00")
+		all = append(all, listed{name, uint32(raw[18]) << 12, binary.NativeEndian.Uint64(raw)})
+		raw = raw[size:]
+	}
+	return all
 }

@@ -24,7 +24,7 @@ func openTree(m Mount) (*tree, error) {
 	if !filepath.IsAbs(m.Host) {
 		return nil, errors.New("the path is not absolute")
 	}
-	info, err := os.Stat(m.Host)
+	info, err := os.Lstat(m.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -33,11 +33,9 @@ func openTree(m Mount) (*tree, error) {
 	switch {
 	case info.IsDir():
 	case info.Mode().IsRegular():
-		whole, err := filepath.EvalSymlinks(m.Host)
-		if err != nil {
-			return nil, err
-		}
-		folder, t.file = filepath.Dir(whole), filepath.Base(whole)
+		folder, t.file = filepath.Dir(m.Host), filepath.Base(m.Host)
+	case info.Mode()&os.ModeSymlink != 0:
+		return nil, errors.New("it is a link by now")
 	default:
 		return nil, errors.New("it is neither a folder nor a file")
 	}
@@ -228,8 +226,16 @@ func (s *Server) seen(st stat) attr {
 	case a.gid != 0:
 		a.gid = nobody
 	}
-	a.ino = st.id.ino ^ s.device(st.dev)<<48
+	a.ino = s.number(st.dev, st.id.ino)
 	return a
+}
+
+// number is a file's for the guest, to which all mounts are one device.
+func (s *Server) number(dev, ino uint64) uint64 {
+	if ino == unknown {
+		return unknown
+	}
+	return ino ^ s.device(dev)<<48
 }
 
 // device numbers the file systems that mounts reach, in the order they are seen.

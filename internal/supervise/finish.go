@@ -20,6 +20,9 @@ func (s *supervisor) finish(committed bool, reason error) error {
 		_ = s.machine.Kill()
 	}
 	s.running.Wait()
+	if s.mounts != nil {
+		reason = errors.Join(reason, s.mounts.server.Close())
+	}
 	if s.console != nil {
 		s.console.close()
 	}

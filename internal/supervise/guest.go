@@ -34,6 +34,7 @@ type guest struct {
 	now     func() time.Time
 	log     *slog.Logger
 	notices chan notice // what the guest says, to the main loop
+	mounts  *mounts     // told to every boot; nil: none
 
 	mu       sync.Mutex
 	state    state
@@ -96,6 +97,7 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 	g.set(func(s *state) { s.link = link })
 	stop := context.AfterFunc(ctx, func() { _ = link.Close() }) // ends Messages
 	defer stop()
+	g.mounts.tell(link)
 	for m := range link.Messages() {
 		if m.Type == wire.Ready && !ready {
 			ready = true

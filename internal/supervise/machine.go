@@ -34,9 +34,17 @@ func (s *supervisor) spec(runDir string) (_ vmm.Spec, err error) {
 	return vmm.Spec{
 		Name: s.Name, Arch: s.rec.Arch, Accel: vmm.Accel(s.rec.Accel), CPUs: s.rec.CPUs, MemoryMiB: s.rec.MemoryMiB,
 		Kernel: s.rec.Image.Kernel, Initrd: s.folder.Initrd(),
-		CommandLine: commandLine(s.rec.Image.CommandLine, mode, drives),
+		CommandLine: commandLine(s.rec.Image.CommandLine, mode, drives) + s.mounts.option(),
 		Drives:      drives, Network: s.rec.Network && !s.order.NoNet, RunDir: runDir, Console: s.console,
 	}, nil
+}
+
+// shared are the host's folders of this start.
+func (s *supervisor) shared() []record.Mount {
+	if s.order.Mode != "" || s.rec.Mode != wire.ModeRun {
+		return nil
+	}
+	return s.rec.Mounts
 }
 
 // drivesOf are the drives of every sandbox, in the order the guest counts them.

@@ -93,6 +93,7 @@ type supervisor struct {
 	died    chan struct{} // closed when the machine has ended and its guest was heard out
 	death   error         // why; set before died is closed
 	guest   *guest
+	mounts  *mounts
 	server  *server
 
 	stops    chan stopRequest
@@ -178,7 +179,11 @@ func (s *supervisor) boot(start, life context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.mounts, err = openMounts(s.shared(), s.Now, s.log); err != nil {
+		return err
+	}
 	s.guest = newGuest(config, s.Now, s.log)
+	s.guest.mounts = s.mounts
 	runDir, err := s.folder.MakeRunDir()
 	if err != nil {
 		return err
@@ -214,6 +219,7 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 	}
 	s.vmmPid.Store(int64(s.machine.Pid()))
 	s.log.Info("machine started", "pid", s.machine.Pid())
+	s.running.Go(func() { s.mounts.serve(life, s.machine) })
 	s.running.Go(func() {
 		s.guest.run(life, s.machine)
 		s.death = s.machine.Wait()

@@ -54,6 +54,8 @@ type Machine interface {
 	// reboots; Link may then be called again. Bytes of an earlier boot may precede
 	// the magic of the new one: the guest link drops them.
 	Link(ctx context.Context) (net.Conn, error)
+	// Share does the same for the port that carries mounts.
+	Share(ctx context.Context) (net.Conn, error)
 	// Wait returns when the VMM process has ended, with nil after a clean end
 	// (guest powered off, or Kill) and the reason otherwise, with the last lines
 	// of the VMM's own messages.

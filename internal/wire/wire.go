@@ -120,6 +120,7 @@ type Message struct {
 	Bytes    int64       `json:"bytes,omitempty"`
 	UnixNano int64       `json:"unix_nano,omitempty"`
 	Boot     *BootReport `json:"boot,omitempty"` // with Ready
+	Mounts   []Mount     `json:"mounts,omitempty"`
 }
 
 // BootReport is what the guest measured and found while coming up.

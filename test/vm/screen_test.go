@@ -32,7 +32,7 @@ type screen struct {
 // onScreen runs a command on a terminal. It is killed when the test ends.
 func (w *world) onScreen(t *testing.T, args ...string) *screen {
 	t.Helper()
-	return w.onScreenIn(t, w.home, args...)
+	return w.onScreenIn(t, t.TempDir(), args...)
 }
 
 // onScreenIn does it in a directory.

@@ -20,6 +20,7 @@ type Options struct {
 	Mode   wire.Mode
 	Drives []string  // roles in the VMM's order
 	Epoch  time.Time // zero when not given
+	Mounts bool      // the host has mounts, which have to be there before anything runs
 }
 
 // ParseCommandLine reads the agent's options out of a kernel command line. A
@@ -34,6 +35,8 @@ func ParseCommandLine(line string) (Options, error) {
 			opts.Mode, err = parseMode(value)
 		case wire.OptDrives:
 			opts.Drives, err = parseRoles(value)
+		case wire.OptMounts:
+			opts.Mounts = value != "0"
 		case wire.OptEpoch:
 			opts.Epoch, err = parseEpoch(value)
 		}

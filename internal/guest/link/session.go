@@ -91,6 +91,14 @@ func greet(port io.ReadWriter, random io.Reader) (*bufio.Reader, error) {
 	return nil, errors.New("the host's answer never came")
 }
 
+// OpenRaw opens a port that carries no streams, only bytes, which are read from
+// what it returns.
+func OpenRaw(ctx context.Context, port Port, random io.Reader) (io.Reader, error) {
+	stop := context.AfterFunc(ctx, func() { port.Close() })
+	defer stop()
+	return greet(port, random)
+}
+
 // buffered reads through what greet has read ahead.
 type buffered struct {
 	io.Reader

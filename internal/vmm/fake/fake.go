@@ -182,6 +182,16 @@ func (m *machine) Link(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// Share waits for the machine's end: fake guests mount nothing.
+func (m *machine) Share(ctx context.Context) (net.Conn, error) {
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("virtual machine %s: %w", m.guest.Spec.Name, ctx.Err())
+	case <-m.guest.done:
+		return nil, fault.New(fault.Boot, "", "virtual machine %s: %w", m.guest.Spec.Name, errEnded)
+	}
+}
+
 var errEnded = errors.New("the virtual machine has ended")
 
 // Wait waits for the guest function to return.

@@ -126,20 +126,24 @@ func (d *Driver) launch(ctx context.Context, p plan) (m *machine, said string, e
 	if err != nil {
 		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close())
 	}
+	share, shareChild, err := socketPair("share")
+	if err != nil {
+		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close(), link.Close(), linkChild.Close())
+	}
 	tail := process.NewTail(nil)
 	// Not ctx: it ends the start, not the machine.
 	cmd := d.runner.Command(context.Background(), p.tool, p.arguments()...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = lossless{p.spec.Console}, tail
-	cmd.ExtraFiles = []*os.File{qmpChild, linkChild} // qmpFD, linkFD
+	cmd.ExtraFiles = []*os.File{qmpChild, linkChild, shareChild} // qmpFD, linkFD, shareFD
 	child, err := process.StartBound(cmd)
-	_, _ = qmpChild.Close(), linkChild.Close()
+	_, _, _ = qmpChild.Close(), linkChild.Close(), shareChild.Close()
 	if err != nil {
-		_, _ = qmp.Close(), link.Close()
+		_, _, _ = qmp.Close(), link.Close(), share.Close()
 		return nil, "", fault.New(fault.Host, "", "start virtual machine %s: %w", p.spec.Name, err)
 	}
 	m = &machine{
-		name: p.spec.Name, child: child, tail: tail, qmp: qmp, port: newPort(link),
+		name: p.spec.Name, child: child, tail: tail, qmp: qmp, ports: map[string]*port{linkID: newPort(link), shareID: newPort(share)},
 		stopped: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if err := m.begin(ctx); err != nil {

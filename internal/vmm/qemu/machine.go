@@ -17,6 +17,12 @@ import (
 // the sign of a host whose /dev/kvm opens but runs no guest.
 var ErrInternal = errors.New("KVM internal error")
 
+// The ports' devices.
+const (
+	linkID  = "link"
+	shareID = "share"
+)
+
 // machine is one running QEMU.
 type machine struct {
 	name    string
@@ -24,8 +30,8 @@ type machine struct {
 	tail    *process.Tail
 	qmp     *net.UnixConn
 	mon     *monitor
-	port    *port
-	stopped chan struct{} // QEMU said that the guest no longer runs
+	ports   map[string]*port // by device
+	stopped chan struct{}    // QEMU said that the guest no longer runs
 
 	done chan struct{} // closed when QEMU has ended and err is set
 
@@ -69,7 +75,14 @@ func (m *machine) abandon() {
 	if m.mon != nil {
 		<-m.mon.done
 	}
-	m.port.close()
+	m.closePorts()
+}
+
+// closePorts ends all sessions: QEMU is gone.
+func (m *machine) closePorts() {
+	for _, p := range m.ports {
+		p.close()
+	}
 }
 
 func (m *machine) status(ctx context.Context) (string, error) {
@@ -85,18 +98,23 @@ func (m *machine) event(name string, data json.RawMessage) {
 	switch name {
 	case "VSERPORT_CHANGE":
 		var change struct {
-			Open bool `json:"open"`
+			Open bool   `json:"open"`
+			ID   string `json:"id"`
 		}
 		if json.Unmarshal(data, &change) != nil {
 			return // not an event of QEMU's schema
 		}
-		if change.Open {
-			m.port.open()
-		} else {
-			m.port.hangUp()
+		switch p := m.ports[change.ID]; {
+		case p == nil: // not one of ours
+		case change.Open:
+			p.open()
+		default:
+			p.hangUp()
 		}
-	case "RESET": // a guest reboot, also when the port's event is held back
-		m.port.hangUp()
+	case "RESET": // a guest reboot, also when a port's event is held back
+		for _, p := range m.ports {
+			p.hangUp()
+		}
 	case "SHUTDOWN":
 		var why struct {
 			Reason string `json:"reason"`
@@ -125,7 +143,7 @@ func (m *machine) watch() {
 	}
 	_ = m.qmp.Close()
 	<-m.mon.done
-	m.port.close()
+	m.closePorts()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.err = m.verdict(m.child.Wait())
@@ -178,8 +196,13 @@ func (m *machine) verdict(exit error) error {
 }
 
 // Link waits for the guest to open its port.
-func (m *machine) Link(ctx context.Context) (net.Conn, error) {
-	conn, err := m.port.link(ctx)
+func (m *machine) Link(ctx context.Context) (net.Conn, error) { return m.session(ctx, linkID) }
+
+// Share waits for the guest to open its port for mounts.
+func (m *machine) Share(ctx context.Context) (net.Conn, error) { return m.session(ctx, shareID) }
+
+func (m *machine) session(ctx context.Context, id string) (net.Conn, error) {
+	conn, err := m.ports[id].link(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("virtual machine %s: %w", m.name, err)
 	}

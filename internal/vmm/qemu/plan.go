@@ -13,10 +13,11 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// Descriptors the child inherits: the first two of exec.Cmd.ExtraFiles.
+// Descriptors the child inherits: the first three of exec.Cmd.ExtraFiles.
 const (
-	qmpFD  = 3
-	linkFD = 4
+	qmpFD   = 3
+	linkFD  = 4
+	shareFD = 5
 )
 
 // plan is everything that is decided about a machine before QEMU starts. Its
@@ -178,7 +179,9 @@ func (p plan) arguments() []string {
 	}
 	args = append(args,
 		"-device", "virtio-serial-"+p.bus, "-chardev", fmt.Sprintf("socket,id=link,fd=%d", linkFD),
-		"-device", "virtserialport,id=link,chardev=link,name="+wire.PortName,
+		"-device", "virtserialport,id="+linkID+",chardev=link,name="+wire.PortName,
+		"-chardev", fmt.Sprintf("socket,id=share,fd=%d", shareFD),
+		"-device", "virtserialport,id="+shareID+",chardev=share,name="+wire.SharePort,
 		"-device", "virtio-rng-"+p.bus)
 	for _, d := range s.Drives {
 		args = append(args, p.drive(d)...)

@@ -137,7 +137,7 @@ func newPortForEvents(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	_ = file.Close()
-	m := &machine{port: newPort(ours), stopped: make(chan struct{}, 1)}
-	t.Cleanup(m.port.close)
+	m := &machine{ports: map[string]*port{linkID: newPort(ours)}, stopped: make(chan struct{}, 1)}
+	t.Cleanup(m.closePorts)
 	return m
 }
