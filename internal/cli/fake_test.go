@@ -357,6 +357,15 @@ func (w *fakeWorld) Delete(ctx context.Context, name string) error {
 	return ctx.Err()
 }
 
+func (w *fakeWorld) Rename(_ context.Context, from, to string) error {
+	w.note("rename %s %s", from, to)
+	s := w.boxes[from]
+	delete(w.boxes, from)
+	s.Name = to
+	w.boxes[to] = s
+	return nil
+}
+
 func (w *fakeWorld) Connect(_ context.Context, name string) (session, error) {
 	return fakeSession{w, name}, nil
 }

@@ -39,6 +39,9 @@ func (a *agent) readSeed(ctx context.Context) error {
 	if a.seed, err = setup.ReadSeed(a.drives[wire.SeedRole]); err != nil {
 		return err
 	}
+	if err := a.seed.Rename(a.options.Hostname); err != nil {
+		return err
+	}
 	if a.options.Mode != wire.ModeRun {
 		a.seed.User.SmolVM.Build = true // whatever the seed says: a layer comes of this
 	}

@@ -143,6 +143,10 @@ func (b *Book) read(name string) (Record, error) {
 		return Record{}, err
 	}
 	r, err := Decode(data)
+	if r.RenameTo == name { // a rename was interrupted after its last step that counts
+		r.Name = name
+	}
+	r.RenameTo = ""
 	if err == nil && r.Name != name {
 		err = fmt.Errorf("the record is that of sandbox %q", r.Name)
 	}
@@ -250,7 +254,7 @@ func (b *Book) remove(name string) error {
 	return syncDir(b.dir)
 }
 
-// Sweep removes what interrupted removals left.
+// Sweep removes what interrupted removals and renames left.
 func (b *Book) Sweep() error {
 	entries, err := os.ReadDir(b.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -265,7 +269,7 @@ func (b *Book) Sweep() error {
 			errs = append(errs, b.sweep(filepath.Join(b.dir, e.Name())))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, b.sweepSockets())...)
 }
 
 func (b *Book) sweep(path string) error {

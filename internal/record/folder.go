@@ -20,6 +20,9 @@ const maxSocketPath = 100
 // maxSocketName is the longest name of a socket inside a run folder.
 const maxSocketName = 16
 
+// nearIDLen is the number of bytes that name a run folder below home.
+const nearIDLen = 4
+
 // Folder names everything that belongs to one sandbox. It is only names: that
 // it exists says Book.
 type Folder struct {
@@ -79,7 +82,7 @@ func (f Folder) at(parts ...string) string {
 // the sandbox's path, so every process finds the same one.
 func (f Folder) RunDir() string {
 	sum := sha256.Sum256([]byte(f.dir))
-	near := filepath.Join(f.home, "run", hex.EncodeToString(sum[:4]))
+	near := filepath.Join(f.home, "run", hex.EncodeToString(sum[:nearIDLen]))
 	if len(near)+1+maxSocketName <= maxSocketPath {
 		return near
 	}

@@ -47,7 +47,8 @@ var ErrIncomplete = errors.New("its creation was interrupted")
 type Record struct {
 	Version       int              `json:"version"` // set by Write
 	Name          string           `json:"name"`
-	ID            string           `json:"id"` // instance id, unique over all time
+	RenameTo      string           `json:"rename_to,omitempty"` // its name from the moment its folder has it; see Lock.Rename
+	ID            string           `json:"id"`                  // instance id, unique over all time
 	Preset        string           `json:"preset"`
 	Directory     string           `json:"directory,omitempty"` // of this computer, that it was made in
 	Arch          string           `json:"arch"`                // amd64, arm64
@@ -183,6 +184,11 @@ func checkVersion(data []byte) error {
 func (r Record) check() error {
 	if err := ValidateName(r.Name); err != nil {
 		return err
+	}
+	if r.RenameTo != "" {
+		if err := ValidateName(r.RenameTo); err != nil {
+			return err
+		}
 	}
 	switch {
 	case r.State != Creating && r.State != Created:

@@ -186,6 +186,40 @@ func (m *Manager) Stop(ctx context.Context, name string, grace time.Duration) er
 	return nil
 }
 
+// Rename gives a sandbox another name, which must be free, whether it runs or not.
+func (m *Manager) Rename(ctx context.Context, from, to string) error {
+	s, err := m.Get(from)
+	if err != nil {
+		return err
+	}
+	if s.State == Broken {
+		return fault.New(fault.Conflict, fmt.Sprintf("Delete it: smolvm delete %s", from),
+			"rename sandbox %q: it is broken: %s", from, s.LastError)
+	}
+	lock, err := m.Book.Lock(from)
+	if fault.CodeOf(err) == fault.Conflict {
+		return m.renameLive(ctx, from, to)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(supervise.Rename(m.Book, lock, from, to), lock.Release())
+}
+
+// renameLive has the sandbox's supervisor do it, which holds the lock.
+func (m *Manager) renameLive(ctx context.Context, from, to string) error {
+	c, err := m.Connect(ctx, from)
+	if fault.CodeOf(err) == fault.NotRunning {
+		return fault.New(fault.Conflict, "Try again in a moment.",
+			"rename sandbox %q: it is just being made, started or removed", from)
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Rename(ctx, to)
+}
+
 // reap waits for the end of a supervisor that this process started itself.
 func (m *Manager) reap(ctx context.Context, name string) {
 	m.mu.Lock()

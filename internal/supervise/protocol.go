@@ -28,6 +28,7 @@ const (
 	opSSH    operation = "ssh"
 	opBulk   operation = "bulk"  // files, see wire.Copy
 	opWatch  operation = "watch" // nothing but the end of the connection
+	opRename operation = "rename"
 )
 
 // request is a client's first frame.
@@ -37,6 +38,7 @@ type request struct {
 	Grace   time.Duration `json:"grace_ns,omitempty"` // stop
 	Command *Command      `json:"command,omitempty"`  // exec
 	Copy    *wire.Copy    `json:"copy,omitempty"`     // bulk
+	Name    string        `json:"name,omitempty"`     // rename: the new one
 }
 
 // Command is a program to run in the sandbox.

@@ -42,9 +42,11 @@ type server struct {
 	guest  sessions
 	status func() Status
 	stops  chan<- stopRequest
-	over   <-chan struct{} // closed when the main loop takes no more stops
-	done   <-chan struct{} // closed when the sandbox is released
-	log    *slog.Logger
+	// renames asks the main loop, as stops does.
+	renames chan<- renameRequest
+	over    <-chan struct{} // closed when the main loop takes no more stops
+	done    <-chan struct{} // closed when the sandbox is released
+	log     *slog.Logger
 
 	listener *net.UnixListener
 	running  sync.WaitGroup
@@ -131,6 +133,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.bulk(ctx, conn, out, *r.Copy)
 	case opWatch:
 		return s.watch(conn, out)
+	case opRename:
+		return s.rename(conn, out, r.Name)
 	}
 	return s.refuse(conn, out, fmt.Errorf("unknown operation %.40q", r.Op))
 }

@@ -63,9 +63,10 @@ func Run(ctx context.Context, o Options) error {
 	log := slog.New(slog.NewTextHandler(&limited{out: o.Log, left: maxLog}, nil))
 	s := &supervisor{
 		Options: o, log: log, starter: newStarter(log.Warn),
-		stops: make(chan stopRequest), over: make(chan struct{}), released: make(chan struct{}),
+		stops: make(chan stopRequest), renames: make(chan renameRequest), over: make(chan struct{}), released: make(chan struct{}),
 		died: make(chan struct{}),
 	}
+	s.name.Store(&o.Name)
 	defer s.starter.close()
 	err := s.run(ctx)
 	if err != nil {
@@ -89,14 +90,16 @@ type supervisor struct {
 
 	console *console
 	machine vmm.Machine
-	vmmPid  atomic.Int64  // of machine, for status
-	died    chan struct{} // closed when the machine has ended and its guest was heard out
-	death   error         // why; set before died is closed
+	name    atomic.Pointer[string] // of the sandbox now, for status
+	vmmPid  atomic.Int64           // of machine, for status
+	died    chan struct{}          // closed when the machine has ended and its guest was heard out
+	death   error                  // why; set before died is closed
 	guest   *guest
 	mounts  *mounts
 	server  *server
 
 	stops    chan stopRequest
+	renames  chan renameRequest
 	over     chan struct{} // closed when the main loop takes no more stops
 	released chan struct{} // closed when the sandbox is released
 	running  sync.WaitGroup
@@ -189,7 +192,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return err
 	}
 	s.server = &server{
-		guest: s.guest, status: s.status, stops: s.stops, over: s.over, done: s.released, log: s.log,
+		guest: s.guest, status: s.status, stops: s.stops, renames: s.renames, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
 		return err
@@ -231,7 +234,7 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 // status is called by the server's goroutines.
 func (s *supervisor) status() Status {
 	state, _ := s.guest.look()
-	return Status{Name: s.Name, Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load())}
+	return Status{Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load())}
 }
 
 // awaitReady takes the guest's messages until it is ready, or has packed and ended.
@@ -348,6 +351,8 @@ func (s *supervisor) serve(ctx context.Context) error {
 			}
 		case r := <-s.stops:
 			s.powerOff(&end, r.grace)
+		case r := <-s.renames:
+			r.answer <- s.rename(r.to)
 		case <-ctx.Done():
 			ctx = context.WithoutCancel(ctx) // once
 			s.powerOff(&end, termGrace)

@@ -27,6 +27,9 @@ const (
 	// OptEpoch is "smolvm.epoch": seconds since 1970. No file of a packed layer is
 	// newer, and sessions of modes that make a layer see it as SOURCE_DATE_EPOCH.
 	OptEpoch = "smolvm.epoch"
+	// OptHostname is "smolvm.hostname": the host name, over the seed's, which was
+	// written when the sandbox had maybe another name.
+	OptHostname = "smolvm.hostname"
 )
 
 // Mode says what the guest agent does with its drives.

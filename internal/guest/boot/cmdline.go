@@ -17,10 +17,11 @@ const maxRoles = 32
 
 // Options is what the kernel command line tells the agent.
 type Options struct {
-	Mode   wire.Mode
-	Drives []string  // roles in the VMM's order
-	Epoch  time.Time // zero when not given
-	Mounts bool      // the host has mounts, which have to be there before anything runs
+	Mode     wire.Mode
+	Drives   []string  // roles in the VMM's order
+	Epoch    time.Time // zero when not given
+	Mounts   bool      // the host has mounts, which have to be there before anything runs
+	Hostname string    // empty: the seed's
 }
 
 // ParseCommandLine reads the agent's options out of a kernel command line. A
@@ -39,6 +40,8 @@ func ParseCommandLine(line string) (Options, error) {
 			opts.Mounts = value != "0"
 		case wire.OptEpoch:
 			opts.Epoch, err = parseEpoch(value)
+		case wire.OptHostname:
+			opts.Hostname = value
 		}
 		if err != nil {
 			return Options{}, fmt.Errorf("kernel command line: %w", err)

@@ -151,6 +151,18 @@ func badField(value string) bool {
 	return strings.ContainsAny(value, "\n\x00")
 }
 
+// Rename makes host the name the sandbox goes by, where there is one.
+func (s *Seed) Rename(host string) error {
+	if host == "" {
+		return nil
+	}
+	if !validHost(host) {
+		return fmt.Errorf("bad host name %q", host)
+	}
+	s.User.Hostname = host
+	return nil
+}
+
 // Hostname is the name the sandbox goes by.
 func (s Seed) Hostname() string {
 	switch {
