@@ -47,6 +47,10 @@ func runAttach(ctx context.Context, app *App, o attachOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := app.awaitServices(ctx, boxes, status); err != nil {
+		return err
+	}
+	app.Progress().Close()
 	return app.finish(ctx, boxes, o.Name, agent(status, o.Args), o.JSON)
 }
 

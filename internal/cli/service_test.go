@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -84,6 +87,44 @@ func TestArguments(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%s of %q ran %q, want %q", line, box.Launch, got, want)
 		}
+	}
+}
+
+// TestAgentWaitsForServices: those with a port, before its own program.
+func TestAgentWaitsForServices(t *testing.T) {
+	w := newWorld(t)
+	boxWithService(w)
+	if status := w.app.Main([]string{"attach", "box"}); status != 0 {
+		t.Fatalf("status %d: %s", status, &w.errs)
+	}
+	want := []string{
+		"exec box /usr/bin/flock --shared /run/smolvm/starting/gateway true user= dir=/ tty=false",
+		"exec box openclaw tui user= dir= tty=false",
+	}
+	if diff := cmp.Diff(want, w.log); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAgentDoesNotWaitForever(t *testing.T) {
+	w := newWorld(t)
+	box := boxWithService(w)
+	const limit = 10 * time.Millisecond
+	w.program = func(supervise.Command, supervise.Streams) (int, error) {
+		<-time.After(2 * limit)
+		return 0, context.DeadlineExceeded
+	}
+	if err := w.app.awaitServicesFor(t.Context(), w, box, limit); err != nil {
+		t.Fatal(err)
+	}
+	w.app.Progress().Close()
+	if want := "The service gateway does not answer after 10ms; the agent starts without it."; !strings.Contains(w.errs.String(), want) {
+		t.Errorf("it does not say %q but\n%s", want, &w.errs)
+	}
+	interrupted, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.app.awaitServicesFor(interrupted, w, box, limit); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
 	}
 }
 

@@ -67,6 +67,9 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 		return err
 	}
 	if attach {
+		if err := a.awaitServices(ctx, boxes, s); err != nil {
+			return err
+		}
 		a.Progress().Close()
 		return a.finish(ctx, boxes, name, agent(s, o.Args), o.JSON)
 	}

@@ -29,6 +29,7 @@ const (
 	Scratch Stage = "scratch"
 	Seed    Stage = "seed"
 	Boot    Stage = "boot"
+	Service Stage = "service" // until a service in the sandbox answers
 	Attach  Stage = "attach"
 
 	Wait   Stage = "wait"   // another process is at work on the object: its progress

@@ -99,11 +99,12 @@ func (a *agent) live(ctx context.Context) (order, error) {
 		return 0, err
 	}
 	a.uplink.serve(server, a.newBulk())
+	a.keeper = a.newKeeper()
 	a.steps.mark("ready")
 	report := a.steps.report(a.version)
 	a.uplink.publish(wire.Message{Type: wire.Ready, Boot: &report})
 	a.console.printf("ready after %d ms", report.UptimeMS)
-	a.keeper = a.keepServices()
+	a.keeper.Start()
 	if err := a.root.Settle(); err != nil {
 		a.console.printf("%v", err)
 	}

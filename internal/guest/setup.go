@@ -164,18 +164,19 @@ func (a *agent) newBulk() *bulk.Server {
 	})
 }
 
-// keepServices starts the services of the seed. A machine that makes a layer has none.
-func (a *agent) keepServices() *service.Keeper {
+// newKeeper makes the keeper of the seed's services. A machine that makes a layer has none.
+func (a *agent) newKeeper() *service.Keeper {
 	if a.options.Mode != wire.ModeRun {
 		return nil
 	}
-	return service.Keep(service.Config{
+	return service.New(service.Config{
 		Services:    a.seed.User.SmolVM.Services,
 		Account:     func(name string) (setup.Account, error) { return setup.FindAccount("/", name) },
 		Environment: a.env,
 		Workspace:   wire.Workspace,
 		Start:       a.reaper.Start,
 		Logs:        wire.ServiceLog,
+		Gates:       wire.ServiceGate,
 		Grace:       serviceGrace,
 		Pause:       service.DefaultPause(),
 		Now:         time.Now,

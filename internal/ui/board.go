@@ -35,6 +35,7 @@ var phrases = map[event.Stage]phrase{
 	event.Scratch:  {before: "disk", done: "made", quick: true},
 	event.Seed:     {before: "seed", done: "written", quick: true},
 	event.Boot:     {before: "boot", done: "ready"},
+	event.Service:  {before: "service", done: "answers", quick: true},
 	event.Attach:   {before: "attach", done: "attached", quick: true},
 	event.Wait:     {before: "wait", done: "over", quick: true},
 	event.Verify:   {before: "verify", done: "read"},

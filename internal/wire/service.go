@@ -27,3 +27,7 @@ const (
 // ServiceLog is the folder of the services' logs in the guest: for each one
 // NAME.log and, once that has grown to its limit, NAME.log.1 with what was before.
 const ServiceLog = "/var/log/smolvm"
+
+// ServiceGate is a folder in the guest with a file for each service that has a port.
+// The file is locked exclusively (flock) while the service does not answer yet.
+const ServiceGate = "/run/smolvm/starting"

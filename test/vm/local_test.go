@@ -95,6 +95,32 @@ func TestUnpublishedPresetIsBuiltOnce(t *testing.T) {
 	if list := w.must(t, "image", "list"); !strings.Contains(list, "demo") {
 		t.Errorf("prune took what was built: %s", list)
 	}
+	agentWaitsForItsService(t, w)
+}
+
+// agentWaitsForItsService gives the preset, whose image stays the same, a service that
+// needs a while, and an agent that is its client.
+func agentWaitsForItsService(t *testing.T, w *world) {
+	t.Helper()
+	path := filepath.Join(w.home, "presets", "demo.toml")
+	with := strings.Replace(read(t, path), `launch = ["demo", "--all-permissions"]`,
+		`launch = ["curl", "--silent", "--show-error", "http://127.0.0.1:8099/etc/hostname"]`, 1)
+	with = strings.Replace(with, "[[recipe.steps]]", `[[services]]
+name = "web"
+run = ["sh", "-c", "sleep 3; exec python3 -m http.server --bind 127.0.0.1 --directory / 8099"]
+port = 8099
+
+[[recipe.steps]]`, 1)
+	if err := os.WriteFile(path, []byte("ports = [8099]\n"+with), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := w.run(t, nil, "demo", "start", "-n", "client", "--no-mount", "--attach")
+	if r.status != 0 || r.stdout != "client\n" || !strings.Contains(r.stderr, "service web: answers in") || strings.Contains(r.stderr, "recipe") {
+		t.Errorf("status %d, stdout %q, stderr %s", r.status, r.stdout, r.stderr)
+	}
+	if r := w.run(t, nil, "attach", "client"); r.status != 0 || r.stdout != "client\n" || r.stderr != "" {
+		t.Errorf("attached once more: status %d, stdout %q, stderr %s", r.status, r.stdout, r.stderr)
+	}
 }
 
 // TestRecipesThatFail holds that a failing and a hanging recipe end with the step's

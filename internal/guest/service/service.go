@@ -36,6 +36,7 @@ type Config struct {
 	// Start starts a program; the reaper's.
 	Start func(path string, argv []string, attr *syscall.ProcAttr) (*reap.Process, error)
 	Logs  string        // folder of the logs
+	Gates string        // folder of the files that are locked until a service answers
 	Grace time.Duration // between SIGTERM and SIGKILL when services are stopped
 	Pause Pause
 	Now   func() time.Time
@@ -45,18 +46,38 @@ type Config struct {
 // Keeper keeps services until Stop.
 type Keeper struct {
 	config Config
+	gates  map[string]*gate // of services with a port
 	cancel context.CancelFunc
 	group  sync.WaitGroup
 }
 
-// Keep starts the services. Those that cannot be started say so in their logs.
-func Keep(config Config) *Keeper {
-	ctx, cancel := context.WithCancel(context.Background())
-	k := &Keeper{config: config, cancel: cancel}
+// New makes the Keeper of services that Start starts. From here on whoever waits for
+// one of them waits until it answers.
+func New(config Config) *Keeper {
+	k := &Keeper{config: config, gates: map[string]*gate{}, cancel: func() {}}
 	for _, s := range config.Services {
-		k.group.Go(func() { k.keep(ctx, s) })
+		if s.Port == 0 {
+			continue
+		}
+		var err error
+		if k.gates[s.Name], err = newGate(config.Gates, s.Name); err != nil {
+			config.Logf("service %s: %v", s.Name, err)
+		}
 	}
 	return k
+}
+
+// Start starts the services. Those that cannot be started say so in their logs. The
+// nil Keeper has none.
+func (k *Keeper) Start() {
+	if k == nil {
+		return
+	}
+	var ctx context.Context
+	ctx, k.cancel = context.WithCancel(context.Background())
+	for _, s := range k.config.Services {
+		k.group.Go(func() { k.keep(ctx, s) })
+	}
 }
 
 // Stop stops all services and returns when they have ended. The nil Keeper has none.
@@ -76,6 +97,7 @@ func (k *Keeper) keep(ctx context.Context, s wire.Service) {
 	for {
 		began := k.config.Now()
 		how, failed := k.run(ctx, s, log)
+		k.gates[s.Name].close()
 		if ctx.Err() != nil {
 			log.say("stopped: %s", how)
 			return
@@ -83,6 +105,7 @@ func (k *Keeper) keep(ctx context.Context, s wire.Service) {
 		k.config.Logf("service %s %s", s.Name, how)
 		if s.Restart == wire.RestartNever || s.Restart == wire.RestartOnFailure && !failed {
 			log.say("%s", how)
+			k.gates[s.Name].open() // it will never answer
 			return
 		}
 		wait := pause.next(k.config.Now().Sub(began))

@@ -66,7 +66,7 @@ func newBench(t *testing.T, services ...wire.Service) *bench {
 			return setup.Account{Name: name, UID: uint32(uid), GID: uint32(gid), Home: t.TempDir(), Shell: "/bin/sh"}, nil
 		},
 		Environment: map[string]string{"OF_THE_SEED": "yes"}, Workspace: t.TempDir(), Start: reaper.Start,
-		Logs: filepath.Join(t.TempDir(), "logs"), Grace: 10 * time.Second,
+		Logs: filepath.Join(t.TempDir(), "logs"), Gates: filepath.Join(t.TempDir(), "gates"), Grace: 10 * time.Second,
 		Pause: Pause{First: time.Millisecond, Most: 4 * time.Millisecond, Good: time.Hour}, Now: time.Now,
 		Logf: func(format string, args ...any) {
 			b.mu.Lock()
@@ -80,7 +80,8 @@ func newBench(t *testing.T, services ...wire.Service) *bench {
 // keep starts the services; they are stopped when the test ends at the latest.
 func (b *bench) keep() *Keeper {
 	b.t.Helper()
-	k := Keep(b.config)
+	k := New(b.config)
+	k.Start()
 	b.t.Cleanup(k.Stop)
 	return k
 }
@@ -192,6 +193,7 @@ func TestStopIsBounded(t *testing.T) {
 	if got := b.log("deaf"); !strings.Contains(got, "stopped: was ended by signal 9") {
 		t.Errorf("it said:\n%s", got)
 	}
+	(*Keeper)(nil).Start()
 	(*Keeper)(nil).Stop()
 }
 
@@ -236,6 +238,71 @@ func TestSaysWhenItAnswers(t *testing.T) {
 	b.until("web", fmt.Sprintf("answers on port %d after", port))
 	if hits != 2 {
 		t.Errorf("asked %d times, want once more after the refusal", hits)
+	}
+}
+
+// TestGate: whoever takes a shared lock waits until the service answers, and again
+// once it has ended.
+func TestGate(t *testing.T) {
+	well := make(chan bool, 1)
+	well <- false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ok := <-well
+		well <- ok
+		if !ok {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	defer server.Close()
+	s := shell("web", "exec sleep 60")
+	s.Port, s.Health = server.Listener.Addr().(*net.TCPAddr).Port, "/"
+	b := newBench(t, s, shell("without", "exec sleep 60"))
+	b.config.Pause.First, b.config.Pause.Most = time.Hour, time.Hour
+	b.keep()
+	b.until("web", "started")
+	if b.passes("web") {
+		t.Error("the gate is open before the service answers")
+	}
+	if _, err := os.Stat(filepath.Join(b.config.Gates, "without")); err == nil {
+		t.Error("a service without a port has a gate")
+	}
+	<-well
+	well <- true
+	b.until("web", "answers on port")
+	b.eventually("the gate opens", func() bool { return b.passes("web") })
+	pid, _ := strconv.Atoi(b.until("web", `started as process (\d+)`)[1])
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	b.until("web", "was ended by signal 9")
+	b.eventually("the gate is closed again", func() bool { return !b.passes("web") })
+}
+
+func TestGateOfOneThatIsNotStartedAgain(t *testing.T) {
+	s := wire.Service{Name: "web", Run: []string{"false"}, Port: 1, Restart: wire.RestartNever}
+	b := newBench(t, s)
+	k := b.keep()
+	k.group.Wait()
+	if !b.passes("web") {
+		t.Error("a service that will never answer is waited for")
+	}
+}
+
+// passes says whether a waiter would get through the gate of a service now.
+func (b *bench) passes(name string) bool {
+	b.t.Helper()
+	file, err := os.Open(filepath.Join(b.config.Gates, name))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer file.Close()
+	return syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil
+}
+
+func (b *bench) eventually(what string, ok func() bool) {
+	b.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("not in time: %s", what)
+		}
 	}
 }
 

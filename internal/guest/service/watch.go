@@ -21,7 +21,8 @@ const (
 	answerTime = 10 * time.Second
 )
 
-// watch says in the log when a service that has a port answers for the first time.
+// watch says in the log when a service that has a port answers for the first time,
+// and opens its gate.
 func (k *Keeper) watch(ctx context.Context, s wire.Service, log *log) {
 	if s.Port == 0 {
 		return
@@ -31,6 +32,7 @@ func (k *Keeper) watch(ctx context.Context, s wire.Service, log *log) {
 		if probe(ctx, s) == nil {
 			took := k.config.Now().Sub(began).Round(100 * time.Millisecond)
 			log.say("answers on port %d after %v", s.Port, took)
+			k.gates[s.Name].open()
 			k.config.Logf("service %s answers on port %d after %v", s.Name, s.Port, took)
 			return
 		}
