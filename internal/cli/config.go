@@ -20,11 +20,13 @@ import (
 func newConfig(app *App) *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "config",
-		Short: "Show the configuration, and say which keys are trusted",
-		Example: `  smolvm config show
+		Short: "Show and change the configuration, and say what is trusted",
+		Example: `  smolvm config list --show-origin
+  smolvm config set memory 4G
   smolvm config trust list`,
 	})
-	cmd.AddCommand(newConfigShow(app, runConfigShow), newConfigTrust(app))
+	cmd.AddCommand(newConfigList(app, runConfigList), newConfigGet(app, runConfigGet), newConfigSet(app, runConfigSet),
+		newConfigUnset(app, runConfigUnset), newConfigEdit(app, runConfigEdit), newConfigShow(app, runConfigShow), newConfigTrust(app))
 	return cmd
 }
 

@@ -17,11 +17,12 @@ import (
 func newConfigTrust(app *App) *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "trust",
-		Short: "Say whose signatures count for which catalogue",
+		Short: "Say whose signatures count for which catalogue, and which project files",
 		Example: `  smolvm config trust add publisher.pub --catalogue https://example.org/images/
   smolvm config trust list`,
 	})
-	cmd.AddCommand(newTrustAdd(app, runTrustAdd), newTrustList(app, runTrustList), newTrustRemove(app, runTrustRemove))
+	cmd.AddCommand(newTrustAdd(app, runTrustAdd), newTrustList(app, runTrustList), newTrustRemove(app, runTrustRemove),
+		newTrustProject(app, runTrustProject))
 	return cmd
 }
 

@@ -39,6 +39,7 @@ type launch struct {
 	mounts  []record.Mount
 	boxes   sandboxes
 	machine machine
+	config  config.Config // with the project's file in it
 }
 
 // machine is what a sandbox will run on.
@@ -61,7 +62,7 @@ func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptio
 		}
 		return l.goOn(ctx, s)
 	}
-	if err := l.checkNew(); err != nil {
+	if err := l.checkNew(ctx); err != nil {
 		return err
 	}
 	if o.DryRun {
@@ -133,14 +134,32 @@ func (l *launch) check() (err error) {
 	return err
 }
 
-func (l *launch) checkNew() (err error) {
+func (l *launch) checkNew(ctx context.Context) (err error) {
 	if l.mounts, err = l.app.mounts(l.options); err != nil {
 		return err
 	}
 	if _, err := l.freeName(); err != nil {
 		return err
 	}
+	if err := l.configure(ctx); err != nil {
+		return err
+	}
 	return l.app.Able(l.machine)
+}
+
+// configure fills what no flag says from the configuration.
+func (l *launch) configure(ctx context.Context) (err error) {
+	if l.config, err = l.app.projectConfig(ctx, l.options.NoProject); err != nil {
+		return err
+	}
+	o, name := &l.options, l.preset.Name
+	o.CPUs = firstSet(o.CPUs, int(l.config.Number("cpus", name)))
+	o.Memory = firstSet(o.Memory, l.config.Number("memory", name))
+	o.Disk = firstSet(o.Disk, l.config.Number("disk", name))
+	if err := l.checkSizes(); err != nil {
+		return fmt.Errorf("as the configuration says (smolvm config list --show-origin): %w", err)
+	}
+	return nil
 }
 
 // attaches decides whether the agent runs in front of the user.

@@ -35,8 +35,10 @@ type startOptions struct {
 	NoMount  bool
 	Verbose  bool
 	DryRun   bool
-	JSON     bool
-	Args     []string // for the agent; nil: none were given
+	// NoProject leaves the directory's .smolvm.toml out.
+	NoProject bool
+	JSON      bool
+	Args      []string // for the agent; nil: none were given
 }
 
 // newPreset makes the command of one agent.
@@ -117,6 +119,7 @@ Status 125 means that SmolVM failed.`,
 	flags.BoolVar(&o.New, "new", false, "make another sandbox although this directory has one")
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
 	mountFlags(cmd, &o)
+	flags.BoolVar(&o.NoProject, "no-project", false, "leave this directory's "+config.ProjectFile+" out")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would be downloaded, built and started, and how")
 	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show what a local build prints")
 	startFlags(cmd, &o)

@@ -30,11 +30,14 @@ const (
 	envBackend      = "SMOLVM_BACKEND"
 	envUsePublished = "SMOLVM_USE_PUBLISHED"
 	envBuildCache   = "SMOLVM_BUILD_CACHE"
+	envCPUs         = "SMOLVM_CPUS"
+	envMemory       = "SMOLVM_MEMORY"
+	envDisk         = "SMOLVM_DISK"
 
 	envPrefix = "SMOLVM_"
 )
 
-var known = []string{envBackend, envBuildCache, envHome, envManifest, envUsePublished}
+var known = []string{envBackend, envBuildCache, envCPUs, envDisk, envHome, envManifest, envMemory, envUsePublished}
 
 // The names of the VMMs. Whether one can be used here is not for this room to say.
 const (
@@ -55,6 +58,10 @@ type Config struct {
 	BuildCache   string      // folder of reusable build products, absolute; "": none was named
 	TrustedKeys  []string    // public keys the user added to the built-in ones
 	UsePublished bool        // images that are published are used, not built here
+
+	user, project values // the settings of the two files
+	environment   values
+	projectFile   string // empty: none is used
 	// Getenv gives a variable of the environment; "" when unset.
 	Getenv func(name string) string
 }
@@ -72,19 +79,14 @@ func Load(environ []string, userHome string) (Config, error) {
 	if c.Home, err = home(env[envHome], userHome); err != nil {
 		return Config{}, err
 	}
-	if c.Manifest, err = ManifestAddress(env[envManifest]); err != nil {
-		return Config{}, named(envManifest, err)
+	if c.environment, err = readEnvironment(env); err != nil {
+		return Config{}, err
 	}
-	if c.Backend, err = ParseBackend(env[envBackend]); err != nil {
-		return Config{}, named(envBackend, err)
+	if err := c.readFile(); err != nil {
+		return c, err
 	}
-	if c.BuildCache, err = absolute(env[envBuildCache]); err != nil {
-		return Config{}, named(envBuildCache, err)
-	}
-	if c.UsePublished, err = usePublished(env[envUsePublished]); err != nil {
-		return c, named(envUsePublished, err)
-	}
-	return c, c.readFile()
+	c.take()
+	return c, nil
 }
 
 // StateFolder is where Load says that the state folder is, without looking at
@@ -108,13 +110,7 @@ func (c *Config) readFile() error {
 	if err != nil {
 		return err
 	}
-	c.Catalogues, c.ManifestFrom = f.Catalogues, envManifest
-	if c.Manifest == "" {
-		c.Manifest, c.ManifestFrom = f.Manifest, c.File
-	}
-	if c.Manifest == "" {
-		c.ManifestFrom = ""
-	}
+	c.Catalogues, c.user = f.Catalogues, f.values
 	return nil
 }
 
@@ -268,13 +264,13 @@ func ParseBackend(text string) (string, error) {
 	return "", fault.New(fault.Usage, hint, "there is no backend %q", text)
 }
 
-// usePublished reads the wish for published images or for local builds.
-func usePublished(text string) (bool, error) {
+// yesOrNo reads a switch.
+func yesOrNo(text string) (bool, error) {
 	switch strings.ToLower(text) {
-	case "", "1", "true", "yes":
+	case "1", "true", "yes":
 		return true, nil
 	case "0", "false", "no":
 		return false, nil
 	}
-	return false, fault.New(fault.Usage, "Use 1, true, yes, 0, false or no.", "%q is neither yes nor no", text)
+	return false, fault.New(fault.Usage, "Use 1, true, yes, 0, false or no.", "%.60q is neither yes nor no", text)
 }

@@ -71,7 +71,7 @@ func TestLoadRefuses(t *testing.T) {
 		want  []string
 	}{
 		{"SMOLVM_HOEM=/x", []string{"SMOLVM_HOEM", "Did you mean SMOLVM_HOME"}},
-		{"SMOLVM_=", []string{"SMOLVM_", "SMOLVM_BACKEND, SMOLVM_BUILD_CACHE, SMOLVM_HOME"}},
+		{"SMOLVM_=", []string{"SMOLVM_", "SMOLVM_BACKEND, SMOLVM_BUILD_CACHE, SMOLVM_CPUS"}},
 		{"SMOLVM_TELEMETRY_ENDPOINT=", []string{"SMOLVM_TELEMETRY_ENDPOINT"}},
 		{"SMOLVM_HOME=~/x", []string{"SMOLVM_HOME", "starts with ~"}},
 		{"SMOLVM_HOME=/a\nb", []string{"SMOLVM_HOME", "line break"}},

@@ -32,10 +32,29 @@ const (
 	keyLength     = 42 // bytes of a minisign public key: algorithm, id, key
 )
 
-// The keys of the file, by the table they are in.
-var fileKeys = map[string][]string{
-	"":          {"manifest", "catalogue"},
-	"catalogue": {"address", "keys", "threshold", "mirrors"},
+// fileKeys are the keys that a table of the file may have; none: there is no such table.
+func fileKeys(table string) []string {
+	var keys []string
+	switch {
+	case table == "catalogue":
+		return []string{"address", "keys", "threshold", "mirrors"}
+	case table == "":
+		keys = []string{"catalogue"}
+	case !isPresetTable(table):
+		return nil
+	}
+	for _, s := range Settings() {
+		if table == "" && s.Top || table != "" && s.Preset {
+			keys = append(keys, s.Key)
+		}
+	}
+	return keys
+}
+
+// isPresetTable tells whether a table is [preset.NAME].
+func isPresetTable(table string) bool {
+	name, ok := strings.CutPrefix(table, presetPrefix)
+	return ok && preset.IsWord(name)
 }
 
 // Catalogue is what the file says about one catalogue of images.
@@ -48,8 +67,12 @@ type Catalogue struct {
 
 // document is SMOLVM_HOME/config.toml.
 type document struct {
-	Manifest   string      `toml:"manifest"`
-	Catalogues []Catalogue `toml:"catalogue"`
+	Manifest string `toml:"manifest"`
+	settingTable
+	Presets    map[string]settingTable `toml:"preset"`
+	Catalogues []Catalogue             `toml:"catalogue"`
+
+	values values // of all settings, filled in by check
 }
 
 // Catalogue is the file's entry for a manifest's address, however it is written:
@@ -150,10 +173,12 @@ func checkKeys(raw []byte) error {
 		switch {
 		case len(key) == 0:
 		case node.Kind == unstable.Table || node.Kind == unstable.ArrayTable:
-			if table = strings.Join(key, "."); table != "catalogue" || node.Kind == unstable.Table {
+			table = strings.Join(key, ".")
+			single := node.Kind == unstable.Table
+			if single != isPresetTable(table) || fileKeys(table) == nil {
 				return wrongTable(table)
 			}
-		case len(key) > 1 || !slices.Contains(fileKeys[table], key[0]):
+		case len(key) > 1 || !slices.Contains(fileKeys(table), key[0]):
 			return unknownKey(strings.Join(key, "."), table)
 		}
 	}
@@ -164,11 +189,11 @@ func wrongTable(table string) error {
 	if table == "catalogue" {
 		return fault.New(fault.Usage, "Write [[catalogue]]: there may be several.", "[catalogue] has single brackets")
 	}
-	return fault.New(fault.Usage, "The only table is [[catalogue]].", "there is no table %.60q", table)
+	return fault.New(fault.Usage, "The tables are [[catalogue]] and [preset.NAME].", "there is no table %.60q", table)
 }
 
 func unknownKey(key, table string) error {
-	known := fileKeys[table]
+	known := fileKeys(table)
 	hint := "The keys here are " + strings.Join(known, ", ") + "."
 	if near := preset.NearestWord(key, known); near != "" {
 		hint = "Did you mean " + near + "?"
@@ -188,11 +213,15 @@ func keyOf(node *unstable.Node) []string {
 	return parts
 }
 
-func (f *document) check() error {
+func (f *document) check() (err error) {
+	if f.values, err = f.set(); err != nil {
+		return err
+	}
 	if f.Manifest != "" {
 		if err := checkAddress(f.Manifest); err != nil {
 			return named("manifest", err)
 		}
+		f.values["manifest"] = Value{Text: f.Manifest}
 	}
 	if len(f.Catalogues) > maxCatalogues {
 		return fmt.Errorf("%d catalogues, at most %d are allowed", len(f.Catalogues), maxCatalogues)

@@ -123,7 +123,7 @@ func TestFileRefuses(t *testing.T) {
 		"no TOML":            {"manifest = ", []string{"line 1"}},
 		"misspelt key":       {`manifset = "/x"`, []string{"manifset", "Did you mean manifest?"}},
 		"key in other case":  {`Manifest = "/x"`, []string{"Manifest", "Did you mean manifest?"}},
-		"unknown key":        {`telemetry = true`, []string{"telemetry", "manifest, catalogue"}},
+		"unknown key":        {`telemetry = true`, []string{"telemetry", "catalogue, manifest"}},
 		"dotted key":         {`catalogue.address = "/x"`, []string{"catalogue.address"}},
 		"unknown table":      {"[network]", []string{"network", "[[catalogue]]"}},
 		"single brackets":    {"[catalogue]\naddress = \"/x\"", []string{"[[catalogue]]"}},

@@ -21,6 +21,8 @@ type Preset struct {
 	Arguments []string `toml:"arguments" json:"arguments,omitempty"`
 	// Environment names the variables the agent can use for its credentials. Only names.
 	Environment []string `toml:"environment" json:"environment,omitempty"`
+	// Logins are the files in which the agent keeps its login.
+	Logins []Login `toml:"logins" json:"logins,omitempty"`
 	// Ports are the TCP ports that something in the sandbox listens on for the user.
 	Ports     []int     `toml:"ports" json:"ports,omitempty"`
 	Services  []Service `toml:"services" json:"services,omitempty"`

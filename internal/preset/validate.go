@@ -54,6 +54,7 @@ func (p Preset) Validate() error {
 		within("ask", checkOptionalCommand(p.Ask)),
 		within("arguments", checkOptionalCommand(p.Arguments)),
 		within("environment", checkEnvironment(p.Environment)),
+		within("logins", checkLogins(p.Logins)),
 		within("ports", checkPorts(p.Ports)),
 		within("services", checkServices(p.Services, p.Ports)),
 		within("resources", checkResources(p.Resources)),
@@ -87,6 +88,9 @@ func checkWords(p Preset) error {
 	}
 	return nil
 }
+
+// IsWord tells whether a preset can have that name.
+func IsWord(s string) bool { return isWord(s) }
 
 func isWord(s string) bool {
 	for i := range len(s) {

@@ -58,7 +58,8 @@ func smolvm() {
 	app := cli.New(cli.Outside{
 		Streams: ui.NewStreams(os.Stdin, os.Stdout, os.Stderr, os.Getenv),
 		Environ: os.Environ(), UserHome: os.Getenv("HOME"), Self: self, Presets: images.Files(),
-		Signals: signals, Now: time.Now, Rand: rand.Reader,
+		Directory: os.Getenv("STARTED_IN"), // of scripts that are about it
+		Signals:   signals, Now: time.Now, Rand: rand.Reader,
 	}, cli.Build{Version: "0.1.0", Commit: "0123456", Agent: func(arch string) ([]byte, error) {
 		if arch != "amd64" {
 			return nil, errors.New("not built in")
