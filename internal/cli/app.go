@@ -72,6 +72,7 @@ type App struct {
 
 // globals are the flags that every command has.
 type globals struct {
+	Plain      bool
 	Progress   string
 	Manifest   string
 	TrustedKey []string
@@ -125,6 +126,14 @@ func (a *App) whenInterrupted(ctx context.Context, hint string) (done func()) {
 // refuse makes the fault of a command line that cannot be honoured.
 func refuse(hint, format string, args ...any) error {
 	return fault.New(fault.Usage, hint, format, args...)
+}
+
+// table writes a table as a command's result: plainly where that was asked for.
+func (a *App) table(t *ui.Table) error {
+	if a.global.Plain {
+		return t.WritePlain(a.Streams.Out)
+	}
+	return t.Write(a.Streams.Out)
 }
 
 // jsonFlag adds --json to a command; data names what it gives.

@@ -230,7 +230,7 @@ func runTrustList(_ context.Context, app *App, o trustListOptions) error {
 		}
 		table.Add(k.ID, k.From, catalogue)
 	}
-	return table.Write(app.Streams.Out)
+	return app.table(table)
 }
 
 // Where a trusted key comes from.

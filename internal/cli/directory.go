@@ -112,7 +112,7 @@ type goOnPlan struct {
 
 func (l *launch) showGoOn(s sandbox.Status) error {
 	if l.options.JSON {
-		return ui.WriteData(l.app.Streams.Out, goOnPlan{s.Name, s.State != sandbox.Running, viewOf(s)})
+		return ui.WriteData(l.app.Streams.Out, goOnPlan{s.Name, s.State != sandbox.Running, l.app.viewOf(s)})
 	}
 	verb := "start"
 	if s.State == sandbox.Running {

@@ -54,6 +54,7 @@ type fakeWorld struct {
 	bad       []int // frames that verify finds to be wrong
 	pruned    store.Pruned
 	removeErr error
+	seen      catalogues
 	able      error
 	unsound   error // what the VMM says of itself
 	altered   error // what looking at an image's files finds
@@ -191,7 +192,9 @@ func (w *fakeWorld) rooms(home string) *rooms {
 			}
 			return w.pruned, w.removeErr
 		},
-		Current: func() ([]string, []string, error) { return []string{"2026.1"}, nil, nil },
+		Current:  func() ([]string, []string, error) { return []string{"2026.1"}, nil, nil },
+		SeenLast: func() catalogues { return w.seen },
+		OnDisk:   func(string) int64 { return 1536 << 20 },
 		Machine: func(arch, backend string) (machine, error) {
 			if backend != "" && backend != "qemu" {
 				return machine{}, refuse("", "no backend %q", backend)

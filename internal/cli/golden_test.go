@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 )
@@ -49,6 +50,7 @@ func TestGoldenOutputs(t *testing.T) {
 		"help-start.txt":      "claude start --help",
 		"list.txt":            "list",
 		"list.json":           "list --json",
+		"list-plain.txt":      "list --plain",
 		"info.txt":            "info box",
 		"info.json":           "info box --json",
 		"image-list.txt":      "image list",
@@ -100,6 +102,26 @@ func TestSSHOptionsOfOddHomes(t *testing.T) {
 	}
 	if got, want := sshQuote(`/a "b\c" 5%`), `"/a \"b\\c\" 5%%"`; got != want {
 		t.Errorf("path %s, want %s", got, want)
+	}
+}
+
+// A sandbox whose catalogue has another image now is marked, with its directory
+// shortened for people alone.
+func TestListOfAnOutdatedSandbox(t *testing.T) {
+	w := newWorld(t)
+	w.app.UserHome = "/home/u"
+	w.add("box", sandbox.Stopped)
+	s := w.boxes["box"]
+	s.Directory, s.Image.Address = "/home/u/src/box", "https://example.org/manifest.json"
+	w.boxes["box"] = s
+	w.seen = catalogues{"https://example.org/manifest.json": {Release: "2026.2", Rows: []manifest.Row{fakeRow("claude-code")}}}
+	w.run(t, "list", want{
+		out: "NAME  STATE    PRESET       AGENT             MEMORY   DISK     PORTS  AGE      DIRECTORY\n" +
+			"box   stopped  claude-code  9.8.7 (outdated)  2.0 GiB  1.5 GiB  -      3 hours  ~/src/box\n",
+		errs: "Newer images exist for box.",
+	})
+	if view := w.app.viewOf(s); view.Newer == nil || view.Newer.Release != "2026.2" || view.Directory != s.Directory {
+		t.Errorf("in JSON: %+v", view)
 	}
 }
 

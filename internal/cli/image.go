@@ -64,7 +64,7 @@ func runImageList(ctx context.Context, app *App, o imageListOptions) error {
 	for _, i := range images {
 		table.Add(i.Preset, i.Arch, i.VMM, i.Release, ui.Bytes(i.Size), ui.Bytes(i.Allocated))
 	}
-	return table.Write(app.Streams.Out)
+	return app.table(table)
 }
 
 // availableView is an image that the manifest offers, in JSON.
@@ -95,7 +95,7 @@ func (a *App) listAvailable(ctx context.Context, json bool) error {
 	for _, v := range views {
 		table.Add(v.Preset, v.Agent.Version, v.Arch, v.VMM, kernelText(v.Kernel), v.Release, ui.Bytes(v.Download), ui.Bytes(v.Size))
 	}
-	return table.Write(a.Streams.Out)
+	return a.table(table)
 }
 
 func availableOf(release string, row manifest.Row) availableView {

@@ -136,7 +136,7 @@ func (a *App) showWrong(v checkView, wrong error) error {
 			table.Add(f.Place, f.File, f.Problem)
 		}
 	}
-	if err := table.Write(a.Streams.Out); err != nil {
+	if err := a.table(table); err != nil {
 		return fmt.Errorf("%w (and: %w)", wrong, err)
 	}
 	return wrong

@@ -62,7 +62,7 @@ func (a *App) built(ctx context.Context, publication imagebuild.Publication, ima
 	if o.JSON {
 		return ui.WriteData(a.Streams.Out, views)
 	}
-	return sizeTable(views).Write(a.Streams.Out)
+	return a.table(sizeTable(views))
 }
 
 // publish gives the manifest's address; without a destination "".

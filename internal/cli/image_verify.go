@@ -87,7 +87,7 @@ func runImageVerify(ctx context.Context, app *App, o imageVerifyOptions) error {
 		app.Streams.Say("No images are in the cache.")
 		return nil
 	}
-	return errors.Join(verifiedTable(views).Write(app.Streams.Out), wrong)
+	return errors.Join(app.table(verifiedTable(views)), wrong)
 }
 
 func verifiedOf(r acquire.Report, images []store.Image) verifiedView {

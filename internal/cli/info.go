@@ -87,7 +87,7 @@ func runInfo(_ context.Context, app *App, o infoOptions) error {
 
 func (a *App) infoOf(s sandbox.Status, folder record.Folder, c config.Config) sandboxInfo {
 	info := sandboxInfo{
-		sandboxView: viewOf(s), Folder: folder.Dir(), Console: folder.Console(), Layers: []layer{},
+		sandboxView: a.viewOf(s), Folder: folder.Dir(), Console: folder.Console(), Layers: []layer{},
 		SSH: sshInfo{
 			User:         wire.AgentUser,
 			ProxyCommand: proxyCommand(a.Self, s.Name, c),
@@ -147,12 +147,15 @@ func (i sandboxInfo) text(now time.Time) string {
 	line("directory", i.Directory)
 	line("agent", strings.TrimSpace(i.Agent.Name+" "+i.Agent.Version))
 	line("image", i.Release)
+	if i.Newer != nil {
+		line("newer", fmt.Sprintf("%s with %s", i.Newer.Release, strings.TrimSpace(i.Newer.Agent.Name+" "+i.Newer.Agent.Version)))
+	}
 	line("kernel", kernelText(i.Kernel))
 	if i.State != sandbox.Broken {
 		line("machine", machineText(i))
 		line("cpus", strconv.Itoa(i.CPUs))
 		line("memory", ui.Bytes(i.MemoryMiB<<20))
-		line("disk", ui.Bytes(i.DiskBytes))
+		line("disk", fmt.Sprintf("%s, of which %s are used on this computer", ui.Bytes(i.DiskBytes), ui.Bytes(i.OnDisk)))
 		line("created", ui.Age(now, i.Created)+" ago")
 	}
 	for _, m := range i.Mounts {

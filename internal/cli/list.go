@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,7 @@ func runList(_ context.Context, app *App, o listOptions) error {
 	case o.JSON:
 		views := make([]sandboxView, 0, len(all))
 		for _, s := range all {
-			views = append(views, viewOf(s))
+			views = append(views, app.viewOf(s))
 		}
 		return ui.WriteData(app.Streams.Out, views)
 	case o.Quiet:
@@ -52,14 +53,60 @@ func runList(_ context.Context, app *App, o listOptions) error {
 		app.Streams.Say("There are no sandboxes. Make one: smolvm claude start")
 		return nil
 	}
-	return app.sandboxTable(all).Write(app.Streams.Out)
+	return app.listTable(all)
 }
 
-func (a *App) sandboxTable(all []sandbox.Status) *ui.Table {
-	table := ui.NewTable("NAME", "PRESET", "STATE", "AGENT", "CPUS", "MEMORY", "AGE")
-	for _, s := range all {
-		table.Add(s.Name, s.Preset, s.State, s.Agent.Version, strconv.Itoa(s.CPUs),
-			ui.Bytes(s.MemoryMiB<<20), ui.Age(a.Now(), s.Created))
+// listTable shows the sandboxes for people. A narrow terminal gets fewer columns,
+// and is told which.
+func (a *App) listTable(all []sandbox.Status) error {
+	table, outdated := a.sandboxTable(all)
+	if a.Streams.OutTTY && !a.global.Plain {
+		gone := table.Fit(int(a.Streams.Size().Columns), "AGE", "PORTS", "DISK", "AGENT", "DIRECTORY", "MEMORY", "PRESET")
+		if len(gone) > 0 {
+			defer a.Streams.Say("Too narrow for %s: see --plain, --json, or smolvm info NAME.", strings.Join(gone, ", "))
+		}
 	}
-	return table
+	if len(outdated) > 0 {
+		defer a.Streams.Say("Newer images exist for %s.", strings.Join(outdated, ", "))
+	}
+	return a.table(table)
+}
+
+// sandboxTable names those that are outdated besides.
+func (a *App) sandboxTable(all []sandbox.Status) (table *ui.Table, outdated []string) {
+	table = ui.NewTable("NAME", "STATE", "PRESET", "AGENT", "MEMORY", "DISK", "PORTS", "AGE", "DIRECTORY")
+	for _, s := range all {
+		v := a.viewOf(s)
+		agent := v.Agent.Version
+		if v.Newer != nil {
+			agent += " (outdated)"
+			outdated = append(outdated, v.Name)
+		}
+		table.Add(v.Name, v.State, v.Preset, agent, size(v.MemoryMiB<<20), size(v.OnDisk), portsText(v), ui.Age(a.Now(), v.Created), a.tilde(v.Directory))
+	}
+	return table, outdated
+}
+
+// size is empty where nothing is known.
+func size(bytes int64) string {
+	if bytes == 0 {
+		return ""
+	}
+	return ui.Bytes(bytes)
+}
+
+func portsText(v sandboxView) string {
+	var ports []string
+	for _, port := range v.Ports {
+		ports = append(ports, strconv.Itoa(port))
+	}
+	return strings.Join(ports, ", ")
+}
+
+// tilde shortens a path below the user's home.
+func (a *App) tilde(path string) string {
+	if rest, below := strings.CutPrefix(path, a.UserHome+"/"); below && a.UserHome != "" {
+		return "~/" + rest
+	}
+	return path
 }

@@ -30,6 +30,8 @@ func (a *App) openRooms() *rooms {
 		Prune:      a.pruneStore,
 		Remove:     a.removeImages,
 		Current:    a.current,
+		SeenLast:   sync.OnceValue(a.seenLast),
+		OnDisk:     a.onDisk,
 		Machine:    a.chooseMachine,
 		Able:       a.ableToRun,
 		Sound:      a.soundVMM,

@@ -95,7 +95,7 @@ func runPresetList(_ context.Context, app *App, o presetListOptions) error {
 	for _, p := range all {
 		table.Add(p.Name, strings.Join(p.Aliases, ", "), p.Agent.Name, p.Agent.Version, imageOf(p), originOf(p))
 	}
-	return table.Write(app.Streams.Out)
+	return app.table(table)
 }
 
 // imageOf says where the preset's image usually comes from.

@@ -118,7 +118,7 @@ func (a *App) mayPrune(ctx context.Context, o store.PruneOptions, json bool) (bo
 	case len(would.Items) == 0:
 		return true, nil // there is nothing to ask about
 	case !json:
-		if err := a.prunedTable(would).Write(a.Streams.Out); err != nil {
+		if err := a.table(a.prunedTable(would)); err != nil {
 			return false, err
 		}
 	}
@@ -166,7 +166,7 @@ func (a *App) showPruned(p store.Pruned, dryRun, json bool) error {
 	a.tellHeld(p.Held)
 	if len(p.Items) == 0 {
 		a.Streams.Say("There is nothing to remove.")
-	} else if err := a.prunedTable(p).Write(a.Streams.Out); err != nil {
+	} else if err := a.table(a.prunedTable(p)); err != nil {
 		return err
 	}
 	freed := "freed"

@@ -73,6 +73,10 @@ type rooms struct {
 	// Current are the releases that the known catalogues have now, and the keys of
 	// the assets that they name.
 	Current func() (releases, keys []string, err error)
+	// SeenLast are the manifests that were seen last; the network is not asked.
+	SeenLast func() catalogues
+	// OnDisk is what a sandbox's folder takes on this computer in bytes, without images.
+	OnDisk func(name string) int64
 	// Machine decides what a new sandbox of an architecture (empty: this computer's)
 	// runs on, and refuses a backend that there is not.
 	Machine func(arch, backend string) (machine, error)

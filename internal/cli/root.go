@@ -85,6 +85,7 @@ func addTo(root *cobra.Command, group string, commands ...*cobra.Command) {
 func (a *App) addGlobals(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.global.Progress, "progress", string(ui.Auto), "how progress is shown: auto, plain, json")
+	flags.BoolVar(&a.global.Plain, "plain", false, "no tables, colours and moving lines: for screen readers")
 	flags.StringVar(&a.global.Manifest, "manifest", "", "`ADDRESS` of the image manifest: a path, http(s)://, oci:// (default SMOLVM_MANIFEST)")
 	var read []string // by presetFiles, before there are flags
 	flags.StringArrayVar(&read, "preset-file", nil, "`FILE` with a preset of your own; may be repeated")
@@ -103,6 +104,9 @@ func (a *App) addGlobals(root *cobra.Command) {
 func (a *App) checkGlobals() error {
 	if !slices.Contains(ui.Styles, ui.Style(a.global.Progress)) {
 		return refuse("Use auto, plain or json.", "--progress %q is not a style", a.global.Progress)
+	}
+	if a.global.Plain {
+		a.Streams.Color, a.Streams.Moves = false, false
 	}
 	_, err := a.Config()
 	return err

@@ -74,7 +74,7 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 		return a.finish(ctx, boxes, name, agent(s, o.Args), o.JSON)
 	}
 	if o.JSON {
-		return ui.WriteData(a.Streams.Out, viewOf(s))
+		return ui.WriteData(a.Streams.Out, a.viewOf(s))
 	}
 	a.Streams.Say("%s is running. Run its agent with: smolvm attach %s", name, name)
 	_, err = fmt.Fprintln(a.Streams.Out, name)

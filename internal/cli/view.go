@@ -26,6 +26,8 @@ type sandboxView struct {
 	CPUs      int              `json:"cpus"`
 	MemoryMiB int64            `json:"memory_mib"`
 	DiskBytes int64            `json:"disk_bytes"`
+	OnDisk    int64            `json:"on_disk_bytes"` // of this computer, without images
+	Newer     *newerView       `json:"newer"`         // null: the catalogue seen last has this image
 	Created   time.Time        `json:"created"`
 	Started   *time.Time       `json:"started"` // null: never
 	Stopped   *time.Time       `json:"stopped"` // null: never
@@ -64,13 +66,14 @@ func servicesOf(all []wire.Service) []serviceView {
 
 func serviceLog(name string) string { return wire.ServiceLog + "/" + name + ".log" }
 
-func viewOf(s sandbox.Status) sandboxView {
+func (a *App) viewOf(s sandbox.Status) sandboxView {
 	return sandboxView{
 		Name: s.Name, ID: s.ID, State: s.State, Preset: s.Preset, Directory: s.Directory,
 		Agent: agentView{s.Agent.Name, s.Agent.Version},
 		Arch:  s.Arch, VMM: s.VMM, Accel: s.Accel, Release: s.Image.Release,
 		Kernel: kernelView{s.Image.KernelVersion, s.Image.StandIn},
-		CPUs:   s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes,
+		CPUs:   s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes, OnDisk: a.OnDisk(s.Name),
+		Newer:   a.SeenLast().viewOf(s.Record),
 		Created: s.Created, Started: when(s.Started), Stopped: when(s.Stopped),
 		Mounts: mountsOf(s.Mounts), Ports: append([]int{}, s.Ports...), Services: servicesOf(s.Services),
 		LastError: s.LastError, Boot: s.Boot,

@@ -227,3 +227,34 @@ func TestFullOutput(t *testing.T) {
 		t.Errorf("it is a fault of %s: %v", fault.CodeOf(err), err)
 	}
 }
+
+func TestTableFits(t *testing.T) {
+	make := func() *Table {
+		table := NewTable("NAME", "AGE", "DIRECTORY")
+		table.Add("one", "3 hours", "/home/u/src/project")
+		return table
+	}
+	for _, c := range []struct {
+		columns int
+		want    string
+		gone    int
+	}{
+		{80, "NAME  AGE      DIRECTORY\none   3 hours  /home/u/src/project\n", 0},
+		{30, "NAME  AGE      DIRECTORY\none   3 hours  .../src/project\n", 0},
+		{20, "NAME  DIRECTORY\none   ...src/project\n", 1},
+		{6, "NAME\none\n", 2},
+	} {
+		table, out := make(), strings.Builder{}
+		gone := table.Fit(c.columns, "AGE", "DIRECTORY")
+		if err := table.Write(&out); err != nil || out.String() != c.want || len(gone) != c.gone {
+			t.Errorf("%d columns: %q, without %q; want %q", c.columns, out.String(), gone, c.want)
+		}
+	}
+	var out strings.Builder
+	table := make()
+	table.Add("two", "", "/x")
+	want := "name: one\nage: 3 hours\ndirectory: /home/u/src/project\n\nname: two\nage: -\ndirectory: /x\n"
+	if err := table.WritePlain(&out); err != nil || out.String() != want {
+		t.Errorf("plain: %q, %v", out.String(), err)
+	}
+}
