@@ -53,6 +53,7 @@ var support = []string{"vmm/fake", "vmm/conformance"}
 // named by its folder. A module ending in / stands for all below it.
 var homes = map[string][]string{
 	"aead.dev/minisign":                      {"trust"},
+	"github.com/charmbracelet":               {"guest"},
 	"github.com/gofrs/flock":                 {"config", "record", "store"},
 	"github.com/google/renameio/v2":          {"record", "store"},
 	"github.com/google/go-containerregistry": {"fetch/oci"},

@@ -103,6 +103,8 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	a.steps.mark("ready")
 	report := a.steps.report(a.version)
 	a.uplink.publish(wire.Message{Type: wire.Ready, Boot: &report})
+	a.uplink.announce(nil) // which also says that sessions are kept
+	a.group.Go(func() { server.Tell(ctx, a.uplink.announce) })
 	a.console.printf("ready after %d ms", report.UptimeMS)
 	a.keeper.Start()
 	if err := a.root.Settle(); err != nil {

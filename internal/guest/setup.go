@@ -149,6 +149,7 @@ func (a *agent) newServer() (*sshd.Server, error) {
 		Workspace:   wire.Workspace,
 		Start:       a.reaper.Start,
 		SFTP:        agentFile,
+		Now:         time.Now,
 		Logf:        a.console.printf,
 	})
 }

@@ -4,6 +4,7 @@ package guest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +35,7 @@ type uplink struct {
 	mu       sync.Mutex
 	session  *link.Session
 	standing *wire.Message
+	sessions *wire.Message // the kept ones, told beside
 	changed  chan struct{} // closed and renewed when session changes
 }
 
@@ -143,6 +145,32 @@ func (u *uplink) attach(session *link.Session) {
 	if session != nil && u.standing != nil {
 		_ = session.Send(*u.standing)
 	}
+	if session != nil && u.sessions != nil {
+		_ = session.Send(*u.sessions)
+	}
+}
+
+// announce tells the host of the kept sessions, now and in every later session.
+func (u *uplink) announce(all []wire.KeptSession) {
+	message := sessionsMessage(all)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.sessions = &message
+	if u.session != nil {
+		_ = u.session.Send(message)
+	}
+}
+
+// sessionsMessage leaves out what is long where there is too much of it.
+func sessionsMessage(all []wire.KeptSession) wire.Message {
+	message := wire.Message{Type: wire.Sessions, Sessions: all}
+	if encoded, err := json.Marshal(message); err == nil && len(encoded) < wire.MaxMessage {
+		return message
+	}
+	for i := range all {
+		all[i].Title, all[i].Command = "", ""
+	}
+	return message
 }
 
 // publish tells the host, now or as soon as it is there.

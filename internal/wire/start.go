@@ -14,6 +14,42 @@ type Start struct {
 	Env  map[string]string `json:"env,omitempty"`  // over the session's own
 	Dir  string            `json:"dir,omitempty"`  // empty: Workspace, or home where there is none
 	User string            `json:"user,omitempty"` // agent (default) or root
+	// Keep makes it a session that outlives its client; it needs a terminal. With
+	// New the program is started in a new session, named Session or by the guest.
+	// Without, the client joins the session named Session, and all that is said
+	// above of the program is ignored; one that is not there is status 126.
+	Keep    bool   `json:"keep,omitempty"`
+	New     bool   `json:"new,omitempty"`
+	Session string `json:"session,omitempty"`
+}
+
+// Limits of kept sessions.
+const (
+	MaxSessions    = 64 // in all
+	maxSessionName = 32
+)
+
+// KeptSession is a program that is kept when nobody watches it, or what is left of one
+// that ended while nobody did.
+type KeptSession struct {
+	Name    string `json:"name"`
+	Command string `json:"command"`          // its words, cut
+	Title   string `json:"title,omitempty"`  // what the program called its window
+	Started int64  `json:"started"`          // as Message.UnixNano
+	Used    int64  `json:"used"`             // when a client came or went last
+	Clients int    `json:"clients"`          // that watch it now
+	Status  *int   `json:"status,omitempty"` // how it ended, as Exec says it; absent while it runs
+}
+
+// ValidSessionName tells whether a session may have the name.
+func ValidSessionName(name string) bool {
+	for i, r := range name {
+		plain := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !plain && (i == 0 || r != '-' && r != '_' && r != '.') {
+			return false
+		}
+	}
+	return name != "" && len(name) <= maxSessionName
 }
 
 // Size is a terminal's size in character cells.

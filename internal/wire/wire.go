@@ -114,16 +114,18 @@ const (
 	Goodbye  MessageType = "goodbye"  // an orderly end follows; Text is poweroff or reboot
 	PowerOff MessageType = "poweroff" // host to guest: stop in order
 	Clock    MessageType = "clock"    // host to guest: set the clock to UnixNano
+	Sessions MessageType = "sessions" // Sessions are those that are kept now; said once ready and after each change
 )
 
 // Message is one control message.
 type Message struct {
-	Type     MessageType `json:"type"`
-	Text     string      `json:"text,omitempty"`
-	Bytes    int64       `json:"bytes,omitempty"`
-	UnixNano int64       `json:"unix_nano,omitempty"`
-	Boot     *BootReport `json:"boot,omitempty"` // with Ready
-	Mounts   []Mount     `json:"mounts,omitempty"`
+	Type     MessageType   `json:"type"`
+	Text     string        `json:"text,omitempty"`
+	Bytes    int64         `json:"bytes,omitempty"`
+	UnixNano int64         `json:"unix_nano,omitempty"`
+	Boot     *BootReport   `json:"boot,omitempty"` // with Ready
+	Mounts   []Mount       `json:"mounts,omitempty"`
+	Sessions []KeptSession `json:"sessions,omitempty"` // with Sessions
 }
 
 // BootReport is what the guest measured and found while coming up.

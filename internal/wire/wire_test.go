@@ -30,6 +30,12 @@ func TestForms(t *testing.T) {
 			Start{Argv: []string{"a", ""}, Env: map[string]string{"A": "b"}, Dir: "/x", User: "root"},
 			`{"argv":["a",""],"env":{"A":"b"},"dir":"/x","user":"root"}`,
 		},
+		{Start{Keep: true, New: true, Session: "s"}, `{"keep":true,"new":true,"session":"s"}`},
+		{
+			Message{Type: Sessions, Sessions: []KeptSession{{Name: "1", Command: "a b", Started: 2, Used: 3, Clients: 1}}},
+			`{"type":"sessions","sessions":[{"name":"1","command":"a b","started":2,"used":3,"clients":1}]}`,
+		},
+		{KeptSession{Name: "x", Title: "t", Status: new(int)}, `{"name":"x","command":"","title":"t","started":0,"used":0,"clients":0,"status":0}`},
 		{Service{Name: "gateway", Run: []string{"a"}}, `{"name":"gateway","run":["a"]}`},
 		{
 			Service{Name: "gateway", Run: []string{"a"}, User: "root", Port: 80, Health: "/x", Restart: RestartNever},
@@ -148,4 +154,17 @@ func FuzzMessage(f *testing.F) {
 			t.Errorf("%+v became %+v, %v", m, back, err)
 		}
 	})
+}
+
+func TestSessionNames(t *testing.T) {
+	for _, name := range []string{"1", "main", "a-b_c.d", strings.Repeat("x", 32)} {
+		if !ValidSessionName(name) {
+			t.Errorf("%q refused", name)
+		}
+	}
+	for _, name := range []string{"", "-a", ".", "a b", "a/b", "é", "a\x1b", strings.Repeat("x", 33)} {
+		if ValidSessionName(name) {
+			t.Errorf("%q accepted", name)
+		}
+	}
 }

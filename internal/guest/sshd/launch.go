@@ -77,7 +77,7 @@ func (s *session) launch() error {
 	} else if theirs, p.output, err = makePipes(); err != nil {
 		return err
 	}
-	p.process, err = s.start(theirs)
+	p.process, err = s.spawn(theirs)
 	for _, file := range theirs {
 		file.Close()
 	}
@@ -87,6 +87,14 @@ func (s *session) launch() error {
 	}
 	s.connect()
 	return nil
+}
+
+// startOnTerminal starts the program on the terminal, whose output is not copied here.
+func (s *session) startOnTerminal() (err error) {
+	slave := s.pty.slave
+	s.program.process, err = s.spawn([3]*os.File{slave, slave, slave})
+	slave.Close()
+	return err
 }
 
 // makePipes returns the program's ends of three pipes and ours.
@@ -123,9 +131,9 @@ func (o *output) close() {
 	}
 }
 
-// start runs the program as its user, in a session of its own so that all of it
+// spawn runs the program as its user, in a session of its own so that all of it
 // can be hung up.
-func (s *session) start(theirs [3]*os.File) (*reap.Process, error) {
+func (s *session) spawn(theirs [3]*os.File) (*reap.Process, error) {
 	p := s.program
 	attr := &syscall.ProcAttr{
 		Dir: p.dir, Env: p.env,
@@ -172,15 +180,15 @@ func (s *session) finish() {
 	p := s.program
 	status := p.process.Wait()
 	p.output.drain()
-	s.sendStatus(status)
+	sendStatus(s.channel, status)
 	p.output.close()
 	s.pty.close()
 	s.channel.Close()
 }
 
-func (s *session) sendStatus(status reap.Status) {
+func sendStatus(channel ssh.Channel, status reap.Status) {
 	if sig := status.Signal(); sig != 0 {
-		_, _ = s.channel.SendRequest("exit-signal", false, ssh.Marshal(struct {
+		_, _ = channel.SendRequest("exit-signal", false, ssh.Marshal(struct {
 			Name     string
 			Core     bool
 			Message  string
@@ -188,7 +196,7 @@ func (s *session) sendStatus(status reap.Status) {
 		}{signalName(sig), status.CoreDump(), "", ""}))
 		return
 	}
-	_, _ = s.channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status.Code())}))
+	_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status.Code())}))
 }
 
 // hangup ends what the client has left behind: SIGHUP to the whole session,

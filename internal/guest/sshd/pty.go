@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // pty is a pseudo terminal. The nil pty may be closed.
@@ -16,6 +18,7 @@ type pty struct {
 	master *os.File
 	slave  *os.File
 	term   string
+	size   wire.Size // at first
 }
 
 // openPTY answers pty-req (RFC 4254, section 6.2).
@@ -34,6 +37,7 @@ func (s *session) openPTY(payload []byte) bool {
 		return false
 	}
 	p.term = m.Term
+	p.size = wire.Size{Columns: clamp(m.Columns), Rows: clamp(m.Rows)}
 	if p.setModes(m.Modes) != nil || p.resize(m.Columns, m.Rows, m.Width, m.Height) != nil {
 		p.close()
 		return false
@@ -85,7 +89,14 @@ func (p *pty) own(uid uint32) error {
 // resize answers window-change.
 func (s *session) resize(payload []byte) bool {
 	var m struct{ Columns, Rows, Width, Height uint32 }
-	if ssh.Unmarshal(payload, &m) != nil || s.pty == nil {
+	if ssh.Unmarshal(payload, &m) != nil {
+		return false
+	}
+	if s.viewer != nil {
+		s.viewer.resize(wire.Size{Columns: clamp(m.Columns), Rows: clamp(m.Rows)})
+		return true
+	}
+	if s.pty == nil {
 		return false
 	}
 	return s.pty.resize(m.Columns, m.Rows, m.Width, m.Height) == nil

@@ -4,8 +4,8 @@
 // without a terminal, SFTP and TCP forwarding.
 //
 // Connections come from the guest link, never from the network. Only public
-// keys of the seed are accepted, the same for every user. Nothing is kept when
-// a connection ends: its programs are hung up.
+// keys of the seed are accepted, the same for every user. When a connection ends
+// its programs are hung up, except those of sessions that are kept.
 package sshd
 
 import (
@@ -54,6 +54,7 @@ type Config struct {
 	// SFTP is the path of the program that serves SFTP on its standard input and
 	// output when started under the name SFTPName.
 	SFTP string
+	Now  func() time.Time
 	Logf func(format string, args ...any)
 }
 
@@ -61,6 +62,7 @@ type Config struct {
 type Server struct {
 	config Config
 	ssh    *ssh.ServerConfig
+	keeper *keeper
 }
 
 // New checks the configuration.
@@ -71,7 +73,7 @@ func New(config Config) (*Server, error) {
 	if len(config.Authorized) == 0 {
 		return nil, errors.New("ssh server: there is no authorized key")
 	}
-	s := &Server{config: config}
+	s := &Server{config: config, keeper: newKeeper(config.Now)}
 	s.ssh = &ssh.ServerConfig{
 		Config: ssh.Config{
 			// An emulated processor has no fast AES; chacha20 is twice as fast there.
@@ -101,7 +103,7 @@ func (s *Server) authorize(conn ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permi
 }
 
 // Serve serves one connection until it ends or ctx does, and returns when all
-// its programs and forwards are gone.
+// its programs and forwards are gone. Kept sessions go on.
 func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

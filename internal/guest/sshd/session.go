@@ -30,7 +30,9 @@ type session struct {
 	envSize int
 	pty     *pty
 	program *running
-	err     error // why the program was not started, to be told to the client
+	start   wire.Start // what was asked for
+	viewer  *viewer    // of a kept session
+	err     error      // why the program was not started, to be told to the client
 }
 
 func (c *connection) session(opening ssh.NewChannel) {
@@ -54,6 +56,10 @@ func (s *session) handle(requests <-chan *ssh.Request) {
 		if isStart(request.Type) && ok {
 			s.begin()
 		}
+	}
+	if s.viewer != nil {
+		s.viewer.leave() // the session goes on
+		return
 	}
 	s.hangup()
 }
@@ -103,10 +109,10 @@ func (s *session) addEnv(name, value string) bool {
 // prepare decides what to run. A request that makes no sense is refused; a
 // program that is not there is the program's own failure, with a status.
 func (s *session) prepare(request *ssh.Request) bool {
-	if s.program != nil || s.err != nil {
+	if s.program != nil || s.err != nil || s.viewer != nil {
 		return false
 	}
-	start := wire.Start{}
+	var start wire.Start
 	c := command{login: true}
 	switch request.Type {
 	case "exec":
@@ -135,20 +141,30 @@ func (s *session) prepare(request *ssh.Request) bool {
 	if start.User == "" {
 		start.User = s.conn.User()
 	}
+	if s.start = start; start.Keep && s.pty == nil {
+		s.err = errors.New("a session is kept only with a terminal")
+		return true
+	}
+	if start.Keep && !start.New {
+		return true // there is nothing to be started
+	}
 	s.program, s.err = s.resolve(c, start.User, start.Dir)
 	return true
 }
 
 // begin starts the program and, in a goroutine of the connection's, waits for it.
 func (s *session) begin() {
-	if s.err == nil {
+	if s.err == nil && s.start.Keep {
+		s.err = s.keep()
+	} else if s.err == nil {
 		s.err = s.launch()
 	}
-	if s.err != nil {
+	switch {
+	case s.err != nil:
 		s.fail(s.err)
-		return
+	case s.viewer == nil:
+		s.group.Go(s.finish)
 	}
-	s.group.Go(s.finish)
 }
 
 // fail tells the client why nothing ran, with the status shells and docker use.
@@ -166,11 +182,14 @@ func (s *session) fail(err error) {
 
 func (s *session) signal(payload []byte) bool {
 	var m struct{ Name string }
-	if ssh.Unmarshal(payload, &m) != nil || s.program == nil || s.program.process == nil {
+	if ssh.Unmarshal(payload, &m) != nil {
 		return false
 	}
 	sig, ok := signals[m.Name]
-	if !ok {
+	if ok && s.viewer != nil {
+		return s.viewer.session.signal(sig)
+	}
+	if !ok || s.program == nil || s.program.process == nil {
 		return false
 	}
 	if s.pty != nil {

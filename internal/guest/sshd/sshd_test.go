@@ -86,6 +86,7 @@ func newWorld(t *testing.T) *world {
 		Workspace:   filepath.Join(w.home, "none"),
 		Start:       reaper.Start,
 		SFTP:        "/proc/self/exe",
+		Now:         time.Now,
 		Logf:        t.Logf,
 	})
 	if err != nil {
