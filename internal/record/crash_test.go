@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -42,11 +44,13 @@ func victim(job, home string) int {
 		r.LastError = "new"
 		_ = b.Write(r)
 	case job == "lock":
-		if _, err := b.Lock("one"); err != nil {
+		lock, err := b.Lock("one")
+		if err != nil {
 			return 1
 		}
 		_, _ = os.Stdout.WriteString("locked\n")
-		select {}
+		time.Sleep(time.Minute) // a process in which nothing can happen any more would end itself
+		runtime.KeepAlive(lock)
 	}
 	return 0
 }
