@@ -360,6 +360,15 @@ func (w *fakeWorld) Delete(ctx context.Context, name string) error {
 	return ctx.Err()
 }
 
+func (w *fakeWorld) Resize(name string, size sandbox.Size) (record.Record, error) {
+	w.note("resize %s %+v", name, size)
+	s := w.boxes[name]
+	s.CPUs = cmp.Or(size.CPUs, s.CPUs)
+	s.MemoryMiB = cmp.Or(size.MemoryMiB, s.MemoryMiB)
+	s.DiskBytes = cmp.Or(size.DiskBytes, s.DiskBytes)
+	return s.Record, nil
+}
+
 func (w *fakeWorld) Rename(_ context.Context, from, to string) error {
 	w.note("rename %s %s", from, to)
 	s := w.boxes[from]

@@ -127,7 +127,7 @@ func (l *launch) check() (err error) {
 	if l.machine, err = l.app.machineFor(l.options.Arch, l.options.Backend); err != nil {
 		return err
 	}
-	if err := l.checkSizes(); err != nil {
+	if err := checkSizes(l.options, l.machine); err != nil {
 		return err
 	}
 	l.boxes, err = l.app.Sandboxes()
@@ -156,7 +156,7 @@ func (l *launch) configure(ctx context.Context) (err error) {
 	o.CPUs = firstSet(o.CPUs, int(l.config.Number("cpus", name)))
 	o.Memory = firstSet(o.Memory, l.config.Number("memory", name))
 	o.Disk = firstSet(o.Disk, l.config.Number("disk", name))
-	if err := l.checkSizes(); err != nil {
+	if err := checkSizes(l.options, l.machine); err != nil {
 		return fmt.Errorf("as the configuration says (smolvm config list --show-origin): %w", err)
 	}
 	return nil
@@ -179,8 +179,7 @@ func (a *App) attaches(o startOptions) (bool, error) {
 }
 
 // checkSizes compares the flags with the host.
-func (l *launch) checkSizes() error {
-	o, host := l.options, l.machine
+func checkSizes(o startOptions, host machine) error {
 	switch {
 	case o.CPUs > host.cpus:
 		return fault.New(fault.Host, fmt.Sprintf("Give at most %d.", host.cpus),

@@ -118,6 +118,7 @@ func TestParseTheRest(t *testing.T) {
 	check(t, newStop, "a", stopOptions{Names: []string{"a"}, Grace: defaultGrace})
 	check(t, newDelete, "a b -y", deleteOptions{Names: []string{"a", "b"}, Yes: true})
 	check(t, newDelete, "--all --yes --json", deleteOptions{Names: []string{}, All: true, Yes: true, JSON: true})
+	check(t, newResize, "a --cpus 2 --memory 1G --disk 40G", resizeOptions{Name: "a", CPUs: 2, Memory: 1 << 30, Disk: 40 << 30})
 	check(t, newRename, "a b --json", renameOptions{From: "a", To: "b", JSON: true})
 	check(t, newLogs, "-f box", logsOptions{Name: "box", Follow: true})
 	check(t, newLogs, "box --supervisor", logsOptions{Name: "box", Supervisor: true})

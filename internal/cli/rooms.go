@@ -28,6 +28,7 @@ type sandboxes interface {
 	Start(ctx context.Context, name string, options sandbox.StartOptions) (record.Record, error)
 	Stop(ctx context.Context, name string, grace time.Duration) error
 	Delete(ctx context.Context, name string) error
+	Resize(name string, size sandbox.Size) (record.Record, error)
 	Rename(ctx context.Context, from, to string) error
 	List() ([]sandbox.Status, error)
 	Get(name string) (sandbox.Status, error)

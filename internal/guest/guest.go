@@ -186,7 +186,7 @@ func (a *agent) findDevices(life context.Context) error {
 func (a *agent) buildRoot(ctx context.Context, modules *boot.Modules) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, buildTime, errors.New("it took too long"))
 	defer cancel()
-	builder := boot.Builder{Options: a.options, Drives: a.drives, Modules: modules, Run: a.runIn, Working: a.working}
+	builder := boot.Builder{Options: a.options, Drives: a.drives, Modules: modules, Run: a.runIn, Working: a.working, Logf: a.console.printf}
 	var err error
 	a.root, err = builder.Build(ctx)
 	a.steps.mark("root")

@@ -3,7 +3,10 @@
 package vm_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -29,4 +32,49 @@ func TestRename(t *testing.T) {
 	if got := w.must(t, "exec", "after", "--", "sh", "-c", "hostname; cat /workspace/f"); got != "after\nkept\n" {
 		t.Errorf("host name and file after a start: %q", got)
 	}
+}
+
+// TestResize gives a sandbox with a file another size: the next start has it, the
+// file is still there, and the disk takes hardly more room on the host.
+func TestResize(t *testing.T) {
+	w := theWorld
+	name := w.sandbox(t, "grower")
+	t.Cleanup(func() { w.remove(name) })
+	w.must(t, "exec", name, "--", "sh", "-c", "echo kept >/workspace/f")
+	if r := w.run(t, nil, "resize", name, "--cpus", "2"); r.status != 4 || !strings.Contains(r.stderr, "smolvm stop "+name) {
+		t.Errorf("resize of one that runs: %+v", r)
+	}
+	w.must(t, "stop", name)
+	before := allocated(t, w.scratch(name))
+	w.must(t, "resize", name, "--cpus", "2", "--memory", "768M", "--disk", "60G")
+	w.must(t, "start", name, "--no-attach")
+	out := w.must(t, "exec", name, "--", "sh", "-c", `nproc
+		awk '/MemTotal/ {print int($2/1024/100)}' /proc/meminfo; df -BG --output=size /workspace | tail -1 | tr -d ' G'; cat /workspace/f`)
+	lines := strings.Split(out, "\n")
+	if lines[0] != "2" || (lines[1] != "6" && lines[1] != "7") || (lines[2] != "59" && lines[2] != "60" && lines[2] != "58") || lines[3] != "kept" {
+		t.Errorf("CPUs, hundreds of MiB, GiB of disk, file: %q", out)
+	}
+	w.must(t, "stop", name)
+	after := allocated(t, w.scratch(name))
+	t.Logf("the disk took %d KiB before and %d KiB after", before>>10, after>>10)
+	if after-before > 64<<20 {
+		t.Errorf("growing the disk took %d MiB on the host", (after-before)>>20)
+	}
+	if r := w.run(t, nil, "resize", name, "--disk", "10G"); r.status != 2 {
+		t.Errorf("making it smaller: %+v", r)
+	}
+}
+
+func (w *world) scratch(name string) string {
+	return filepath.Join(w.home, "sandboxes", name, "scratch.ext4")
+}
+
+// allocated is what a file takes on the host's disk in bytes.
+func allocated(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Sys().(*syscall.Stat_t).Blocks * 512
 }

@@ -35,6 +35,7 @@ type Builder struct {
 	Modules *Modules
 	Run     Runner            // starts mkfs.ext4 of the base
 	Working func(text string) // told about long steps; never nil
+	Logf    func(format string, args ...any)
 }
 
 // Root is a built root file system, not yet switched to.
@@ -87,7 +88,7 @@ func (b Builder) mountDrives(ctx context.Context) (layers []string, scratch *os.
 			err = b.prepare(ctx, state, layers, drive)
 		}
 		if err == nil {
-			scratch, err = mountScratch(drive)
+			scratch, err = b.mountScratch(drive)
 		}
 		return layers, scratch, err
 	}
@@ -97,7 +98,7 @@ func (b Builder) mountDrives(ctx context.Context) (layers []string, scratch *os.
 		return err
 	})
 	group.Go(func() (err error) {
-		scratch, err = mountScratch(drive)
+		scratch, err = b.mountScratch(drive)
 		return err
 	})
 	return layers, scratch, group.Wait()

@@ -26,12 +26,15 @@ func (b Builder) prepare(ctx context.Context, state content, layers []string, dr
 }
 
 // mountScratch mounts the scratch file system and returns a handle on it.
-func mountScratch(drive string) (*os.File, error) {
+func (b Builder) mountScratch(drive string) (*os.File, error) {
 	// noinit_itable: the lazy zeroing thread would write the whole inode table of
 	// a sparse disk. discard: deleted files give the host its space back.
 	m := mount{drive, scratchDir, "ext4", unix.MS_NOATIME, "noinit_itable,discard", false}
 	if err := m.do(); err != nil {
 		return nil, err
+	}
+	if err := grow(drive, scratchDir); err != nil {
+		b.Logf("%v", err) // it is as usable as it was
 	}
 	fd, err := unix.Open(scratchDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
