@@ -102,8 +102,11 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	switch signs := len(o.Keys) > 0; {
 	case signs && o.NoSign:
 		return refuse("Leave one of them out.", "--no-sign and --key were given")
-	case (o.Output == "") == (signs || o.NoSign):
-		return refuse("Give both, or neither. --no-sign leaves the signature to smolvm image sign.", "publishing needs a destination and --key")
+	case o.Output == "" && (signs || o.NoSign):
+		return refuse("Add --output, or leave it out.", "--key and --no-sign are for publishing, but no destination was given")
+	case o.Output != "" && !signs && !o.NoSign:
+		return refuse("Give --key FILE; make build makes a development key. --no-sign leaves the signature to smolvm image sign.",
+			"publishing needs a key that signs")
 	}
 	if o.Output != "" {
 		dest, err := destination(o.Output, true)

@@ -23,13 +23,15 @@ const (
 var order = []string{"openclaw", "claude-code", "codex", "hermes", "pi", "opencode"}
 
 // DecodePreset reads a preset from a TOML file's contents and checks it. Unknown
-// fields are refused. The file's name is only for messages.
+// fields are refused, and told together with wrong values. The file's name is only
+// for messages.
 func DecodePreset(data []byte, name string) (preset.Preset, error) {
 	var p preset.Preset
-	if err := DecodeRecipe(data, "preset file "+name, &p); err != nil {
+	var unknown unknownFields
+	if err := DecodeRecipe(data, "preset file "+name, &p); err != nil && !errors.As(err, &unknown) {
 		return preset.Preset{}, err
 	}
-	if err := p.Validate(); err != nil {
+	if err := errors.Join(unknown.orNil(), p.Validate()); err != nil {
 		return preset.Preset{}, fault.New(fault.Usage, "Correct the file.", "check preset file %s: %w", name, err)
 	}
 	return p, nil
@@ -48,13 +50,31 @@ func DecodeRecipe(data []byte, what string, into any) error {
 	return nil
 }
 
+// unknownFields are the fields of a document that its struct does not have.
+type unknownFields []toml.DecodeError
+
+func (u unknownFields) Error() string {
+	var lines []string
+	for _, field := range u {
+		row, _ := field.Position()
+		lines = append(lines, fmt.Sprintf("line %d: unknown field %q", row, strings.Join(field.Key(), ".")))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// orNil is no error where there is no such field.
+func (u unknownFields) orNil() error {
+	if len(u) == 0 {
+		return nil
+	}
+	return u
+}
+
 // explain adds the place to errors of the decoder, and the unknown fields' names.
 func explain(err error) error {
 	var unknown *toml.StrictMissingError
-	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
-		first := unknown.Errors[0]
-		row, _ := first.Position()
-		return fmt.Errorf("line %d: unknown field %q", row, strings.Join(first.Key(), "."))
+	if errors.As(err, &unknown) {
+		return unknownFields(unknown.Errors)
 	}
 	var at *toml.DecodeError
 	if errors.As(err, &at) {

@@ -56,6 +56,15 @@ func TestDecodePresetRefuses(t *testing.T) {
 	}
 }
 
+// TestDecodePresetSaysAll: every unknown field, and what is wrong with the others.
+func TestDecodePresetSaysAll(t *testing.T) {
+	text := "colour = 'red'\n" + strings.Replace(file("x"), "name = 'X'", "shape = 'round'\nname = ''", 1)
+	_, err := DecodePreset([]byte(text), "mine.toml")
+	for _, want := range []string{`line 1: unknown field "colour"`, `line 7: unknown field "agent.shape"`, "agent.name"} {
+		wantUsage(t, err, "mine.toml", want)
+	}
+}
+
 func TestPresets(t *testing.T) {
 	all, err := Presets(folder(map[string]string{
 		"pi.toml": file("pi"), "a.toml": file("zed"), "b.toml": file("aider"), "c.toml": file("codex"),
