@@ -43,7 +43,7 @@ func (a *agent) readSeed(ctx context.Context) error {
 		return err
 	}
 	if a.options.Mode != wire.ModeRun {
-		a.seed.User.SmolVM.Build = true // whatever the seed says: a layer comes of this
+		a.seed.Session.Build = true // whatever the seed says: a layer comes of this
 	}
 	if a.keys, err = parseKeys(a.seed); err != nil {
 		return err
@@ -68,7 +68,7 @@ func (a *agent) applySeed() error {
 		return err
 	}
 	maps.Copy(a.env, a.layerEnv())
-	if err := setup.LinkPowerCommands("/", program.PowerDir, agentFile, !a.seed.User.SmolVM.Build); err != nil {
+	if err := setup.LinkPowerCommands("/", program.PowerDir, agentFile, !a.seed.Session.Build); err != nil {
 		return err
 	}
 	a.steps.mark("seed")
@@ -171,7 +171,7 @@ func (a *agent) newKeeper() *service.Keeper {
 		return nil
 	}
 	return service.New(service.Config{
-		Services:    a.seed.User.SmolVM.Services,
+		Services:    a.seed.Session.Services,
 		Account:     func(name string) (setup.Account, error) { return setup.FindAccount("/", name) },
 		Environment: a.env,
 		Workspace:   wire.Workspace,

@@ -1,7 +1,7 @@
 // Package seed writes a sandbox's NoCloud seed: a small FAT volume labelled
 // CIDATA with the files user-data, meta-data and network-config, each JSON and
 // therefore valid YAML, so that our guest agent and an ordinary cloud-init read
-// the same disk.
+// the same disk. What only our agent reads is in a fourth file, smolvm-data.
 //
 // Inputs are values (keys, certificates, variables: never a credential); the
 // output is one file, readable by its owner only, replaced by one rename. After
@@ -46,6 +46,7 @@ type Document struct {
 	User    wire.UserData
 	Meta    wire.MetaData
 	Network wire.NetworkConfig
+	Session wire.Session
 }
 
 // Input is what differs between sandboxes.
@@ -77,10 +78,10 @@ func Build(in Input) Document {
 			}},
 			CACertificates: wire.CACerts{Trusted: in.CACerts},
 			WriteFiles:     in.Files,
-			SmolVM:         wire.Session{Env: in.Env, Build: in.Build, Services: in.Services},
 			ManageEtcHosts: true,
 		},
-		Meta: wire.MetaData{InstanceID: in.InstanceID, LocalHostname: in.Hostname},
+		Session: wire.Session{Env: in.Env, Build: in.Build, Services: in.Services},
+		Meta:    wire.MetaData{InstanceID: in.InstanceID, LocalHostname: in.Hostname},
 		Network: wire.NetworkConfig{Version: 2, Ethernets: map[string]wire.Ethernet{
 			"uplink": {
 				Match:       wire.Match{Name: "e*"},
@@ -135,7 +136,7 @@ func encode(d Document) ([]fat.File, error) {
 	for _, part := range []struct {
 		name, header string
 		value        any
-	}{{userFile, userHeader, d.User}, {metaFile, "", d.Meta}, {networkFile, "", d.Network}} {
+	}{{userFile, userHeader, d.User}, {metaFile, "", d.Meta}, {networkFile, "", d.Network}, {wire.SessionFile, "", d.Session}} {
 		data, err := json.MarshalIndent(part.value, "", " ")
 		if err != nil {
 			return nil, err

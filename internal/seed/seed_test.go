@@ -74,7 +74,7 @@ func decode(t *testing.T, files map[string][]byte) (d Document) {
 		t.Error("user-data does not start with #cloud-config")
 	}
 	err := errors.Join(json.Unmarshal(user, &d.User), json.Unmarshal(files["meta-data"], &d.Meta),
-		json.Unmarshal(files["network-config"], &d.Network))
+		json.Unmarshal(files["network-config"], &d.Network), json.Unmarshal(files[wire.SessionFile], &d.Session))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,8 +84,8 @@ func decode(t *testing.T, files map[string][]byte) (d Document) {
 func TestReadsBack(t *testing.T) {
 	want := Build(sample())
 	files := written(t, want)
-	if len(files) != 3 {
-		t.Errorf("%d files, want 3", len(files))
+	if len(files) != 4 {
+		t.Errorf("%d files, want 4", len(files))
 	}
 	if d := cmp.Diff(want, decode(t, files)); d != "" {
 		t.Error(d)

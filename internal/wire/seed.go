@@ -1,9 +1,9 @@
 package wire
 
 // UserData is the seed's user-data document: cloud-config in JSON (valid YAML)
-// behind the line "#cloud-config". Standard keys carry everything an ordinary
-// cloud-init understands; the key smolvm carries what only our agent reads.
-// It never holds a credential.
+// behind the line "#cloud-config". It has standard keys only, all of which an
+// ordinary cloud-init understands: its schema refuses others. It never holds a
+// credential.
 type UserData struct {
 	Hostname          string      `json:"hostname"`
 	SSHPasswordAuth   bool        `json:"ssh_pwauth"`     // always false
@@ -12,13 +12,15 @@ type UserData struct {
 	HostKeys          HostKeys    `json:"ssh_keys"`
 	AuthorizedKeys    []string    `json:"ssh_authorized_keys"`
 	Users             []User      `json:"users"`
-	CACertificates    CACerts     `json:"ca_certs"`
+	CACertificates    CACerts     `json:"ca_certs,omitzero"` // the schema refuses an empty one
 	WriteFiles        []WriteFile `json:"write_files,omitempty"`
-	SmolVM            Session     `json:"smolvm"`
 	ResizeRootfs      bool        `json:"resize_rootfs"`     // false
 	PreserveHostname  bool        `json:"preserve_hostname"` // false
 	ManageEtcHosts    bool        `json:"manage_etc_hosts"`  // true
 	PackageUpdateBoot bool        `json:"package_update"`    // false
+
+	// Former is where seeds had the Session before it was a document of its own.
+	Former *Session `json:"smolvm,omitempty"`
 }
 
 // HostKeys is the guest's SSH host key, made on the host at create time.
@@ -51,7 +53,11 @@ type WriteFile struct {
 	Permissions string `json:"permissions,omitempty"` // octal, such as "0644"
 }
 
-// Session is what our agent alone reads.
+// SessionFile is the name of the seed's document that our agent alone reads, a
+// Session. cloud-init does not look at it.
+const SessionFile = "smolvm-data"
+
+// Session is what our agent alone reads. It never holds a credential.
 type Session struct {
 	// Env is set in every session: proxies and the like, never secrets.
 	Env map[string]string `json:"env,omitempty"`

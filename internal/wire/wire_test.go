@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"path"
 	"reflect"
@@ -68,11 +69,11 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// TestUserDataKeys holds the keys against cloud-init's reference: a key that it
-// does not know would be ignored without a word. smolvm is ours.
+// TestUserDataKeys holds the keys against cloud-init's reference: its schema refuses
+// others, and an empty ca_certs.
 func TestUserDataKeys(t *testing.T) {
 	var got map[string]any
-	data, err := json.Marshal(UserData{WriteFiles: []WriteFile{{}}})
+	data, err := json.Marshal(UserData{WriteFiles: []WriteFile{{}}, CACertificates: CACerts{Trusted: []string{""}}})
 	if err == nil {
 		err = json.Unmarshal(data, &got)
 	}
@@ -81,7 +82,7 @@ func TestUserDataKeys(t *testing.T) {
 	}
 	for _, key := range []string{
 		"hostname", "ssh_pwauth", "disable_root", "ssh_deletekeys", "ssh_keys", "ssh_authorized_keys", "users", "ca_certs", "write_files",
-		"smolvm", "resize_rootfs", "preserve_hostname", "manage_etc_hosts", "package_update",
+		"resize_rootfs", "preserve_hostname", "manage_etc_hosts", "package_update",
 	} {
 		if _, ok := got[key]; !ok {
 			t.Errorf("%s is missing", key)
@@ -90,6 +91,9 @@ func TestUserDataKeys(t *testing.T) {
 	}
 	for key := range got {
 		t.Errorf("%s is not a key that cloud-init is known to read", key)
+	}
+	if data, err := json.Marshal(UserData{}); err != nil || bytes.Contains(data, []byte("ca_certs")) {
+		t.Errorf("without certificates: %s, %v", data, err)
 	}
 }
 

@@ -24,7 +24,7 @@ esac
 // Apply writes all of the seed below root but the network. It returns what
 // sessions find in their environment on account of it.
 func Apply(root string, seed Seed) (map[string]string, error) {
-	build := seed.User.SmolVM.Build
+	build := seed.Session.Build
 	if err := writeIdentity(root, seed); err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func Apply(root string, seed Seed) (map[string]string, error) {
 	if env == nil {
 		env = map[string]string{}
 	}
-	maps.Copy(env, seed.User.SmolVM.Env)
+	maps.Copy(env, seed.Session.Env)
 	return env, nil
 }
 

@@ -45,7 +45,7 @@ func exists(parts ...string) bool {
 
 func seedOf(change func(*Seed)) Seed {
 	seed := Seed{
-		User: wire.UserData{Hostname: "box", SmolVM: wire.Session{Env: map[string]string{"HTTPS_PROXY": "http://p"}}},
+		User: wire.UserData{Hostname: "box"}, Session: wire.Session{Env: map[string]string{"HTTPS_PROXY": "http://p"}},
 		Meta: wire.MetaData{InstanceID: "instance-1"},
 		Network: wire.NetworkConfig{Ethernets: map[string]wire.Ethernet{
 			"eth": {Nameservers: wire.Nameservers{Addresses: []string{"10.0.2.3", "evil\nsearch x", "fd00::3"}}},
@@ -142,7 +142,7 @@ func TestCertificates(t *testing.T) {
 func TestBuildWritesCertificatesToRunOnly(t *testing.T) {
 	root := newRoot(t, map[string]string{imageBundle: "image\n"})
 	env, err := Apply(root, seedOf(func(s *Seed) {
-		s.User.SmolVM.Build = true
+		s.Session.Build = true
 		s.User.CACertificates.Trusted = []string{testCert}
 	}))
 	if err != nil {

@@ -32,6 +32,7 @@ type Seed struct {
 	User    wire.UserData
 	Meta    wire.MetaData
 	Network wire.NetworkConfig
+	Session wire.Session
 }
 
 // header opens every cloud-config document.
@@ -55,15 +56,16 @@ func ReadSeed(device string) (Seed, error) {
 	return DecodeSeed(files)
 }
 
-// DecodeSeed decodes the three documents, given by name. The network
-// configuration may be missing.
+// DecodeSeed decodes the documents, given by name. The network configuration may be
+// missing, and in seeds of earlier versions the session is part of the user data.
 func DecodeSeed(files map[string][]byte) (Seed, error) {
 	var seed Seed
 	for name, into := range map[string]any{
 		"user-data": &seed.User, "meta-data": &seed.Meta, "network-config": &seed.Network,
+		wire.SessionFile: &seed.Session,
 	} {
 		data, ok := files[name]
-		if !ok && name == "network-config" {
+		if !ok && (name == "network-config" || name == wire.SessionFile) {
 			continue
 		}
 		if !ok {
@@ -72,6 +74,12 @@ func DecodeSeed(files map[string][]byte) (Seed, error) {
 		if err := decodeDocument(data, into); err != nil {
 			return Seed{}, fmt.Errorf("seed: %s: %w", name, err)
 		}
+	}
+	if former := seed.User.Former; former != nil {
+		if files[wire.SessionFile] == nil {
+			seed.Session = *former
+		}
+		seed.User.Former = nil
 	}
 	return seed, seed.check()
 }
@@ -129,12 +137,12 @@ func (s Seed) check() error {
 			return fmt.Errorf("seed: bad user %q", user.Name)
 		}
 	}
-	for name, value := range s.User.SmolVM.Env {
+	for name, value := range s.Session.Env {
 		if !ValidEnvName(name) || strings.ContainsRune(value, 0) {
 			return fmt.Errorf("seed: bad environment name %q", name)
 		}
 	}
-	for _, service := range s.User.SmolVM.Services {
+	for _, service := range s.Session.Services {
 		if !validUser(service.Name) || len(service.Run) == 0 || service.Port < 0 || service.Port > 65535 || badField(service.Health) {
 			return fmt.Errorf("seed: bad service %q", service.Name)
 		}

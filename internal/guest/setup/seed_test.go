@@ -4,6 +4,7 @@ package setup
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,7 +29,7 @@ func TestReadSeedOfTheHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Seed{User: document.User, Meta: document.Meta, Network: document.Network}
+	want := Seed{User: document.User, Meta: document.Meta, Network: document.Network, Session: document.Session}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -68,14 +69,7 @@ func TestDecodeSeedRefuses(t *testing.T) {
 		"second root":     func(u *wire.UserData) { u.Users = []wire.User{{Name: "toor"}} },
 		"shell":           func(u *wire.UserData) { u.Users = []wire.User{{Name: "a", UID: 1, Shell: "/bin/sh\nroot::0"}} },
 		"sudo":            func(u *wire.UserData) { u.Users = []wire.User{{Name: "a", UID: 1, Sudo: "x\nALL ALL=ALL"}} },
-		"environment":     func(u *wire.UserData) { u.SmolVM.Env = map[string]string{"A=B": ""} },
-		"environment nul": func(u *wire.UserData) { u.SmolVM.Env = map[string]string{"A": "\x00"} },
 		"relative file":   func(u *wire.UserData) { u.WriteFiles = []wire.WriteFile{{Path: "etc/x"}} },
-		"service path":    func(u *wire.UserData) { u.SmolVM.Services = []wire.Service{{Name: "../x", Run: []string{"x"}}} },
-		"service nothing": func(u *wire.UserData) { u.SmolVM.Services = []wire.Service{{Name: "x"}} },
-		"service port": func(u *wire.UserData) {
-			u.SmolVM.Services = []wire.Service{{Name: "x", Run: []string{"x"}, Port: 70000}}
-		},
 		"the root as file": func(u *wire.UserData) { u.WriteFiles = []wire.WriteFile{{Path: "/.."}} },
 	} {
 		if _, err := DecodeSeed(documents(t, change)); err == nil {
@@ -101,6 +95,50 @@ func TestDecodeSeedRefuses(t *testing.T) {
 	}
 	if _, err := DecodeSeed(good); err != nil {
 		t.Errorf("good seed refused: %v", err)
+	}
+}
+
+// withSession adds a session as seeds have it, and as those of earlier versions had it.
+func withSession(t *testing.T, session wire.Session) (now, former map[string][]byte) {
+	t.Helper()
+	now, former = documents(t, nil), documents(t, func(u *wire.UserData) { u.Former = &session })
+	var err error
+	if now[wire.SessionFile], err = json.Marshal(session); err != nil {
+		t.Fatal(err)
+	}
+	return now, former
+}
+
+func TestDecodeSeedRefusesSessions(t *testing.T) {
+	for name, session := range map[string]wire.Session{
+		"environment":     {Env: map[string]string{"A=B": ""}},
+		"environment nul": {Env: map[string]string{"A": "\x00"}},
+		"service path":    {Services: []wire.Service{{Name: "../x", Run: []string{"x"}}}},
+		"service nothing": {Services: []wire.Service{{Name: "x"}}},
+		"service port":    {Services: []wire.Service{{Name: "x", Run: []string{"x"}, Port: 70000}}},
+	} {
+		now, former := withSession(t, session)
+		for form, files := range map[string]map[string][]byte{"now": now, "former": former} {
+			if _, err := DecodeSeed(files); err == nil {
+				t.Errorf("%s, %s: accepted", name, form)
+			}
+		}
+	}
+}
+
+func TestDecodeSeedOfEarlierVersions(t *testing.T) {
+	want := wire.Session{Env: map[string]string{"A": "b"}, Services: []wire.Service{{Name: "x", Run: []string{"x"}}}}
+	now, former := withSession(t, want)
+	both := maps.Clone(now)
+	both["user-data"] = []byte(`{"hostname":"box","smolvm":{"build":true}}`)
+	for form, files := range map[string]map[string][]byte{"now": now, "former": former, "both": both} {
+		got, err := DecodeSeed(files)
+		if err != nil || got.User.Former != nil {
+			t.Errorf("%s: %v, %v", form, got.User.Former, err)
+		}
+		if diff := cmp.Diff(want, got.Session); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", form, diff)
+		}
 	}
 }
 
