@@ -63,13 +63,13 @@ func documents(t testing.TB, change func(*wire.UserData)) map[string][]byte {
 
 func TestDecodeSeedRefuses(t *testing.T) {
 	for name, change := range map[string]func(*wire.UserData){
-		"host name":       func(u *wire.UserData) { u.Hostname = "box\n127.0.0.1 bank.example" },
-		"host name dash":  func(u *wire.UserData) { u.Hostname = "box-" },
-		"user name":       func(u *wire.UserData) { u.Users = []wire.User{{Name: "a:b", UID: 1}} },
-		"second root":     func(u *wire.UserData) { u.Users = []wire.User{{Name: "toor"}} },
-		"shell":           func(u *wire.UserData) { u.Users = []wire.User{{Name: "a", UID: 1, Shell: "/bin/sh\nroot::0"}} },
-		"sudo":            func(u *wire.UserData) { u.Users = []wire.User{{Name: "a", UID: 1, Sudo: "x\nALL ALL=ALL"}} },
-		"relative file":   func(u *wire.UserData) { u.WriteFiles = []wire.WriteFile{{Path: "etc/x"}} },
+		"host name":        func(u *wire.UserData) { u.Hostname = "box\n127.0.0.1 bank.example" },
+		"host name dash":   func(u *wire.UserData) { u.Hostname = "box-" },
+		"user name":        func(u *wire.UserData) { u.Users = []wire.User{{Name: "a:b", UID: 1}} },
+		"second root":      func(u *wire.UserData) { u.Users = []wire.User{{Name: "toor"}} },
+		"shell":            func(u *wire.UserData) { u.Users = []wire.User{{Name: "a", UID: 1, Shell: "/bin/sh\nroot::0"}} },
+		"sudo":             func(u *wire.UserData) { u.Users = []wire.User{{Name: "a", UID: 1, Sudo: "x\nALL ALL=ALL"}} },
+		"relative file":    func(u *wire.UserData) { u.WriteFiles = []wire.WriteFile{{Path: "etc/x"}} },
 		"the root as file": func(u *wire.UserData) { u.WriteFiles = []wire.WriteFile{{Path: "/.."}} },
 	} {
 		if _, err := DecodeSeed(documents(t, change)); err == nil {
