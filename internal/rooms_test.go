@@ -25,7 +25,7 @@ const module = "github.com/smolvm/smolvm/"
 var levels = map[int][]string{
 	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact", "spdx"},
 	2: {
-		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu",
+		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu", "vmm/firecracker", "cage",
 		"guestlink", "sshx", "process", "record", "config", "embedded", "share", "treecopy",
 	},
 	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild", "doctor"},
@@ -34,9 +34,13 @@ var levels = map[int][]string{
 
 // beside are the imports within a level.
 var beside = map[string][]string{
-	"seed":       {"fsimg/fat"},
-	"disk":       {"process", "fsimg/cpio"},
-	"vmm/qemu":   {"vmm", "process"},
+	"seed":     {"fsimg/fat"},
+	"disk":     {"process", "fsimg/cpio"},
+	"vmm/qemu": {"vmm", "process"},
+	"cage":     {"process"},
+
+	"vmm/firecracker": {"vmm", "process", "cage"},
+
 	"host":       {"process"},
 	"sandbox":    {"supervise"},
 	"acquire":    {"resolve"},
@@ -47,7 +51,7 @@ var beside = map[string][]string{
 }
 
 // support are packages that only tests import, besides those whose name ends in "test".
-var support = []string{"vmm/fake", "vmm/conformance"}
+var support = []string{"vmm/fake", "vmm/conformance", "vmm/firecracker/apitest"}
 
 // homes are the rooms a third-party module may be imported in; guest code is
 // named by its folder. A module ending in / stands for all below it.
@@ -73,7 +77,7 @@ var homes = map[string][]string{
 // limited are packages of the standard library with few importers.
 var limited = map[string][]string{
 	"os/exec":  {"process", "guest"},
-	"net/http": {"fetch", "fetch/oci", "imagebuild"},
+	"net/http": {"fetch", "fetch/oci", "imagebuild", "vmm/firecracker"}, // the last only reads answers on a Unix socket
 }
 
 // environment are the functions of os that read the environment.

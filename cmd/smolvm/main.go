@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/images"
+	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/cli"
 	"github.com/smolvm/smolvm/internal/embedded"
 	"github.com/smolvm/smolvm/internal/process"
@@ -21,6 +22,9 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
+	if len(os.Args) > 1 && os.Args[1] == cage.Word { // this program confines another one
+		return cage.Stage(os.Stderr)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "smolvm: find this program's own file:", err)

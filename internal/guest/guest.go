@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
+	"github.com/smolvm/smolvm/internal/guest/link"
 	"github.com/smolvm/smolvm/internal/guest/reap"
 	"github.com/smolvm/smolvm/internal/guest/service"
 	"github.com/smolvm/smolvm/internal/guest/setup"
@@ -67,7 +68,7 @@ type agent struct {
 func Init(version string) error {
 	a := &agent{version: version, reaper: reap.New(), orders: make(chan order, 1), steps: newSteps(uptime)}
 	a.uplink = newUplink(rand.Reader, a.orders)
-	a.mounts = newMounts()
+	a.mounts = newMounts(func() string { return a.options.Vsock })
 	ctx, cancel := context.WithCancel(context.Background())
 	a.uplink.mounts = func(list []wire.Mount) { a.mount(ctx, list) }
 	a.group.Go(func() { a.reaper.Run(ctx) })
@@ -170,7 +171,7 @@ func (a *agent) load(modules *boot.Modules) {
 func (a *agent) findDevices(life context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(life, deviceTime, errors.New("it did not appear"))
 	defer cancel()
-	port, err := a.uplink.findPort(ctx)
+	port, err := a.openLink(ctx, life)
 	if err != nil {
 		return err
 	}
@@ -181,6 +182,14 @@ func (a *agent) findDevices(life context.Context) error {
 	})
 	a.drives, err = boot.FindDrives(ctx, "/sys", "/dev", a.options.Drives)
 	return err
+}
+
+// openLink opens what the guest link goes by on this machine.
+func (a *agent) openLink(ctx, life context.Context) (link.Port, error) {
+	if a.options.Vsock != "" {
+		return a.uplink.callHost(ctx, life, a.options.Vsock)
+	}
+	return a.uplink.findPort(ctx)
 }
 
 func (a *agent) buildRoot(ctx context.Context, modules *boot.Modules) error {

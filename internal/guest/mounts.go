@@ -31,25 +31,20 @@ type mounts struct {
 	table mount.Table
 }
 
-func newMounts() *mounts {
+// newMounts makes the mounts of a guest; token gives that of its vsock, which is
+// known once the command line was read.
+func newMounts(token func() string) *mounts {
+	open := func(ctx context.Context) (*mount.Stream, error) { return openShare(ctx, token()) }
 	return &mounts{
-		rooted: make(chan struct{}), first: make(chan error, 1), table: mount.Table{Folder: mountFolder, Open: openSharePort},
+		rooted: make(chan struct{}), first: make(chan error, 1), table: mount.Table{Folder: mountFolder, Open: open},
 	}
 }
 
-// openSharePort opens the port that mounts go through and greets the host.
-func openSharePort(ctx context.Context) (*mount.Stream, error) {
+// openShare opens what the mounts go through and greets the host.
+func openShare(ctx context.Context, token string) (*mount.Stream, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, mountTime, errors.New("the host does not answer"))
 	defer cancel()
-	var path string
-	err := boot.Await(ctx, func() (found bool, err error) {
-		path, err = link.FindPort("/sys", "/dev", wire.SharePort)
-		return path != "", err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("wait for port %s: %w", wire.SharePort, err)
-	}
-	port, err := link.OpenPort(path)
+	port, err := openSharePort(ctx, token)
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +57,22 @@ func openSharePort(ctx context.Context) (*mount.Stream, error) {
 	// each answer a wake-up, transfers stood still after 20 to 60 MiB until something
 	// else was sent (Linux 6.12 under QEMU 7.2).
 	return &mount.Stream{In: in, Out: port}, nil
+}
+
+// openSharePort waits for the port, or connects where there is vsock.
+func openSharePort(ctx context.Context, token string) (link.Port, error) {
+	if token != "" {
+		return link.DialVsock(ctx, token, wire.ForShare, rand.Reader)
+	}
+	var path string
+	err := boot.Await(ctx, func() (found bool, err error) {
+		path, err = link.FindPort("/sys", "/dev", wire.SharePort)
+		return path != "", err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for port %s: %w", wire.SharePort, err)
+	}
+	return link.OpenPort(path)
 }
 
 // mount makes the mounts those of the host's list, once there is a root.

@@ -3,6 +3,8 @@
 package guest
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/smolvm/smolvm/internal/guest/link"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -71,14 +74,33 @@ func (a *agent) end(how order) error {
 		}
 	}
 	a.console.printf("%s", how)
-	command := unix.LINUX_REBOOT_CMD_POWER_OFF
-	if how == reboot {
-		command = unix.LINUX_REBOOT_CMD_RESTART
-	}
-	if err := unix.Reboot(command); err != nil {
+	if err := unix.Reboot(a.lastCommand(how)); err != nil {
 		return fmt.Errorf("%s: %w", how, err)
 	}
 	return nil
+}
+
+// lastCommand is what the kernel is told in the end. A VMM with vsock has no switch
+// that turns it off: it ends at a reset, and is told before which of both is meant.
+func (a *agent) lastCommand(how order) int {
+	if a.options.Vsock == "" {
+		if how == reboot {
+			return unix.LINUX_REBOOT_CMD_RESTART
+		}
+		return unix.LINUX_REBOOT_CMD_POWER_OFF
+	}
+	purpose := wire.ForPowerOff
+	if how == reboot {
+		purpose = wire.ForReboot
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+	defer cancel()
+	if conn, err := link.DialVsock(ctx, a.options.Vsock, purpose, rand.Reader); err != nil {
+		a.console.printf("%v", err)
+	} else {
+		conn.Close()
+	}
+	return unix.LINUX_REBOOT_CMD_RESTART
 }
 
 // killAll ends every other process of the machine. Interactive shells ignore

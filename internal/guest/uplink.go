@@ -5,10 +5,12 @@ package guest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
 	"github.com/smolvm/smolvm/internal/guest/link"
@@ -43,6 +45,41 @@ type uplink struct {
 // of the host go to orders.
 func newUplink(random io.Reader, orders chan<- order) *uplink {
 	return &uplink{random: random, orders: orders, changed: make(chan struct{}), ready: make(chan struct{})}
+}
+
+// redial is how long to wait at most before the host is called again that did not
+// answer as it should.
+const redial = time.Second
+
+// callHost waits for the vsock device and connects to the host. Later sessions
+// connect again: after the host let go, or when the machine was restored elsewhere.
+func (u *uplink) callHost(ctx, life context.Context, token string) (link.Port, error) {
+	call := func() (link.Port, error) { return link.DialVsock(life, token, wire.ForLink, u.random) }
+	u.reopen = func() (link.Port, error) {
+		for pause := redial / 64; ; pause = min(2*pause, redial) {
+			port, err := call()
+			if err == nil || life.Err() != nil {
+				return port, err
+			}
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+			case <-life.Done():
+				timer.Stop()
+			}
+		}
+	}
+	var port link.Port
+	err := boot.Await(ctx, func() (there bool, err error) {
+		if port, err = call(); errors.Is(err, link.ErrNoVsock) {
+			return false, nil
+		}
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for the host: %w", err)
+	}
+	return port, nil
 }
 
 // findPort waits for the link's port and opens it. Later sessions open it again.

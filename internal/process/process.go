@@ -25,6 +25,9 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 )
 
+// Cmd is a program that was prepared, for rooms that only pass it on.
+type Cmd = exec.Cmd
+
 // Grace is how long a cancelled program has between SIGTERM and SIGKILL, and
 // how long its output pipes may stay open after it ended.
 const Grace = 5 * time.Second
@@ -33,6 +36,10 @@ const Grace = 5 * time.Second
 type Options struct {
 	Environ []string // this process's environment, KEY=VALUE each
 	Self    string   // absolute path of this program, for Self; may be empty
+	// Places are programs that are where the user says, and nowhere else.
+	Places map[Tool]string
+	// Folders are searched after those of PATH.
+	Folders []string
 }
 
 // Runner finds and prepares programs. It has no state that changes.
@@ -40,18 +47,20 @@ type Runner struct {
 	environ []string
 	folders []string
 	self    string
+	places  map[Tool]string
 }
 
 // New makes a Runner. Besides the folders of PATH it looks into /usr/sbin and
 // /sbin, where distributions keep mkfs.ext4 out of an ordinary user's PATH.
 func New(o Options) *Runner {
-	r := &Runner{environ: o.Environ, self: o.Self}
+	r := &Runner{environ: o.Environ, self: o.Self, places: o.Places}
 	for _, kv := range o.Environ {
 		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
 			r.folders = filepath.SplitList(path)
 		}
 	}
 	r.folders = append(r.folders, "/usr/local/sbin", "/usr/sbin", "/sbin")
+	r.folders = append(r.folders, o.Folders...)
 	return r
 }
 
@@ -67,6 +76,12 @@ func (r *Runner) Find(tool Tool) (string, error) {
 			return "", fault.New(fault.Internal, "", "find this program: its path is not known")
 		}
 		return r.self, nil
+	}
+	if path := r.places[tool]; path != "" {
+		if filepath.IsAbs(path) && executable(path) {
+			return path, nil
+		}
+		return "", fault.New(fault.Host, "Name another one, or none: it is then looked for.", "find program %s: %s is no program file", info.file, path)
 	}
 	for _, folder := range r.folders {
 		path := filepath.Join(folder, info.file)
@@ -200,3 +215,6 @@ func ExitStatus(err error) (status int, ok bool) {
 func NotFound(err error) bool {
 	return errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
 }
+
+// SelfPath is this program's own file; empty where it is not known.
+func (r *Runner) SelfPath() string { return r.self }

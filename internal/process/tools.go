@@ -7,9 +7,12 @@ type Tool string
 
 // The programs. Add one here, with the package that brings it, before using it.
 const (
-	QEMUx86    Tool = "qemu-system-x86_64"
-	QEMUArm    Tool = "qemu-system-aarch64"
-	MkfsExt4   Tool = "mkfs.ext4"
+	QEMUx86  Tool = "qemu-system-x86_64"
+	QEMUArm  Tool = "qemu-system-aarch64"
+	MkfsExt4 Tool = "mkfs.ext4"
+
+	Firecracker Tool = "firecracker"
+
 	Mmdebstrap Tool = "mmdebstrap"
 	DpkgDeb    Tool = "dpkg-deb"
 	Zstd       Tool = "zstd"
@@ -23,6 +26,7 @@ type tool struct {
 	args []string // always passed first
 	deb  string   // Debian package that brings it
 	brew string   // Homebrew formula that brings it; empty: none does
+	text string   // how to get it where no package brings it
 	env  []string // environment names passed on besides PATH; a trailing * is a prefix
 }
 
@@ -41,9 +45,11 @@ var (
 
 // tools is the allow-list.
 var tools = map[Tool]tool{
-	QEMUx86:    {file: "qemu-system-x86_64", deb: "qemu-system-x86", brew: "qemu", env: quiet},
-	QEMUArm:    {file: "qemu-system-aarch64", deb: "qemu-system-arm", brew: "qemu", env: quiet},
-	MkfsExt4:   {file: "mkfs.ext4", deb: "e2fsprogs", brew: "e2fsprogs", env: quiet},
+	QEMUx86:  {file: "qemu-system-x86_64", deb: "qemu-system-x86", brew: "qemu", env: quiet},
+	QEMUArm:  {file: "qemu-system-aarch64", deb: "qemu-system-arm", brew: "qemu", env: quiet},
+	MkfsExt4: {file: "mkfs.ext4", deb: "e2fsprogs", brew: "e2fsprogs", env: quiet},
+	Firecracker: {file: "firecracker", text: "Take Firecracker's official release, https://github.com/firecracker-microvm/firecracker/releases, " +
+		"and put its program into ~/.smolvm/bin as firecracker; smolvm doctor says more."},
 	Mmdebstrap: {file: "mmdebstrap", deb: "mmdebstrap", env: append([]string{"APT_CONFIG", "SOURCE_DATE_EPOCH"}, online...)},
 	DpkgDeb:    {file: "dpkg-deb", deb: "dpkg", brew: "dpkg", env: quiet},
 	Zstd:       {file: "zstd", deb: "zstd", brew: "zstd", env: quiet},
@@ -55,7 +61,7 @@ var tools = map[Tool]tool{
 func (t tool) hint() string {
 	switch {
 	case t.deb == "":
-		return ""
+		return t.text
 	case t.brew == "":
 		return fmt.Sprintf("Install it: sudo apt-get install %s", t.deb)
 	}

@@ -22,6 +22,7 @@ type Options struct {
 	Epoch    time.Time // zero when not given
 	Mounts   bool      // the host has mounts, which have to be there before anything runs
 	Hostname string    // empty: the seed's
+	Vsock    string    // the boot's token where the guest link goes by vsock
 }
 
 // ParseCommandLine reads the agent's options out of a kernel command line. A
@@ -42,6 +43,8 @@ func ParseCommandLine(line string) (Options, error) {
 			opts.Epoch, err = parseEpoch(value)
 		case wire.OptHostname:
 			opts.Hostname = value
+		case wire.OptVsock:
+			opts.Vsock = value
 		}
 		if err != nil {
 			return Options{}, fmt.Errorf("kernel command line: %w", err)

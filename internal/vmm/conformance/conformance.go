@@ -33,8 +33,21 @@ type Setup struct {
 	Process bool
 	// Left lists what started machines left running; nil when nothing can be.
 	Left func() []string
+	// CPUs are the processors of a machine; 0: two.
+	CPUs int
+	// NoNetwork leaves the network card out, for a driver that has none.
+	NoNetwork bool
+	// Bulk is how much the throughput is measured with, in bytes; 0: 10 MiB.
+	Bulk int64
 	// Slowest is the lowest acceptable link throughput in bytes a second; 0: any.
 	Slowest float64
+}
+
+func (s Setup) cpus() int {
+	if s.CPUs == 0 {
+		return 2
+	}
+	return s.CPUs
 }
 
 // marker is on the kernel command line of every test machine.
@@ -70,13 +83,13 @@ type bench struct {
 func newSpec(t *testing.T, s Setup, layer string) (vmm.Spec, *buffer) {
 	console := newBuffer()
 	return vmm.Spec{
-		Name: "conformance", Arch: s.Arch, Accel: s.Accel, CPUs: 2, MemoryMiB: 512,
-		Kernel: s.Kernel, Initrd: s.Initrd, CommandLine: "quiet " + marker,
+		Name: "conformance", Arch: s.Arch, Accel: s.Accel, CPUs: s.cpus(), MemoryMiB: 512,
+		Kernel: s.Kernel, Initrd: s.Initrd, CommandLine: "quiet " + marker + " " + wire.OptDrives + "=layer0," + wire.ScratchRole,
 		Drives: []vmm.Drive{
 			{ID: "layer0", Path: layer, ReadOnly: true},
 			{ID: wire.ScratchRole, Path: makeDrive(t, "scratch, with a comma.img", scratchBytes, "")},
 		},
-		Network: true, RunDir: t.TempDir(), Console: console,
+		Network: !s.NoNetwork, RunDir: t.TempDir(), Console: console,
 	}, console
 }
 
@@ -103,6 +116,9 @@ func (b *bench) link(t *testing.T) *client {
 	defer cancel()
 	conn, err := b.machine.Link(ctx)
 	if err != nil {
+		if ctx.Err() == nil { // it ended, and says why
+			err = errors.Join(err, b.machine.Wait())
+		}
 		t.Fatalf("no link: %v\nconsole:\n%s", err, b.console)
 	}
 	return newClient(t, conn)
@@ -118,7 +134,7 @@ func life(t *testing.T, s Setup, layer string) {
 	t.Run("ReadOnlyLayer", func(t *testing.T) { readOnly(t, c, layer) })
 	t.Run("Scratch", func(t *testing.T) { writable(t, c, b.scratch) })
 	t.Run("Console", func(t *testing.T) { sayings(t, c, b.console) })
-	t.Run("Throughput", func(t *testing.T) { throughput(t, c, s.Slowest) })
+	t.Run("Throughput", func(t *testing.T) { throughput(t, c, s) })
 	if t.Failed() {
 		return // the session's state is unknown
 	}
@@ -128,8 +144,8 @@ func life(t *testing.T, s Setup, layer string) {
 }
 
 func devices(t *testing.T, s Setup, info guest.Info) {
-	if info.Arch != s.Arch || info.CPUs != 2 {
-		t.Errorf("%s guest with %d processors, want %s and 2", info.Arch, info.CPUs, s.Arch)
+	if info.Arch != s.Arch || info.CPUs != s.cpus() {
+		t.Errorf("%s guest with %d processors, want %s and %d", info.Arch, info.CPUs, s.Arch, s.cpus())
 	}
 	if info.MemoryMiB < 400 || info.MemoryMiB > 512 {
 		t.Errorf("%d MiB of memory, want a little below 512", info.MemoryMiB)
@@ -137,8 +153,12 @@ func devices(t *testing.T, s Setup, info guest.Info) {
 	if !strings.Contains(info.CommandLine, marker) {
 		t.Errorf("command line %q lacks %q", info.CommandLine, marker)
 	}
-	if info.Networks != 1 || !info.Random {
-		t.Errorf("%d network cards, random source %v; want 1 and true", info.Networks, info.Random)
+	cards := 1
+	if s.NoNetwork {
+		cards = 0
+	}
+	if info.Networks != cards || !info.Random {
+		t.Errorf("%d network cards, random source %v; want %d and true", info.Networks, info.Random, cards)
 	}
 	want := map[string]guest.Drive{
 		"layer0":  {ID: "layer0", Bytes: layerBytes, ReadOnly: true},
@@ -186,18 +206,21 @@ func sayings(t *testing.T, c *client, console *buffer) {
 	}
 }
 
-func throughput(t *testing.T, c *client, slowest float64) {
-	const n = 10 << 20
+func throughput(t *testing.T, c *client, s Setup) {
+	n := s.Bulk
+	if n == 0 {
+		n = 10 << 20
+	}
 	for _, way := range []struct {
 		name string
 		move func(*testing.T, int64)
 	}{{"guest to host", c.receive}, {"host to guest", c.send}} {
 		begun := time.Now()
 		way.move(t, n)
-		rate := n / time.Since(begun).Seconds()
+		rate := float64(n) / time.Since(begun).Seconds()
 		t.Logf("%s: %.0f MB/s", way.name, rate/1e6)
-		if rate < slowest {
-			t.Errorf("%s: %.1f MB/s, want %.1f", way.name, rate/1e6, slowest/1e6)
+		if rate < s.Slowest {
+			t.Errorf("%s: %.1f MB/s, want %.1f", way.name, rate/1e6, s.Slowest/1e6)
 		}
 	}
 }

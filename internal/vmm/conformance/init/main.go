@@ -7,8 +7,11 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/smolvm/smolvm/internal/guest/link"
 	"github.com/smolvm/smolvm/internal/vmm/conformance/guest"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -33,6 +37,10 @@ func main() {
 		fmt.Println("conformance guest:", err)
 	}
 	unix.Sync()
+	if token := option(wire.OptVsock); token != "" { // no switch: a reset, and a word before
+		tell(token, how)
+		how = guest.Reboot
+	}
 	if how == guest.Reboot {
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	}
@@ -91,7 +99,34 @@ func loadModules() error {
 	return err
 }
 
-func openPort() (*os.File, error) {
+// option is the value of an option of the kernel's command line.
+func option(name string) string {
+	line, _ := os.ReadFile("/proc/cmdline")
+	for word := range strings.FieldsSeq(string(line)) {
+		if value, ok := strings.CutPrefix(word, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func tell(token string, how guest.Op) {
+	purpose := wire.ForPowerOff
+	if how == guest.Reboot {
+		purpose = wire.ForReboot
+	}
+	conn, err := link.DialVsock(context.Background(), token, purpose, rand.Reader)
+	if err != nil {
+		fmt.Println("conformance guest:", err)
+		return
+	}
+	_ = conn.Close()
+}
+
+func openPort() (io.ReadWriteCloser, error) {
+	if token := option(wire.OptVsock); token != "" {
+		return link.DialVsock(context.Background(), token, wire.ForLink, rand.Reader)
+	}
 	ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 	if err != nil {
 		return nil, err
@@ -122,10 +157,14 @@ func newMachine() (*machine, error) {
 		return nil, err
 	}
 	slices.Sort(serials)
-	for _, s := range serials {
+	roles := strings.Split(option(wire.OptDrives), ",")
+	for i, s := range serials {
 		role, err := os.ReadFile(s)
 		if err != nil {
 			return nil, err
+		}
+		if len(roles) == len(serials) && !slices.Contains(roles, strings.TrimSpace(string(role))) {
+			role = []byte(roles[i]) // a VMM with serial numbers of its own: by place
 		}
 		m.disks[strings.TrimSpace(string(role))] = filepath.Base(filepath.Dir(s))
 		m.order = append(m.order, strings.TrimSpace(string(role)))

@@ -1,0 +1,282 @@
+// Package firecracker drives Firecracker: it decides a machine's devices and boot
+// arguments, starts Firecracker in a cage without root, configures it over its API,
+// and turns vsock connections of the guest into the sessions of the guest link.
+//
+// Inputs are a vmm.Spec and a Firecracker of version 1.10 or later; the output is a
+// running machine. All paths that Firecracker is given are the same for every
+// machine, as the cage shows each its own files there. In Spec.RunDir a folder vm
+// holds sockets and pipes while the machine lives. After a crash of this process
+// the kernel ends Firecracker; that folder stays for the caller to remove.
+package firecracker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"github.com/smolvm/smolvm/internal/cage"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+// Options are what a driver needs.
+type Options struct {
+	Runner *process.Runner
+	Random io.Reader // for tokens
+	// CPU is a custom CPU template, for processors that lack what Firecracker would
+	// show; nil: none.
+	CPU json.RawMessage
+	// Arguments are added to the kernel's, for kernels with needs of their own.
+	Arguments string
+}
+
+// Driver starts machines under Firecracker.
+type Driver struct {
+	runner  *process.Runner
+	options Options
+}
+
+var _ vmm.Driver = (*Driver)(nil)
+
+// New makes a driver.
+func New(o Options) *Driver { return &Driver{runner: o.Runner, options: o} }
+
+// Binary is the path of Firecracker, or a Host fault that says how to get it.
+func (d *Driver) Binary() (string, error) { return d.runner.Find(process.Firecracker) }
+
+// Start starts Firecracker and returns when it runs the guest.
+func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	if err := check(spec); err != nil {
+		return nil, err
+	}
+	binary, err := d.Binary()
+	if err != nil {
+		return nil, err
+	}
+	if err := present(spec); err != nil {
+		return nil, err
+	}
+	m, err := d.newMachine(spec, binary)
+	if err != nil {
+		return nil, fmt.Errorf("start virtual machine %s: %w", spec.Name, err)
+	}
+	if err := m.begin(ctx); err != nil {
+		m.abandon()
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("start virtual machine %s: %w", spec.Name, ctx.Err())
+		}
+		return nil, fmt.Errorf("start virtual machine %s: %w", spec.Name, err)
+	}
+	return m, nil
+}
+
+// idPattern is what a drive's ID may be.
+var idPattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,19}$`)
+
+// maxCPUs is what Firecracker gives one machine.
+const maxCPUs = 32
+
+// check refuses what Firecracker cannot do, before anything is started.
+func check(spec vmm.Spec) error {
+	refuse := func(format string, args ...any) error {
+		return fault.New(fault.Usage, "", "start virtual machine %s: %w", spec.Name, fmt.Errorf(format, args...))
+	}
+	seen := map[string]bool{}
+	for _, d := range spec.Drives {
+		if !idPattern.MatchString(d.ID) || seen[d.ID] {
+			return refuse("drive name %q is taken or not of 1 to 20 letters and digits", d.ID)
+		}
+		seen[d.ID] = true
+	}
+	switch {
+	case spec.Accel != vmm.KVM:
+		return refuse("Firecracker cannot run a machine without KVM (%s was asked for)", spec.Accel)
+	case spec.CPUs < 1 || spec.CPUs > maxCPUs:
+		return refuse("%d processors: Firecracker gives 1 to %d", spec.CPUs, maxCPUs)
+	case spec.MemoryMiB < 64:
+		return refuse("%d MiB of memory", spec.MemoryMiB)
+	case spec.Network:
+		return refuse("Firecracker has no network in this version of smolvm")
+	case spec.Console == nil:
+		return refuse("nowhere to write the console")
+	}
+	return nil
+}
+
+// present checks that every file is there and can be opened as it will be.
+func present(spec vmm.Spec) error {
+	files := []vmm.Drive{{ID: "kernel", Path: spec.Kernel, ReadOnly: true}, {ID: "initrd", Path: spec.Initrd, ReadOnly: true}}
+	for _, d := range append(files, spec.Drives...) {
+		flag := os.O_RDWR
+		if d.ReadOnly {
+			flag = os.O_RDONLY
+		}
+		f, err := os.OpenFile(d.Path, flag|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			return fault.New(fault.Storage, "", "start virtual machine %s: open %s: %w", spec.Name, d.ID, err)
+		}
+		_ = f.Close()
+	}
+	return nil
+}
+
+// Places in the cage. They are in every snapshot, so they never change.
+const (
+	programAt = "/firecracker"
+	kernelAt  = "/kernel"
+	initrdAt  = "/initrd"
+	drivesAt  = "/drives"
+	runAt     = "/run" // the folder vm of the run folder
+)
+
+// Names in the folder vm.
+const (
+	apiName     = "api"
+	vsockName   = "vsock"
+	logName     = "log"
+	metricsName = "metrics"
+)
+
+// Limits of Firecracker's process beyond its guest's memory.
+const (
+	overhead     = 512 << 20 // bytes of address space: program, threads' stacks, a snapshot's state
+	openFiles    = 1024      // a vsock connection each, beside a dozen
+	ownThreads   = 8         // beside one for each processor
+	oomScore     = 500       // it ends before the user's other programs when memory runs out
+	devicesAlign = 1 << 20   // MiB to bytes
+)
+
+// plan is the cage and the command line of Firecracker.
+func (m *machine) cagePlan() cage.Plan {
+	s := m.spec
+	binds := []cage.Bind{
+		{From: m.binary, To: programAt, Program: true},
+		{From: s.Kernel, To: kernelAt},
+		{From: s.Initrd, To: initrdAt},
+		{From: m.dir, To: runAt, Writable: true},
+		{From: "/dev/kvm", To: "/dev/kvm", Device: true},
+		{From: "/dev/urandom", To: "/dev/urandom", Device: true},
+	}
+	for _, d := range s.Drives {
+		binds = append(binds, cage.Bind{From: d.Path, To: drivesAt + "/" + d.ID, Writable: !d.ReadOnly})
+	}
+	return cage.Plan{
+		Root: m.root, Binds: binds, Program: programAt,
+		Args: []string{
+			"--id", "smolvm", "--api-sock", runAt + "/" + apiName, "--level", "Info",
+			"--log-path", runAt + "/" + logName, "--metrics-path", runAt + "/" + metricsName,
+		},
+		Limits: cage.Limits{
+			Memory: uint64(s.MemoryMiB)*devicesAlign + overhead, Files: openFiles,
+			Processes: uint64(s.CPUs) + ownThreads,
+		},
+		OOMScore: oomScore,
+	}
+}
+
+// bootArguments are the kernel's options, each with its reason:
+// console: the serial port, which is the only console. reboot=t: a reset is a triple
+// fault, at which Firecracker ends at once; there is no keyboard controller to reset
+// by. panic=-1: a panic resets at once, so the host sees the end and its text.
+// i8042.*: nobody looks for a keyboard behind the stub of its controller. pci=off:
+// there is no bus to search. cryptomgr.notests=1: no self-tests of algorithms.
+// ACPI stays on: by it a restored guest learns its generation (VMGENID).
+const bootArguments = "console=ttyS0 reboot=t panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd pci=off cryptomgr.notests=1"
+
+// bootArgumentsARM lack what only x86 has; its reset and power-off are calls that
+// Firecracker understands.
+const bootArgumentsARM = "console=ttyS0 reboot=k panic=-1 pci=off cryptomgr.notests=1"
+
+func (m *machine) commandLine() string {
+	own := bootArguments
+	if m.spec.Arch == "arm64" {
+		own = bootArgumentsARM
+	}
+	return strings.Join(strings.Fields(strings.Join([]string{
+		own, m.driver.options.Arguments, m.spec.CommandLine, tokenOption(m.token),
+	}, " ")), " ")
+}
+
+// setting is one object of a machine's configuration.
+type setting struct {
+	path, object string
+	body         any
+}
+
+// statisticsSeconds is how often the guest says how much memory it uses.
+const statisticsSeconds = 5
+
+// guestCID is the guest's vsock address; each machine has a device of its own.
+const guestCID = 3
+
+// settings are all that is said before the start. Drives are found by their place:
+// Firecracker gives them serial numbers of its own.
+func (m *machine) settings() []setting {
+	s := m.spec
+	list := []setting{
+		{"/machine-config", "the machine", machineConfig{CPUs: evenCPUs(s.CPUs), MemoryMiB: s.MemoryMiB}},
+		{"/boot-source", "kernel and initrd", bootSource{Kernel: kernelAt, Initrd: initrdAt, Args: m.commandLine()}},
+		{"/vsock", "the guest link", vsockConfig{CID: guestCID, Socket: runAt + "/" + vsockName}},
+		{"/entropy", "the random source", entropyConfig{}},
+		{"/balloon", "the balloon", balloonConfig{Deflate: true, Interval: statisticsSeconds}},
+	}
+	if len(m.driver.options.CPU) > 0 {
+		list = append(list, setting{"/cpu-config", "the processor", m.driver.options.CPU})
+	}
+	for _, d := range s.Drives {
+		cache := writeback
+		if d.ReadOnly {
+			cache = unsafe
+		}
+		list = append(list, setting{"/drives/" + driveID(d.ID), "drive " + d.ID, driveConfig{
+			ID: driveID(d.ID), Path: drivesAt + "/" + d.ID, ReadOnly: d.ReadOnly, Cache: cache,
+		}})
+	}
+	return list
+}
+
+// driveID is the name in the API, which knows letters, digits and underscores.
+func driveID(id string) string { return strings.ReplaceAll(id, "-", "_") }
+
+// evenCPUs is a number of processors that Firecracker takes: 1 or an even one.
+func evenCPUs(n int) int {
+	if n > 1 && n%2 == 1 {
+		return n + 1
+	}
+	return n
+}
+
+// hintFor knows what helps against messages users meet.
+func hintFor(said string) string {
+	switch {
+	case strings.Contains(said, "run "+programAt):
+		return "Take Firecracker's official release for this computer's architecture: one program that needs no libraries."
+	case strings.Contains(said, "/dev/kvm") || strings.Contains(said, "Error creating KVM object"):
+		return "Add yourself to the group that owns /dev/kvm (often kvm), or use --backend qemu."
+	case strings.Contains(said, "annot allocate memory"), strings.Contains(said, "ENOMEM"), strings.Contains(said, "os error 12"):
+		return "Give the sandbox less memory (--memory), or free some."
+	}
+	return ""
+}
+
+// makeFolder makes the folder vm with the pipes in it.
+func makeFolder(runDir string) (dir string, err error) {
+	dir = filepath.Join(runDir, "vm")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fault.New(fault.Storage, "", "make the machine's folder: %w", err)
+	}
+	for _, name := range []string{logName, metricsName} {
+		if err := syscall.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
+			return "", errors.Join(fault.New(fault.Storage, "", "make the pipe %s: %w", name, err), os.RemoveAll(dir))
+		}
+	}
+	return dir, nil
+}

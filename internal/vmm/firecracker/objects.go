@@ -1,0 +1,68 @@
+package firecracker
+
+// The objects of the API, as far as they are used. Firecracker refuses fields that
+// it does not know, so nothing is here that its oldest version lacks.
+
+type bootSource struct {
+	Kernel string `json:"kernel_image_path"`
+	Initrd string `json:"initrd_path,omitempty"`
+	Args   string `json:"boot_args"`
+}
+
+type machineConfig struct {
+	CPUs       int   `json:"vcpu_count"`
+	MemoryMiB  int64 `json:"mem_size_mib"`
+	TrackDirty bool  `json:"track_dirty_pages,omitempty"`
+}
+
+type driveConfig struct {
+	ID       string `json:"drive_id"`
+	Path     string `json:"path_on_host"`
+	Root     bool   `json:"is_root_device"`
+	ReadOnly bool   `json:"is_read_only"`
+	Cache    string `json:"cache_type"`
+}
+
+// Cache types: with Writeback a flush of the guest reaches the disk, with Unsafe
+// Firecracker does not even offer flushes.
+const (
+	writeback = "Writeback"
+	unsafe    = "Unsafe"
+)
+
+type vsockConfig struct {
+	CID    uint32 `json:"guest_cid"`
+	Socket string `json:"uds_path"`
+}
+
+type balloonConfig struct {
+	MiB      int64 `json:"amount_mib"`
+	Deflate  bool  `json:"deflate_on_oom"`
+	Interval int   `json:"stats_polling_interval_s"`
+}
+
+type entropyConfig struct{}
+
+type action struct {
+	Type string `json:"action_type"`
+}
+
+const (
+	startInstance = "InstanceStart"
+)
+
+type vmState struct {
+	State string `json:"state"`
+}
+
+// States that PATCH /vm takes.
+const (
+	paused  = "Paused"
+	resumed = "Resumed"
+)
+
+type instance struct {
+	ID      string `json:"id"`
+	State   string `json:"state"`
+	Version string `json:"vmm_version"`
+}
