@@ -218,7 +218,7 @@ func TestSessionOutlivesItsClient(t *testing.T) {
 
 func TestFullScreenProgramIsRedrawn(t *testing.T) {
 	w := newWorld(t)
-	first := w.open(t, usual, shell(`stty raw -echo; printf 'main\033[?1049h\033[2J\033[5;10Hpicture\033[?25l\033[?2004h'; trap 'printf "\033[7;7Hwinch"' WINCH; while ! read -t 1 x 2>/dev/null; do sleep 0.05; done`))
+	first := w.open(t, usual, shell(`stty raw -echo; trap 'printf "\033[7;7Hwinch"' WINCH; printf 'main\033[?1049h\033[2J\033[5;10Hpicture\033[?25l\033[?2004h'; while :; do sleep 600 & wait; done`))
 	first.until(t, "2004h")
 	first.leave()
 	second := w.open(t, usual, wire.Start{Session: "1"})
@@ -246,9 +246,9 @@ func (w *world) kill(t *testing.T, name string) {
 func TestTwoWatchOneSession(t *testing.T) {
 	w := newWorld(t)
 	large, less := wire.Size{Columns: 100, Rows: 30}, wire.Size{Columns: 60, Rows: 40}
-	sizes := `stty size; trap 'stty size' WINCH; while :; do read x && echo "heard $x"; [ "$x" = end ] && exit 3; done`
+	sizes := `trap 'stty size' WINCH; stty size; echo ready; while :; do read x && echo "heard $x"; [ "$x" = end ] && exit 3; done`
 	a := w.open(t, large, shell(sizes))
-	a.until(t, "30 100")
+	a.until(t, "ready")
 	b := w.open(t, less, wire.Start{Session: "1"})
 	a.until(t, "30 60") // the smallest of both
 	b.until(t, "30 60")
@@ -437,7 +437,7 @@ func TestKeptOutputIsExact(t *testing.T) {
 
 func TestSignalsReachAKeptSession(t *testing.T) {
 	w := newWorld(t)
-	c := w.open(t, usual, shell(`trap 'exit 6' TERM; echo ready; while :; do sleep 0.02; done`))
+	c := w.open(t, usual, shell(`trap 'kill $!; exit 6' TERM; echo ready; sleep 600 & wait`))
 	c.until(t, "ready")
 	if ok, err := c.channel.SendRequest("signal", true, ssh.Marshal(struct{ Name string }{"TERM"})); !ok || err != nil {
 		t.Fatal(ok, err)
