@@ -18,6 +18,9 @@ import (
 // buildHint is what a user who interrupted a local build wants to know.
 const buildHint = "Nothing of the unfinished build is kept: the next start builds again."
 
+// baseName is how the cache calls the part of an image that all presets share.
+const baseName = "base"
+
 // localBuild is an image that this computer makes for itself.
 type localBuild struct {
 	app     *App
@@ -120,9 +123,11 @@ func foundationOf(row manifest.Row, image record.Image) imagebuild.Foundation {
 	return imagebuild.Foundation{Arch: row.Arch, Image: image, Kernel: row.Kernel, Base: row.Layers[0]}
 }
 
-// base brings what the layer is built on into the cache.
+// base brings what the layer is built on into the cache, under the name that no preset
+// can have: when the build fails, it is no image of the preset that is here.
 func (b localBuild) base(ctx context.Context, row manifest.Row) (record.Image, lease, error) {
 	from := b.found
+	row.Preset = baseName
 	from.Manifest.Release = imagebuild.LocalRelease
 	return b.app.Pull(ctx, from, row, false)
 }

@@ -101,12 +101,12 @@ func (m machines) Run(ctx context.Context, spec MachineSpec, work func(context.C
 	return err
 }
 
-// guardScript switches the machine off when its input ends without a word: the
-// builder was killed. Otherwise a sandbox that nobody waits for would go on until
+// guardScript has the guest agent, process 1, switch the machine off when its input
+// ends without a word: the builder was killed. Otherwise a sandbox that nobody waits for would go on until
 // the next build removes it.
 const guardScript = `trap '' HUP
 read -r word || word=
-test "$word" = done || echo o >/proc/sysrq-trigger`
+test "$word" = done || kill -s TERM 1`
 
 // guarded works in a sandbox that does not outlive this process by more than moments.
 func guarded(ctx context.Context, s Session, work func(context.Context, Session) error) error {

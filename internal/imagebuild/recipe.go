@@ -192,15 +192,18 @@ func (r runner) check(ctx context.Context, a preset.Agent) error {
 	done := event.Span(r.sink, r.now, event.Recipe, r.name+": check the version")
 	env := map[string]string{"HOME": buildTmp + "/home"}
 	start := wire.Start{Argv: a.Check, Env: env, Dir: "/", User: wire.AgentUser}
-	var out bytes.Buffer
-	status, err := r.session.Exec(ctx, start, nil, &out, r.log)
+	var out, errs bytes.Buffer
+	status, err := r.session.Exec(ctx, start, nil, &out, io.MultiWriter(r.log, &errs))
 	if err != nil {
 		return fmt.Errorf("check %s: %w", a.Name, err)
 	}
-	if status != 0 || !printsVersion(out.String(), a.Version) {
+	if status != 0 {
+		return fault.New(fault.Build, "It has to print the version that the recipe pins, without a failure.",
+			"check %s: %s ended with status %d and said %.400q", a.Name, strings.Join(a.Check, " "), status, out.String()+errs.String())
+	}
+	if !printsVersion(out.String(), a.Version) {
 		return fault.New(fault.Build, "The pin in the recipe and what it installs must agree.",
-			"check %s: %s ended with status %d and printed %.200q, the recipe pins version %s",
-			a.Name, strings.Join(a.Check, " "), status, out.String(), a.Version)
+			"check %s: %s printed %.200q, the recipe pins version %s", a.Name, strings.Join(a.Check, " "), out.String(), a.Version)
 	}
 	done(0)
 	return nil

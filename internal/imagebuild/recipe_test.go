@@ -80,7 +80,7 @@ func TestCheckAssertsTheVersion(t *testing.T) {
 		}
 	}
 	r := newRunner(&scripted{answer: func(wire.Start, string) (string, int, error) { return "2.1.33", 1, nil }}, io.Discard)
-	if err := r.check(t.Context(), agent); fault.CodeOf(err) != fault.Build {
+	if err := r.check(t.Context(), agent); fault.CodeOf(err) != fault.Build || !strings.Contains(err.Error(), `status 1 and said "2.1.33"`) {
 		t.Errorf("a check that failed: %v", err)
 	}
 }

@@ -3,6 +3,7 @@
 package vm_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -147,7 +148,7 @@ func TestRecipesThatFail(t *testing.T) {
 		if kept := read(t, log); !strings.Contains(kept, words) {
 			t.Errorf("the log has %q", kept)
 		}
-		if w.state(t, "demo") != "" || strings.Contains(w.must(t, "image", "list"), "demo.ext4") {
+		if w.state(t, "demo") != "" || strings.Contains(w.must(t, "image", "list"), "demo") {
 			t.Error("something was left behind")
 		}
 		if left := w.processes(""); len(left) > 0 {
@@ -156,6 +157,41 @@ func TestRecipesThatFail(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(w.home, "build", "work")); err == nil {
 			t.Error("the work folder is left")
 		}
+	}
+	killedBuild(t, w)
+}
+
+// killedBuild kills the builder while the recipe runs: its machine ends by itself,
+// nothing of the image is there, and the next start builds it.
+func killedBuild(t *testing.T, w *world) {
+	t.Helper()
+	path := filepath.Join(w.home, "presets", "demo.toml")
+	if err := os.WriteFile(path, []byte(demoPreset("sleep 600", "20m")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	cmd := w.command(ctx, "demo", "start", "--no-mount", "--no-attach")
+	said, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(said); lines.Scan() && !strings.Contains(lines.Text(), "install: "); {
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	eventually(t, "the build's machine ends", func() bool { return len(w.processes("")) == 0 })
+	if list := w.must(t, "image", "list") + w.must(t, "list"); strings.Contains(list, "demo") {
+		t.Errorf("something of the killed build is there: %s", list)
+	}
+	if err := os.WriteFile(path, []byte(demoPreset(installDemo, "5m")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.run(t, nil, "demo", "start", "-n", "demo", "--no-mount", "--", "a"); r.status != 0 || r.stdout != "demo 1.0.0 --all-permissions a\n" {
+		t.Errorf("the next start: status %d, stdout %q, stderr %s", r.status, r.stdout, r.stderr)
 	}
 }
 
