@@ -29,22 +29,31 @@ func (h *handle) read(in *reader) (*writer, error) {
 	}
 	w := newWriter(int(size))
 	data := w.b[headerOut : headerOut+int(size)]
+	total, err := pread(h.fd, data, offset)
+	if err != nil {
+		return nil, err
+	}
+	w.b = w.b[:headerOut+total]
+	return w, nil
+}
+
+// pread reads as much as there is.
+func pread(fd int, data []byte, offset int64) (int, error) {
 	total := 0
 	for total < len(data) {
-		n, err := unix.Pread(h.fd, data[total:], offset+int64(total))
+		n, err := unix.Pread(fd, data[total:], offset+int64(total))
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
 		if n == 0 {
 			break
 		}
 		total += n
 	}
-	w.b = w.b[:headerOut+total]
-	return w, nil
+	return total, nil
 }
 
 func (s *Server) write(h *handle, in *reader) (*writer, error) {

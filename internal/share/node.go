@@ -36,6 +36,7 @@ type node struct {
 	known   uint64  // how many times the guest was told of it
 	handles []*handle
 	content version // of the file when the guest last was told to keep its pages
+	told    bool    // the guest was sent all of this content
 }
 
 // version changes when a file's content does.
@@ -229,6 +230,16 @@ func (t *table) unchanged(n *node, v version) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	same := n.content == v
-	n.content = v
+	n.content, n.told = v, n.told && same
 	return same
+}
+
+// fetched says whether the guest was sent all of a file's content, and remembers
+// that it is now.
+func (t *table) fetched(n *node, now bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := n.told
+	n.told = n.told || now
+	return before
 }

@@ -107,11 +107,22 @@ func (s *Server) answer(r request) []byte {
 	case opInterrupt:
 		return nil // nothing here waits for anything but the disk
 	}
+	asked := r.body
 	out, err := s.do(&r)
+	if r.opcode == opRelease || r.opcode == opReleasedir {
+		return nil // the guest's agent has answered it already
+	}
 	if out == nil {
 		out = newWriter(0)
 	}
-	return out.finish(r.unique, errnoOf(err))
+	if err != nil {
+		return out.finish(r.unique, errnoOf(err))
+	}
+	answer := out.finish(r.unique, 0)
+	if ahead := s.foretell(&r, asked, out); ahead != nil {
+		return append(ahead, answer...)
+	}
+	return answer
 }
 
 func (s *Server) batchForget(in *reader) {

@@ -28,11 +28,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // fresh is how long the guest may believe what it was told of names and
 // attributes: changes made by this computer have to show within a second.
-const fresh = 800 * time.Millisecond
+const fresh = wire.MountFresh
 
 // Bounds on what a guest can make this computer hold.
 const (
@@ -59,6 +60,7 @@ type Server struct {
 	host  identity
 
 	table *table
+	scan  scan
 
 	mu      sync.Mutex
 	trees   map[string]*tree

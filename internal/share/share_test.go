@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // kernel asks a server as a guest's kernel would.
@@ -20,6 +22,8 @@ type kernel struct {
 	t      *testing.T
 	server *Server
 	root   uint64 // the mount's node
+
+	foretold [][]byte // what came ahead of the last answer
 }
 
 func mounted(t *testing.T, folder string, readOnly bool) *kernel {
@@ -38,6 +42,17 @@ func mounted(t *testing.T, folder string, readOnly bool) *kernel {
 func (k *kernel) ask(opcode uint32, node uint64, parts ...any) ([]byte, syscall.Errno) {
 	k.t.Helper()
 	answer := k.server.answer(parse(message(opcode, node, parts...)))
+	if opcode == opRelease || opcode == opReleasedir {
+		if answer != nil {
+			k.t.Fatalf("answer to %d: % x", opcode, answer)
+		}
+		return nil, 0
+	}
+	k.foretold = nil
+	for len(answer) >= headerOut && binary.LittleEndian.Uint32(answer[4:]) == wire.Foretold {
+		n := binary.LittleEndian.Uint32(answer)
+		k.foretold, answer = append(k.foretold, answer[headerOut:n]), answer[n:]
+	}
 	if len(answer) < headerOut || int(binary.LittleEndian.Uint32(answer)) != len(answer) {
 		k.t.Fatalf("answer to %d: % x", opcode, answer)
 	}

@@ -219,3 +219,6 @@ func kindOf(m os.FileMode) uint32 {
 	}
 	return 0
 }
+
+// peek reads the start of a file.
+func peek(fd int, data []byte) (int, error) { return pread(fd, data, 0) }

@@ -1,5 +1,7 @@
 package wire
 
+import "time"
+
 // SharePort is the virtio-serial port that carries the mounts: after the same
 // opening line as the guest link's, the bare messages of FUSE, each of which
 // begins with its length.
@@ -25,3 +27,24 @@ type Mount struct {
 	File     bool   `json:"file,omitempty"`
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
+
+// Foretold is the error field of a message that the host sends ahead of an answer,
+// with the answer's number: it answers what the guest's kernel is going to ask
+// next, so that the agent can do so without asking the host. A body follows:
+// operation (4 bytes), 4 zeros, node, open file (8 bytes each, the latter for
+// reads), and the answer's own body. FUSE's errors are zero or negative, so no
+// kernel takes it for an answer.
+const Foretold = 0x534d
+
+// ForetoldHead is the length of what precedes the foretold answer's own body.
+const ForetoldHead = 24
+
+// MountFresh is how long the guest may believe what it was told of names and
+// attributes: changes made by the host have to show within a second.
+const MountFresh = 800 * time.Millisecond
+
+// Operations of FUSE that both ends treat specially.
+const (
+	FuseGetattr = 3
+	FuseRead    = 15
+)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -78,7 +79,7 @@ func (t *Table) connect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the port of mounts: %w", err)
 	}
-	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		_ = stream.Out.Close()
 		return fmt.Errorf("open /dev/fuse: %w", err)
@@ -88,7 +89,7 @@ func (t *Table) connect(ctx context.Context) error {
 		_ = stream.Out.Close()
 		return err
 	}
-	t.relay = &relay{device: device, in: stream.In, out: stream.Out}
+	t.relay = &relay{device: device, in: stream.In, out: stream.Out, memory: newMemory(time.Now)}
 	t.relay.start()
 	return t.readAhead()
 }

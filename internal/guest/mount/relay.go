@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,11 +28,17 @@ const (
 	maxOut   = maxData + 4<<10 // of the host
 )
 
-// relay passes messages on until either end is gone.
+// lazyTime is how long messages that nobody waits for may stay in the guest: the
+// next request that somebody waits for takes them along.
+const lazyTime = 2 * time.Millisecond
+
+// relay passes messages on until either end is gone. What needs no host it
+// answers itself.
 type relay struct {
-	device int // /dev/fuse, blocking: woken by the kernel itself, not by way of a poller
+	device int // /dev/fuse, not blocking: all that is there goes in one write
 	in     io.Reader
 	out    io.WriteCloser
+	memory *memory
 
 	running sync.WaitGroup
 	once    sync.Once
@@ -53,19 +60,80 @@ func (r *relay) end() {
 // up passes the kernel's messages on, each of which is one read.
 func (r *relay) up() {
 	defer r.end()
-	buf := make([]byte, maxIn)
+	b := batch{out: r.out, memory: r.memory, buf: make([]byte, 2*maxIn)}
 	for {
-		n, err := unix.Read(r.device, buf)
+		n, err := unix.Read(r.device, b.room())
 		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EAGAIN):
-			continue // the request was taken back
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOENT): // the request was taken back
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			if b.held > 0 && !b.urgent && r.await(lazyTime) {
+				continue
+			}
+			if b.flush() != nil {
+				return
+			}
+			r.await(-1)
+			continue
 		case err != nil:
 			return // unmounted
 		}
-		if _, err := r.out.Write(buf[:n]); err != nil {
+		answer, err := b.add(n)
+		if err != nil {
 			return
 		}
+		if answer != nil {
+			_, _ = unix.Write(r.device, answer) // nobody waits for it any more: no matter
+		}
 	}
+}
+
+// batch are messages that go to the host in one write.
+type batch struct {
+	out    io.Writer
+	memory *memory
+	buf    []byte
+	held   int
+	urgent bool // somebody waits for an answer
+}
+
+// room is where the next message goes.
+func (b *batch) room() []byte { return b.buf[b.held : b.held+maxIn] }
+
+// add takes the message that has been read into the room, unless the relay
+// answers it.
+func (b *batch) add(n int) (answer []byte, err error) {
+	answer, to := b.memory.ask(b.buf[b.held : b.held+n])
+	if to != keep {
+		b.held += n
+		b.urgent = b.urgent || to == send
+	}
+	if b.held > maxIn {
+		err = b.flush()
+	}
+	return answer, err
+}
+
+func (b *batch) flush() error {
+	if b.held == 0 {
+		return nil
+	}
+	_, err := b.out.Write(b.buf[:b.held])
+	b.held, b.urgent = 0, false
+	if back := b.memory.givenBack(); back != nil && err == nil {
+		_, err = b.out.Write(back)
+	}
+	return err
+}
+
+// await waits for the kernel's next message; false when there was none in time.
+func (r *relay) await(longest time.Duration) bool {
+	timeout := -1
+	if longest >= 0 {
+		timeout = int(longest.Milliseconds())
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(r.device), Events: unix.POLLIN}}, timeout)
+	return n > 0 || err != nil
 }
 
 // down passes the host's messages on, each of which has to be one write.
@@ -77,6 +145,9 @@ func (r *relay) down() {
 		message, err := next(in, buf)
 		if err != nil {
 			return
+		}
+		if r.memory.hear(message) {
+			continue
 		}
 		// An answer that nobody waits for any more is refused: no matter.
 		if _, err := unix.Write(r.device, message); errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EBADF) {
