@@ -77,6 +77,8 @@ type globals struct {
 	Manifest   string
 	TrustedKey []string
 	PresetFile []string
+	// Firecracker is the program file that a flag names.
+	Firecracker string
 }
 
 // New makes the App of a process. It does no work.

@@ -14,7 +14,9 @@ type grounds struct {
 	OS, Arch    string // of this computer
 	Guest       string // architecture of the sandbox
 	KVM         host.Verdict
+	Unprobed    bool  // nothing is known of KVM yet
 	Firecracker error // why it cannot be used; nil: it can
+	Unconnected bool  // Firecracker gives sandboxes no network: it has to be asked for
 }
 
 // fitting is the VMM for a sandbox: the one that is wanted, else Firecracker where
@@ -23,7 +25,7 @@ func (g grounds) fitting(wanted string) string {
 	switch {
 	case wanted != "":
 		return wanted
-	case g.refuseFirecracker() == nil:
+	case g.refuseFirecracker() == nil && !g.Unconnected:
 		return config.Firecracker
 	}
 	return config.QEMU
@@ -47,15 +49,11 @@ func (g grounds) refuseFirecracker() error {
 			"backend firecracker runs sandboxes of this computer's own architecture only: it is %s, not %s", g.Arch, g.Guest)
 	case g.Firecracker != nil:
 		return g.Firecracker
-	case !g.KVM.Usable:
+	case !g.KVM.Usable && !g.Unprobed:
 		return fault.New(fault.Host, use+"emulates where KVM does not work.", "backend firecracker needs KVM: %s", g.KVM.Reason)
 	}
 	return nil
 }
-
-// errNoFirecracker is why no host can use it.
-var errNoFirecracker = fault.New(fault.Usage, "Use qemu, or leave the choice to SmolVM: --backend and SMOLVM_BACKEND unset.",
-	"backend firecracker is not available in this version")
 
 // accelerator is how QEMU runs the sandbox, and the reason where that is slow.
 func (g grounds) accelerator() (vmm.Accel, string) {
@@ -80,7 +78,11 @@ func (a *App) groundsFor(guest string) grounds {
 	if guest == "" {
 		guest = info.Arch
 	}
-	return grounds{OS: info.OS, Arch: info.Arch, Guest: guest, Firecracker: errNoFirecracker}
+	g := grounds{OS: info.OS, Arch: info.Arch, Guest: guest, Unprobed: true, Unconnected: true}
+	if info.OS == "linux" {
+		_, g.Firecracker = a.firecracker().Binary()
+	}
+	return g
 }
 
 // chooseMachine decides the VMM and looks at the host.
@@ -96,5 +98,5 @@ func (a *App) chooseMachine(arch, backend string) (machine, error) {
 		return machine{}, err
 	}
 	g, info := a.groundsFor(arch), a.Host()
-	return machine{arch: g.Guest, vmm: g.fitting(backend), cpus: info.CPUs, memoryMiB: info.MemoryMiB}, nil
+	return machine{arch: g.Guest, vmm: g.fitting(backend), named: backend != "", cpus: info.CPUs, memoryMiB: info.MemoryMiB}, nil
 }

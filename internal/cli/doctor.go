@@ -44,6 +44,7 @@ something could not be tested, and 2 where none can run.
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
+	app.firecrackerFlag(cmd)
 	cmd.Flags().BoolVar(&o.Fix, "fix", false, "repair what needs no root, and print the rest as commands")
 	jsonFlag(cmd, &o.JSON, "the checks")
 	return cmd

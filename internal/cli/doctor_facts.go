@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/acquire"
+	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/doctor"
 	"github.com/smolvm/smolvm/internal/fetch"
@@ -45,28 +46,32 @@ func (a *App) facts(ctx context.Context) (doctor.Facts, error) {
 		Host: info, Survey: info.Look(), User: userName(), Root: os.Geteuid() == 0,
 		Home: lookAtHome(c.Home), Now: a.Now(), Built: a.Build.Built, Proxy: proxyOf(c), OwnBuilds: !c.UsePublished,
 	}
-	f.Backend, f.BackendError = a.tryBackend(c)
+	f.Backend, f.BackendError = a.tryBackend(ctx, c)
 	program, err := a.driver().Describe(ctx, info.Arch)
 	f.Emulator, f.EmulatorError = program.String(), err
 	_, f.Formatter = a.runner().Find(process.MkfsExt4)
 	f.Builders = a.builders()
 	certificates, err := c.HostCA()
 	f.Certificates, f.CertError = len(certificates), err
-	f.Namespaces = a.tryNamespaces(ctx)
+	f.Namespaces = a.tryCage(ctx)
+	a.tryFirecracker(ctx, &f)
 	a.tryImage(ctx, &f)
 	return f, ctx.Err()
 }
 
 // tryBackend says which VMM is chosen, and why.
-func (a *App) tryBackend(c config.Config) (string, error) {
+func (a *App) tryBackend(ctx context.Context, c config.Config) (string, error) {
 	m, err := a.Machine("", "")
 	switch {
 	case err != nil:
 		return "", err
 	case c.Backend != "":
+		if m.vmm == config.Firecracker {
+			return m.vmm, a.soundFirecracker(ctx, m)
+		}
 		return m.vmm + ", as SMOLVM_BACKEND says", a.groundsFor(m.arch).refuse(m.vmm)
 	}
-	return m.vmm + ", as this version drives no other", nil
+	return m.vmm + ", as it gives sandboxes a network", nil
 }
 
 // builders tells which program is missing for building a base here.
@@ -124,11 +129,26 @@ func nearest(path string) string {
 	}
 }
 
-// tryNamespaces really makes them, with this program in them.
-func (a *App) tryNamespaces(ctx context.Context) error {
-	cmd := a.runner().Command(ctx, process.Self, "version")
-	process.InNamespaces(cmd)
-	return process.Run(cmd)
+// tryCage really builds one, around this program.
+func (a *App) tryCage(ctx context.Context) error {
+	if a.Host().OS != "linux" {
+		return errors.New("namespaces are a part of Linux")
+	}
+	return cage.Try(ctx, a.runner())
+}
+
+// tryFirecracker asks Firecracker what it is.
+func (a *App) tryFirecracker(ctx context.Context, f *doctor.Facts) {
+	if f.Host.OS != "linux" {
+		return
+	}
+	c, err := a.Config()
+	if err != nil {
+		return // said already
+	}
+	f.FirecrackerNamed = a.global.Firecracker != "" || c.Firecracker != ""
+	p, err := a.firecracker().Describe(ctx)
+	f.Firecracker, f.FirecrackerSum, f.FirecrackerKnown, f.FirecrackerError = p.String(), p.SHA256, p.Known, err
 }
 
 // tryImage looks for the usual image and boots its kernel, under KVM where that

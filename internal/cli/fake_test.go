@@ -201,7 +201,8 @@ func (w *fakeWorld) rooms(home string) *rooms {
 			}
 			return machine{arch: cmp.Or(arch, "amd64"), vmm: "qemu", cpus: 4, memoryMiB: 8192}, nil
 		},
-		Able: func(machine) error { return w.able },
+		Able:    func(machine) error { return w.able },
+		Program: func(context.Context, machine) (*record.Program, error) { return nil, nil }, //nolint:nilnil // nothing is kept
 		Sound: func(context.Context, machine) error {
 			w.note("ask the VMM")
 			return w.unsound
@@ -222,7 +223,8 @@ func (w *fakeWorld) facts(home string) doctor.Facts {
 	return doctor.Facts{
 		Host:   host.Info{OS: "linux", Arch: "amd64", CPUs: 4, MemoryMiB: 8192},
 		Survey: host.Survey{OpenFiles: 4096, Watches: 8192, Synced: true}, User: "ana",
-		Backend: "qemu, as this version drives no other", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: w.kvm,
+		Backend: "qemu, as this version drives no other", Firecracker: "Firecracker 1.12.1 (/usr/bin/firecracker)", FirecrackerSum: "ab12",
+		Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: w.kvm,
 		Boot: doctor.Boot{Accel: "kvm", Took: 420 * time.Millisecond, Kernel: "6.12.1-cloud"},
 		Home: doctor.Home{
 			Path: home, Exists: true, Mode: 0o777,

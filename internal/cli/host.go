@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
@@ -35,8 +36,10 @@ func (a *App) ableToRun(m machine) error {
 	if err := a.groundsFor(m.arch).refuse(m.vmm); err != nil {
 		return err
 	}
-	if _, err := a.driver().Binary(m.arch); err != nil {
-		return err
+	if m.vmm == config.QEMU {
+		if _, err := a.driver().Binary(m.arch); err != nil {
+			return err
+		}
 	}
 	c, err := a.Config()
 	if err != nil {
@@ -52,6 +55,9 @@ func (a *App) ableToRun(m machine) error {
 
 // soundVMM refuses a VMM that is too old, broken, or of another architecture.
 func (a *App) soundVMM(ctx context.Context, m machine) error {
+	if m.vmm == config.Firecracker {
+		return a.soundFirecracker(ctx, m)
+	}
 	_, err := a.driver().Describe(ctx, m.arch)
 	return err
 }
@@ -77,7 +83,11 @@ func writable(folder string) error {
 // chooseAccel decides how the host runs a guest with the image's kernel, and
 // gives the reason when that is by emulation.
 func (a *App) chooseAccel(ctx context.Context, m machine, row manifest.Row, image record.Image) (vmm.Accel, string, error) {
+	if m.vmm == config.Firecracker {
+		return a.accelFirecracker(ctx, m, row, image)
+	}
 	g := a.groundsFor(m.arch)
+	g.Unprobed = false
 	if g.needsKVM() {
 		c, err := a.Config()
 		if err != nil {
@@ -116,7 +126,11 @@ func (a *App) probeGuest(ctx context.Context, m machine, accel vmm.Accel, image 
 	if err := disk.Initrd(initrd, agent, image.Modules); err != nil {
 		return err
 	}
-	guest, err := a.driver().Start(ctx, vmm.Spec{
+	var driver vmm.Driver = a.driver()
+	if m.vmm == config.Firecracker {
+		driver = a.firecracker()
+	}
+	guest, err := driver.Start(ctx, vmm.Spec{
 		Name: "probe", Arch: m.arch, Accel: accel, CPUs: 1, MemoryMiB: probeMiB,
 		Kernel: image.Kernel, Initrd: initrd, CommandLine: image.CommandLine, RunDir: dir, Console: io.Discard,
 	})

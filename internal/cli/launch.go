@@ -45,6 +45,7 @@ type launch struct {
 // machine is what a sandbox will run on.
 type machine struct {
 	arch, vmm string
+	named     bool  // the VMM was asked for
 	cpus      int   // of the host
 	memoryMiB int64 // of the host
 }
@@ -68,11 +69,43 @@ func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptio
 	if o.DryRun {
 		return l.show(ctx)
 	}
-	name, err := l.make(ctx)
+	name, err := l.bring(ctx)
 	if err != nil {
 		return err
 	}
-	return l.run(ctx, name)
+	return l.finish(ctx, name)
+}
+
+// bring makes the sandbox and starts it, on Firecracker maybe a second time, and
+// then on QEMU.
+func (l *launch) bring(ctx context.Context) (name string, err error) {
+	for failed := 1; ; failed++ {
+		if name, err = l.make(ctx); err != nil {
+			return "", err
+		}
+		if err = l.boot(ctx, name); err == nil || !l.again(failed, err) {
+			return name, err
+		}
+	}
+}
+
+// again decides what follows after a sandbox did not come up so many times. A probe
+// guest did come up on the same Firecracker, so it is tried once more; then QEMU
+// takes its place, unless Firecracker was asked for.
+func (l *launch) again(failed int, err error) bool {
+	if code := fault.CodeOf(err); l.machine.vmm != config.Firecracker || code != fault.Boot && code != fault.Host {
+		return false
+	}
+	switch {
+	case failed == 1:
+		l.app.notice("Firecracker did not bring the sandbox up and is tried once more: %v", err)
+		return true
+	case failed == 2 && !l.machine.named:
+		l.app.notice("Firecracker did not bring the sandbox up again: QEMU runs it instead.")
+		l.machine.vmm = config.QEMU
+		return true
+	}
+	return false
 }
 
 // show says what the launch would do.
@@ -288,13 +321,17 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
+	program, err := l.app.Program(ctx, l.machine)
+	if err != nil {
+		return sandbox.Spec{}, err
+	}
 	l.notices(surroundings, image, accel, reason)
 	return sandbox.Spec{
 		Directory: l.directory(), Preset: l.preset.Name, Agent: record.Agent(row.Agent), Image: image,
 		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
 		Mounts: l.mounts, Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
-		Mode: wire.ModeRun, Network: true, Env: surroundings.SessionEnv(), CACerts: certificates,
+		Mode: wire.ModeRun, Network: l.network() == netUser, VMMProgram: program, Env: surroundings.SessionEnv(), CACerts: certificates,
 	}, nil
 }
 
@@ -337,6 +374,9 @@ func (l *launch) notices(surroundings config.Config, image record.Image, accel v
 	}
 	for _, withheld := range surroundings.WithheldEnv() {
 		l.app.notice("%s", withheld)
+	}
+	if l.network() == netNone {
+		l.app.notice("The sandbox has no network: Firecracker gives none yet. Use --backend qemu for one.")
 	}
 	if accel == vmm.TCG {
 		l.app.notice("The sandbox is emulated and therefore slow: %s.", reason)
@@ -398,14 +438,19 @@ func (l *launch) create(ctx context.Context, spec sandbox.Spec) (string, error) 
 	}
 }
 
-// run starts the new sandbox and ends as the options say. A start that fails or
-// is interrupted leaves no sandbox: it never held anything.
-func (l *launch) run(ctx context.Context, name string) error {
+// boot starts the new sandbox. A start that fails or is interrupted leaves no
+// sandbox: it never held anything.
+func (l *launch) boot(ctx context.Context, name string) error {
 	_, err := l.boxes.Start(ctx, name, sandbox.StartOptions{Timeout: l.options.Timeout})
 	if err != nil {
 		return errors.Join(err, l.remove(ctx, name))
 	}
-	err = l.app.started(ctx, l.boxes, name, l.attach, l.options)
+	return nil
+}
+
+// finish ends as the options say.
+func (l *launch) finish(ctx context.Context, name string) error {
+	err := l.app.started(ctx, l.boxes, name, l.attach, l.options)
 	if l.options.Remove {
 		if gone := l.remove(ctx, name); gone != nil {
 			return gone

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"path/filepath"
 	"sync"
 
 	"github.com/smolvm/smolvm/internal/host"
@@ -36,6 +38,7 @@ func (a *App) openRooms() *rooms {
 		Able:       a.ableToRun,
 		Sound:      a.soundVMM,
 		Accel:      a.chooseAccel,
+		Program:    a.programOf,
 		Host:       sync.OnceValue(host.Probe),
 		KVM:        func(ctx context.Context, o host.KVMOptions) (host.Verdict, error) { return a.Host().KVM(ctx, o) },
 		Facts:      a.facts,
@@ -64,7 +67,12 @@ func (a *App) openSandboxes() (sandboxes, error) {
 
 // runner prepares the programs that SmolVM runs.
 func (a *App) runner() *process.Runner {
-	return process.New(process.Options{Environ: a.Environ, Self: a.Self})
+	o := process.Options{Environ: a.Environ, Self: a.Self}
+	if c, err := a.Config(); err == nil { // else the command says what is wrong with it
+		o.Folders = []string{filepath.Join(c.Home, "bin")}
+		o.Places = map[process.Tool]string{process.Firecracker: cmp.Or(a.global.Firecracker, c.Firecracker)}
+	}
+	return process.New(o)
 }
 
 // manager is the sandbox room as the commands see it.

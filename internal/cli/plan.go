@@ -59,7 +59,7 @@ type plannedPart struct {
 func (l *launch) plan(ctx context.Context) (startPlan, error) {
 	p := startPlan{
 		Preset: l.preset.Name, Agent: agentView{Name: l.preset.Agent.Name, Version: l.preset.Agent.Version},
-		Command: append(slices.Clone(l.command()), l.options.Args...), VMM: l.machine.vmm, Network: "user",
+		Command: append(slices.Clone(l.command()), l.options.Args...), VMM: l.machine.vmm, Network: l.network(),
 		Mounts: mountsOf(l.mounts), Ports: append([]int{}, l.preset.Ports...), Services: []string{},
 	}
 	c, err := l.app.Config()
@@ -150,6 +150,7 @@ func (p *plannedImage) add(ctx context.Context, found resolve.Catalogue, row man
 // booting a guest.
 func (l *launch) planAccel(ctx context.Context, p *startPlan) (err error) {
 	g := l.app.groundsFor(l.machine.arch)
+	g.Unprobed = false
 	if g.needsKVM() {
 		if g.KVM, err = l.app.KVM(ctx, host.KVMOptions{VMM: l.app.Self}); err != nil {
 			return err
@@ -176,7 +177,7 @@ func (p startPlan) text() string {
 		{"command", strings.Join(p.Command, " ")},
 		{"runs on", p.VMM + " (" + accel + ")"},
 		{"size", fmt.Sprintf("%d CPUs, %s of memory, %s of disk at most", p.CPUs, ui.Bytes(p.Memory), ui.Bytes(p.Disk))},
-		{"network", "internet, and this computer's own loopback and networks"},
+		{"network", map[string]string{netUser: "internet, and this computer's own loopback and networks", netNone: "none: Firecracker gives none yet"}[p.Network]},
 		{"mounts", p.mountText()},
 		{"ports", joinPorts(p.Ports)},
 		{"services", strings.Join(p.Services, ", ")},

@@ -115,6 +115,7 @@ Status 125 means that SmolVM failed.`,
 	flags.Var(sizeFlag{&o.Memory}, "memory", "memory, such as 2G (default the image's)")
 	flags.Var(sizeFlag{&o.Disk}, "disk", "most that the sandbox may write, such as 20G (default the image's)")
 	machineFlags(cmd, &o.Arch, &o.Backend)
+	app.firecrackerFlag(cmd)
 	flags.BoolVar(&o.Ask, "ask", false, "keep the agent's own prompts for permission")
 	flags.BoolVar(&o.New, "new", false, "make another sandbox although this directory has one")
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")

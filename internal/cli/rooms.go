@@ -87,7 +87,9 @@ type rooms struct {
 	Sound func(ctx context.Context, m machine) error
 	// Accel is how the host runs a guest with that kernel, and why not faster.
 	Accel func(ctx context.Context, m machine, row manifest.Row, image record.Image) (accel vmm.Accel, reason string, err error)
-	Host  func() host.Info
+	// Program is what is recorded of the VMM's program; nil: nothing.
+	Program func(ctx context.Context, m machine) (*record.Program, error)
+	Host    func() host.Info
 	// KVM finds out whether KVM runs guests; without a guest of its own in the options,
 	// as far as that can be known.
 	KVM func(ctx context.Context, o host.KVMOptions) (host.Verdict, error)

@@ -5,10 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/smolvm/smolvm/internal/config"
-	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/supervise"
-	"github.com/smolvm/smolvm/internal/vmm"
 )
 
 // superviseOptions are what `supervise` was asked for.
@@ -36,11 +33,6 @@ func runSupervise(ctx context.Context, app *App, o superviseOptions) error {
 	}
 	return supervise.Run(ctx, supervise.Options{
 		Home: o.Home, Name: o.Name, Agent: app.Build.Agent, Now: app.Now, Log: app.Streams.Err,
-		Driver: func(name string) (vmm.Driver, error) {
-			if name != config.QEMU {
-				return nil, fault.New(fault.Host, "Use the smolvm that made the sandbox.", "there is no driver for %q", name)
-			}
-			return app.driver(), nil
-		},
+		Driver: app.driverOf,
 	})
 }

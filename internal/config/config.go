@@ -33,11 +33,12 @@ const (
 	envCPUs         = "SMOLVM_CPUS"
 	envMemory       = "SMOLVM_MEMORY"
 	envDisk         = "SMOLVM_DISK"
+	envFirecracker  = "SMOLVM_FIRECRACKER"
 
 	envPrefix = "SMOLVM_"
 )
 
-var known = []string{envBackend, envBuildCache, envCPUs, envDisk, envHome, envManifest, envMemory, envUsePublished}
+var known = []string{envBackend, envBuildCache, envCPUs, envDisk, envFirecracker, envHome, envManifest, envMemory, envUsePublished}
 
 // The names of the VMMs. Whether one can be used here is not for this room to say.
 const (
@@ -55,6 +56,7 @@ type Config struct {
 	File         string      // path of config.toml, which need not be there
 	Catalogues   []Catalogue // of the file
 	Backend      string      // "": chosen for the host; else QEMU or Firecracker
+	Firecracker  string      // path of the program, absolute; "": it is looked for
 	BuildCache   string      // folder of reusable build products, absolute; "": none was named
 	TrustedKeys  []string    // public keys the user added to the built-in ones
 	UsePublished bool        // images that are published are used, not built here

@@ -44,6 +44,8 @@ func (c *Config) take() {
 	}
 	v, _ = c.Lookup("backend", "")
 	c.Backend = v.Text
+	v, _ = c.Lookup("firecracker", "")
+	c.Firecracker = v.Text
 	v, _ = c.Lookup("build_cache", "")
 	c.BuildCache = v.Text
 	c.UsePublished = c.On("use_published", "")

@@ -42,6 +42,7 @@ func Settings() []Setting {
 	return []Setting{
 		{Key: "manifest", Kind: Text, Env: envManifest, Top: true, Help: "the catalogue of images: a path, http(s):// or oci://", check: checkAddress},
 		{Key: "backend", Kind: Text, Env: envBackend, Top: true, Help: "what runs sandboxes: qemu or firecracker; chosen for this computer", check: checkBackend},
+		{Key: "firecracker", Kind: Text, Env: envFirecracker, Top: true, Help: "path of the program firecracker; looked for in PATH and ~/.smolvm/bin", check: checkFolder},
 		{Key: "build_cache", Kind: Text, Env: envBuildCache, Top: true, Help: "folder for the products of image builds", check: checkFolder},
 		{Key: "use_published", Kind: Switch, Env: envUsePublished, Default: "true", Top: true, Help: "false: every image is built on this computer"},
 		{Key: "cpus", Kind: Count, Env: envCPUs, Top: true, Preset: true, Project: true, Help: "CPUs of a new sandbox; the image says how many", check: checkCPUs},
@@ -120,7 +121,7 @@ func (s Setting) Read(words []string) (Value, error) {
 		}
 		text = strconv.FormatBool(yes)
 	case Text:
-		if s.Key == "manifest" || s.Key == "build_cache" { // a shell's relative path
+		if s.Key == "manifest" || s.Key == "build_cache" || s.Key == "firecracker" { // a shell's relative path
 			var err error
 			if text, err = ManifestAddress(text); err != nil {
 				return Value{}, named(s.Key, err)
@@ -235,6 +236,7 @@ func (f *document) set() (values, error) {
 // settingTable is the settings of a file or of a preset's table in it.
 type settingTable struct {
 	Backend      string   `toml:"backend"`
+	Firecracker  string   `toml:"firecracker"`
 	BuildCache   string   `toml:"build_cache"`
 	UsePublished *bool    `toml:"use_published"`
 	CPUs         *int64   `toml:"cpus"`
@@ -251,7 +253,7 @@ type settingTable struct {
 func (t settingTable) each(call func(key string, words []string) error) error {
 	var errs []error
 	for key, text := range map[string]string{
-		"backend": t.Backend, "build_cache": t.BuildCache, "memory": t.Memory, "disk": t.Disk, "browser": t.Browser,
+		"backend": t.Backend, "firecracker": t.Firecracker, "build_cache": t.BuildCache, "memory": t.Memory, "disk": t.Disk, "browser": t.Browser,
 	} {
 		if text != "" {
 			errs = append(errs, call(key, []string{text}))
@@ -312,7 +314,7 @@ func Template() string {
 // example is a value as the template shows it.
 func (s Setting) example() string {
 	text := map[string]string{
-		"manifest": `"https://example.org/images/"`, "backend": `"qemu"`, "build_cache": `"/var/cache/smolvm"`, "cpus": "2",
+		"manifest": `"https://example.org/images/"`, "backend": `"qemu"`, "firecracker": `"/opt/firecracker/firecracker"`, "build_cache": `"/var/cache/smolvm"`, "cpus": "2",
 		"memory": `"4G"`, "disk": `"20G"`, "env": `["TZ", "NODE_ENV=test"]`,
 		"credentials": `["ANTHROPIC_API_KEY", "~/.claude/.credentials.json"]`,
 	}[s.Key]

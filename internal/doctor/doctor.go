@@ -57,7 +57,7 @@ type Report struct {
 // Examine makes the report.
 func Examine(f Facts) Report {
 	r := Report{Checks: []Check{
-		computer(f), surroundings(f), backend(f), emulator(f), kvm(f), boot(f), formatter(f),
+		computer(f), surroundings(f), backend(f), emulator(f), firecracker(f), kvm(f), boot(f), formatter(f),
 		folder(f), space(f), catalogue(f), route(f), limits(f), cage(f), clock(f),
 	}}
 	r.Usable = r.Exit() != exitUnusable

@@ -22,7 +22,7 @@ func good() Facts {
 	return Facts{
 		Host:   host.Info{OS: "linux", Arch: "amd64", CPUs: 8, MemoryMiB: 32 << 10},
 		Survey: host.Survey{Extensions: "vmx", AvailableMiB: 20 << 10, Controllers: []string{"cpu", "memory", "pids"}, OpenFiles: 4096, Watches: 65536, Synced: true},
-		User:   "ana", Backend: "qemu, as this version drives no other", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: host.Verdict{Usable: true},
+		User:   "ana", Backend: "qemu, as it gives sandboxes a network", Firecracker: "Firecracker 1.12.1 (/usr/bin/firecracker)", FirecrackerSum: "ab12", FirecrackerKnown: "the official 1.12.1", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: host.Verdict{Usable: true},
 		Boot:      Boot{Accel: "kvm", Took: 312 * time.Millisecond, Kernel: "6.12.85-smolvm"},
 		Home:      Home{Path: "/home/ana/.smolvm", Exists: true, Mode: 0o755, Folder: host.Folder{FreeBytes: 90 << 30, HardLinks: true, Holes: true, Locks: true}},
 		Catalogue: Catalogue{Address: "https://example.org/m.json", Release: "2026.3", Signers: []string{"A1"}, Expires: now.AddDate(0, 3, 0), Image: true, Base: true, Missing: 180 << 20, Expands: 800 << 20},
@@ -90,12 +90,22 @@ var hosts = []struct {
 	}, 1},
 	{"built-here", func(f *Facts) { f.OwnBuilds, f.Catalogue.Made, f.Catalogue.Missing = true, true, 0 }, 0},
 	{"firecracker-wanted", func(f *Facts) {
-		f.BackendError = fault.New(fault.Usage, "Use qemu.", "backend firecracker is not available in this version")
+		f.BackendError = fault.New(fault.Usage, "Use qemu.", "backend firecracker runs on Linux only")
 	}, 2},
+	{"no-firecracker", func(f *Facts) {
+		f.Firecracker, f.FirecrackerError = "", fault.New(fault.Host, "Take its release.", "find program firecracker: not in /usr/bin")
+	}, 0},
+	{"named-firecracker-too-old", func(f *Facts) {
+		f.FirecrackerNamed = true
+		f.Firecracker, f.FirecrackerError = "", fault.New(fault.Host, "Take its release.", "/x is version 1.9, older than 1.10")
+	}, 1},
+	{"unknown-firecracker", func(f *Facts) { f.FirecrackerKnown = "" }, 0},
 	{"proxy", func(f *Facts) { f.Proxy, f.Certificates = "http://10.0.0.1:3128", 2 }, 0},
 	{"broken-certificates", func(f *Facts) { f.CertError = errors.New("read SSL_CERT_FILE: no such file") }, 2},
 	{"few-files", func(f *Facts) { f.Survey.OpenFiles = 256 }, 1},
-	{"no-namespaces", func(f *Facts) { f.Namespaces, f.Survey.Controllers = errors.New("operation not permitted"), nil }, 0},
+	{"no-namespaces", func(f *Facts) {
+		f.Namespaces, f.Survey.Controllers = fault.New(fault.Host, "Allow them once.", "operation not permitted"), nil
+	}, 0},
 	{"clock-behind", func(f *Facts) { f.Now = f.Built.AddDate(-1, 0, 0) }, 1},
 	{"clock-free", func(f *Facts) { f.Survey.Synced = false }, 0},
 	{"mac", func(f *Facts) {

@@ -17,6 +17,12 @@ type Facts struct {
 	Emulator      string // such as "QEMU 7.2.22 (/usr/bin/qemu-system-x86_64)"
 	EmulatorError error  // why there is none that can be used
 
+	Firecracker      string // such as "Firecracker 1.12.1 (/usr/bin/firecracker)"
+	FirecrackerSum   string // SHA-256 of its file
+	FirecrackerKnown string // whose build that is; empty: none of those known here
+	FirecrackerError error  // why there is none that can be used
+	FirecrackerNamed bool   // a flag or a setting names it
+
 	Backend      string // the VMM that is chosen, or wanted
 	BackendError error  // why the wanted one cannot be used
 
@@ -35,7 +41,7 @@ type Facts struct {
 	Certificates int    // certificates that this computer trusts beyond the usual ones
 	CertError    error
 
-	Namespaces error // why no user namespace could be made; nil: one was
+	Namespaces error // why no cage for a VMM could be made; nil: one was
 	Now        time.Time
 	Built      time.Time // when this program was built
 }

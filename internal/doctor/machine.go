@@ -68,6 +68,31 @@ func emulator(f Facts) Check {
 	return Check{Name: "qemu", State: OK, Found: f.Emulator}
 }
 
+// firecracker is no condition of anything yet: QEMU is used where it is missing.
+func firecracker(f Facts) Check {
+	c := Check{Name: "firecracker", State: OK}
+	switch {
+	case f.Host.OS != "linux":
+		c.Found = "it is for Linux only"
+	case f.FirecrackerError != nil && f.FirecrackerNamed:
+		return failed("firecracker", Degraded, f.FirecrackerError, "--backend firecracker cannot be used")
+	case f.FirecrackerError != nil:
+		c.Found, c.Means, c.Fix = "none that can be used: "+f.FirecrackerError.Error(), "sandboxes run on QEMU", fault.HintOf(f.FirecrackerError)
+	default:
+		c.Found = f.Firecracker + ", SHA-256 " + f.FirecrackerSum
+		c.Means = "it runs sandboxes with --backend firecracker, without network"
+		if !f.KVM.Usable {
+			c.Means = "it needs KVM, which is of no use here: sandboxes run on QEMU"
+		}
+		if f.FirecrackerKnown != "" {
+			c.Found += ": " + f.FirecrackerKnown
+		} else {
+			c.Fix = "That digest is not among those known to this smolvm: compare it with the one that the release publishes."
+		}
+	}
+	return c
+}
+
 func kvm(f Facts) Check {
 	c := Check{Name: "kvm", State: OK}
 	switch {

@@ -78,7 +78,7 @@ func (r *Runner) Find(tool Tool) (string, error) {
 		return r.self, nil
 	}
 	if path := r.places[tool]; path != "" {
-		if filepath.IsAbs(path) && executable(path) {
+		if Runnable(path) {
 			return path, nil
 		}
 		return "", fault.New(fault.Host, "Name another one, or none: it is then looked for.", "find program %s: %s is no program file", info.file, path)
@@ -91,6 +91,9 @@ func (r *Runner) Find(tool Tool) (string, error) {
 	}
 	return "", fault.New(fault.Host, info.hint(), "find program %s: not in %s", info.file, strings.Join(r.folders, ":"))
 }
+
+// Runnable tells whether an absolute path is that of a program file.
+func Runnable(path string) bool { return filepath.IsAbs(path) && executable(path) }
 
 func executable(path string) bool {
 	info, err := os.Stat(path)

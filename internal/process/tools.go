@@ -49,7 +49,7 @@ var tools = map[Tool]tool{
 	QEMUArm:  {file: "qemu-system-aarch64", deb: "qemu-system-arm", brew: "qemu", env: quiet},
 	MkfsExt4: {file: "mkfs.ext4", deb: "e2fsprogs", brew: "e2fsprogs", env: quiet},
 	Firecracker: {file: "firecracker", text: "Take Firecracker's official release, https://github.com/firecracker-microvm/firecracker/releases, " +
-		"and put its program into ~/.smolvm/bin as firecracker; smolvm doctor says more."},
+		"and put its program into ~/.smolvm/bin as firecracker; or use --backend qemu."},
 	Mmdebstrap: {file: "mmdebstrap", deb: "mmdebstrap", env: append([]string{"APT_CONFIG", "SOURCE_DATE_EPOCH"}, online...)},
 	DpkgDeb:    {file: "dpkg-deb", deb: "dpkg", brew: "dpkg", env: quiet},
 	Zstd:       {file: "zstd", deb: "zstd", brew: "zstd", env: quiet},

@@ -52,8 +52,9 @@ type Record struct {
 	Preset        string           `json:"preset"`
 	Directory     string           `json:"directory,omitempty"` // of this computer, that it was made in
 	Arch          string           `json:"arch"`                // amd64, arm64
-	VMM           string           `json:"vmm"`                 // qemu
+	VMM           string           `json:"vmm"`                 // qemu, firecracker
 	Accel         string           `json:"accel"`               // kvm, hvf, tcg
+	VMMProgram    *Program         `json:"vmm_program,omitempty"`
 	Agent         Agent            `json:"agent"`
 	Launch        []string         `json:"launch"`
 	Arguments     []string         `json:"arguments,omitempty"` // after Launch when the user gives none
@@ -87,6 +88,14 @@ type Mount struct {
 	Guest    string `json:"guest"`
 	File     bool   `json:"file,omitempty"`
 	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Program is the machine monitor that the sandbox was made with. Where it is no
+// longer at Path, one is looked for.
+type Program struct {
+	Path    string `json:"path"`
+	Version string `json:"version"`
+	SHA256  string `json:"sha256"`
 }
 
 // Agent is the program the sandbox was made for.

@@ -63,6 +63,7 @@ type Spec struct {
 	Mounts               []record.Mount // outer ones first
 	Image                record.Image
 	Arch, VMM            string
+	VMMProgram           *record.Program // nil: not recorded
 	Accel                vmm.Accel
 	CPUs                 int
 	MemoryMiB, DiskBytes int64

@@ -36,9 +36,9 @@ import (
 const imageVariable = "SMOLVM_TEST_IMAGE"
 
 // driver and agent are what a supervisor of these tests gets.
-func driver(name string) (vmm.Driver, error) {
-	if name == "fake" {
-		return guesttest.Driver(name)
+func driver(r record.Record) (vmm.Driver, error) {
+	if r.VMM == "fake" {
+		return guesttest.Driver(r)
 	}
 	info := host.Probe()
 	return qemu.New(process.New(process.Options{Environ: os.Environ()}),

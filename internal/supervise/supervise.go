@@ -48,8 +48,8 @@ const (
 type Options struct {
 	Home string // absolute
 	Name string
-	// Driver gives the driver of a VMM by its name in the record.
-	Driver func(vmm string) (vmm.Driver, error)
+	// Driver gives the driver of the VMM that a record names.
+	Driver func(record.Record) (vmm.Driver, error)
 	// Agent gives the guest agent for an architecture.
 	Agent func(arch string) ([]byte, error)
 	Now   func() time.Time
@@ -213,7 +213,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 
 // power starts the machine and what watches it.
 func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
-	driver, err := s.Driver(s.rec.VMM)
+	driver, err := s.Driver(s.rec)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestlink/linktest"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sshx"
 	"github.com/smolvm/smolvm/internal/sshx/sshtest"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -35,7 +36,7 @@ const (
 )
 
 // Driver gives machines with this guest.
-func Driver(string) (vmm.Driver, error) { return &fake.Driver{Guest: Run}, nil }
+func Driver(record.Record) (vmm.Driver, error) { return &fake.Driver{Guest: Run}, nil }
 
 // Run is the guest.
 func Run(g *fake.Guest) error {
