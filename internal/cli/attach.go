@@ -51,7 +51,9 @@ func runAttach(ctx context.Context, app *App, o attachOptions) error {
 		return err
 	}
 	app.Progress().Close()
-	return app.finish(ctx, boxes, o.Name, agent(status, o.Args), o.JSON)
+	err = app.finish(ctx, boxes, o.Name, agent(status, o.Args), o.JSON)
+	app.copyBack(context.WithoutCancel(ctx), boxes, status)
+	return err
 }
 
 // agent is the program that a sandbox was made for, with the user's arguments, or
@@ -60,5 +62,5 @@ func agent(s sandbox.Status, args []string) program {
 	if len(args) == 0 {
 		args = s.Arguments
 	}
-	return program{start: wire.Start{Argv: append(append([]string{}, s.Launch...), args...), Dir: startFolder(s.Mounts)}}
+	return program{start: wire.Start{Argv: append(append([]string{}, s.Launch...), args...), Dir: startFolder(s.Mounts), Agent: true}}
 }

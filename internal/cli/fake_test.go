@@ -65,6 +65,9 @@ type fakeWorld struct {
 	catalogue error
 	program   func(supervise.Command, supervise.Streams) (int, error)
 	started   func(ctx context.Context)
+	given     *wire.Credentials // at the last start or later
+	logins    []supervise.Login // as the sandbox has them
+	environ   map[string]string
 	proxied   func(ctx context.Context) error
 }
 
@@ -109,7 +112,7 @@ func newWorld(t *testing.T) *fakeWorld {
 func (w *fakeWorld) rooms(home string) *rooms {
 	return &rooms{
 		Config: func() (config.Config, error) {
-			return config.Config{Home: home, UsePublished: !w.ownBuilds, Getenv: func(string) string { return "" }}, nil
+			return config.Config{Home: home, UsePublished: !w.ownBuilds, Getenv: func(name string) string { return w.environ[name] }}, nil
 		},
 		AllPresets: func() ([]preset.Preset, error) { return fakePresets(), nil },
 		Sandboxes:  func() (sandboxes, error) { return w, nil },
@@ -334,6 +337,7 @@ func (w *fakeWorld) Create(_ context.Context, spec sandbox.Spec) (record.Record,
 
 func (w *fakeWorld) Start(ctx context.Context, name string, o sandbox.StartOptions) (record.Record, error) {
 	w.note("start %s %v", name, o.Timeout)
+	w.given = o.Credentials
 	if w.started != nil {
 		w.started(ctx)
 	}
@@ -424,6 +428,14 @@ func (s fakeSession) Copy(_ context.Context, r wire.Copy) (io.ReadWriteCloser, e
 	}()
 	return here, nil
 }
+
+func (s fakeSession) Give(_ context.Context, c wire.Credentials) (string, error) {
+	s.world.note("give %s %d variables, %d logins", s.name, len(c.Env), len(c.Logins))
+	s.world.given = &c
+	return "", nil
+}
+
+func (s fakeSession) Logins(context.Context) ([]supervise.Login, error) { return s.world.logins, nil }
 
 func (fakeSession) Done() <-chan struct{} { return nil }
 func (fakeSession) Close() error          { return nil }

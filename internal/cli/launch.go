@@ -40,6 +40,7 @@ type launch struct {
 	boxes   sandboxes
 	machine machine
 	config  config.Config // with the project's file in it
+	gift    gift          // what the agent gets of the user's
 }
 
 // machine is what a sandbox will run on.
@@ -192,7 +193,12 @@ func (l *launch) configure(ctx context.Context) (err error) {
 	if err := checkSizes(l.options, l.machine); err != nil {
 		return fmt.Errorf("as the configuration says (smolvm config list --show-origin): %w", err)
 	}
-	return nil
+	give := l.app.giftFor
+	if o.DryRun {
+		give = l.app.gift // nobody is asked
+	}
+	l.gift, err = give(ctx, l.config, l.preset, o.Give)
+	return err
 }
 
 // attaches decides whether the agent runs in front of the user.
@@ -369,6 +375,7 @@ func (l *launch) notices(surroundings config.Config, image record.Image, accel v
 	if len(l.mounts) == 0 && !l.options.NoMount {
 		l.app.notice("Nothing of this computer is mounted; --mount . mounts the current folder at %s.", wire.Workspace)
 	}
+	l.gift.tell(l.app)
 	if image.StandIn != "" {
 		l.app.notice("The kernel is a stand-in for SmolVM's own: %s (%s).", image.KernelVersion, image.StandIn)
 	}
@@ -441,7 +448,7 @@ func (l *launch) create(ctx context.Context, spec sandbox.Spec) (string, error) 
 // boot starts the new sandbox. A start that fails or is interrupted leaves no
 // sandbox: it never held anything.
 func (l *launch) boot(ctx context.Context, name string) error {
-	_, err := l.boxes.Start(ctx, name, sandbox.StartOptions{Timeout: l.options.Timeout})
+	_, err := l.boxes.Start(ctx, name, sandbox.StartOptions{Timeout: l.options.Timeout, Credentials: &l.gift.credentials})
 	if err != nil {
 		return errors.Join(err, l.remove(ctx, name))
 	}

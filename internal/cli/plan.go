@@ -36,6 +36,10 @@ type startPlan struct {
 	Ports     []int        `json:"ports"` // declared by the preset
 	Services  []string     `json:"services"`
 	Variables []string     `json:"environment"` // names that sessions are given
+	// Credentials are the names of the user's variables, and the login files, that
+	// the agent gets; Asked is what the user would be asked about.
+	Credentials []string `json:"credentials"`
+	Asked       []string `json:"credentials_asked,omitempty"`
 }
 
 // plannedImage is where the image comes from.
@@ -67,6 +71,7 @@ func (l *launch) plan(ctx context.Context) (startPlan, error) {
 		return p, err
 	}
 	p.Variables = append([]string{}, slices.Sorted(maps.Keys(c.SessionEnv()))...)
+	p.Credentials, p.Asked = append([]string{}, l.gift.names...), l.gift.offered
 	for _, s := range l.services() {
 		p.Services = append(p.Services, s.Name)
 	}
@@ -182,6 +187,8 @@ func (p startPlan) text() string {
 		{"ports", joinPorts(p.Ports)},
 		{"services", strings.Join(p.Services, ", ")},
 		{"variables", strings.Join(p.Variables, ", ")},
+		{"agent gets", strings.Join(p.Credentials, ", ")},
+		{"you are asked about", strings.Join(p.Asked, ", ")},
 		{"image", "release " + p.Image.Release},
 	})
 	if p.Image.BuiltFor != "" {

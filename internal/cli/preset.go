@@ -37,6 +37,7 @@ type startOptions struct {
 	DryRun   bool
 	// NoProject leaves the directory's .smolvm.toml out.
 	NoProject bool
+	Give      giveOptions
 	JSON      bool
 	Args      []string // for the agent; nil: none were given
 }
@@ -132,6 +133,7 @@ func startFlags(cmd *cobra.Command, o *startOptions) {
 	flags := cmd.Flags()
 	flags.BoolVar(&o.Attach, "attach", false, "run the agent in front of you, also without a terminal")
 	flags.BoolVar(&o.NoAttach, "no-attach", false, "only start the sandbox")
+	giveFlags(cmd, &o.Give)
 	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "how long the boot may take")
 	jsonFlag(cmd, &o.JSON, "the sandbox, or what an attached agent gave")
 	handBack(cmd)

@@ -172,6 +172,7 @@ func presetText(p preset.Preset) string {
 		{"starts", strings.Join(p.Launch, " ")},
 		{"--ask", strings.Join(p.Ask, " ")},
 		{"uses", strings.Join(p.Environment, ", ")},
+		{"logins", loginText(p.Logins)},
 		{"ports", joinPorts(p.Ports)},
 		{"memory", ui.Bytes(p.Resources.MemoryMiB << 20)},
 		{"disk", ui.Bytes(p.Resources.DiskMiB << 20)},
@@ -183,6 +184,14 @@ func presetText(p preset.Preset) string {
 		fmt.Fprintf(&out, "\n# file %s\n%s\n", f.Path, strings.TrimSpace(ui.CleanLines(f.Content)))
 	}
 	return out.String()
+}
+
+func loginText(logins []preset.Login) string {
+	var files []string
+	for _, l := range logins {
+		files = append(files, "~/"+l.File)
+	}
+	return strings.Join(files, ", ")
 }
 
 func joinPorts(ports []int) string {

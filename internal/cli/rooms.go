@@ -40,6 +40,8 @@ type session interface {
 	Exec(ctx context.Context, command supervise.Command, streams supervise.Streams) (status int, err error)
 	SSH(ctx context.Context, stream io.ReadWriter) error
 	Copy(ctx context.Context, request wire.Copy) (io.ReadWriteCloser, error)
+	Give(ctx context.Context, given wire.Credentials) (note string, err error)
+	Logins(ctx context.Context) ([]supervise.Login, error)
 	Done() <-chan struct{}
 	Close() error
 }

@@ -52,11 +52,65 @@ func (a *App) startAgain(ctx context.Context, boxes sandboxes, s sandbox.Status,
 		if err := a.Intact(ctx, s.Image); err != nil {
 			return err
 		}
-		if _, err := boxes.Start(ctx, s.Name, sandbox.StartOptions{Timeout: o.Timeout}); err != nil {
+		if err := a.startGiving(ctx, boxes, s, o); err != nil {
+			return err
+		}
+	} else if o.Give.any() {
+		if err := a.giveRunning(ctx, boxes, s, o.Give); err != nil {
 			return err
 		}
 	}
 	return a.started(ctx, boxes, s.Name, attach, o)
+}
+
+// startGiving starts a sandbox with what its agent gets now.
+func (a *App) startGiving(ctx context.Context, boxes sandboxes, s sandbox.Status, o startOptions) error {
+	g, err := a.giftOf(ctx, s, o.Give)
+	if err != nil {
+		return err
+	}
+	g.tell(a)
+	_, err = boxes.Start(ctx, s.Name, sandbox.StartOptions{Timeout: o.Timeout, Credentials: &g.credentials})
+	return err
+}
+
+// giftOf is what the agent of a sandbox gets.
+func (a *App) giftOf(ctx context.Context, s sandbox.Status, o giveOptions) (gift, error) {
+	c, err := a.localConfig()
+	if err != nil {
+		return gift{}, err
+	}
+	p, err := a.presetNamed(s.Preset)
+	if err != nil {
+		return gift{}, err
+	}
+	return a.giftFor(ctx, c, p, o)
+}
+
+// giveRunning gives a sandbox that runs what the flags name, for the sessions that
+// begin from now on.
+func (a *App) giveRunning(ctx context.Context, boxes sandboxes, s sandbox.Status, o giveOptions) error {
+	if o.NoCredentials {
+		return refuse("Stop it first: smolvm stop "+s.Name+".", "--no-credentials holds for a start, but %s runs with what it was given", s.Name)
+	}
+	g, err := a.giftOf(ctx, s, o)
+	if err != nil {
+		return err
+	}
+	conn, err := boxes.Connect(ctx, s.Name)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	note, err := conn.Give(ctx, g.credentials)
+	if err != nil {
+		return err
+	}
+	g.tell(a)
+	if note != "" {
+		a.notice("%s", note)
+	}
+	return nil
 }
 
 // started ends a start: with the agent in front of the user, or with the
@@ -71,7 +125,9 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 			return err
 		}
 		a.Progress().Close()
-		return a.finish(ctx, boxes, name, agent(s, o.Args), o.JSON)
+		err := a.finish(ctx, boxes, name, agent(s, o.Args), o.JSON)
+		a.copyBack(context.WithoutCancel(ctx), boxes, s)
+		return err
 	}
 	if o.JSON {
 		return ui.WriteData(a.Streams.Out, a.viewOf(s))

@@ -72,6 +72,9 @@ func runStop(ctx context.Context, app *App, o stopOptions) error {
 	live := liveAmong(all, o.Names)
 	var errs []error
 	for _, name := range o.Names {
+		if s, err := boxes.Get(name); err == nil && slices.Contains(live, name) {
+			app.copyBack(ctx, boxes, s)
+		}
 		errs = append(errs, boxes.Stop(ctx, name, o.Grace))
 	}
 	return app.stopped(o, live, errs)

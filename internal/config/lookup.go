@@ -73,6 +73,17 @@ func (c Config) Lookup(key, presetName string) (v Value, origin string) {
 	return Value{Text: s.Default}, FromDefault
 }
 
+// With is the configuration as it is once a setting was written to the user's file.
+func (c Config) With(key string, v Value) Config {
+	c.user = maps.Clone(c.user)
+	if c.user == nil {
+		c.user = values{}
+	}
+	c.user[key] = v
+	c.take()
+	return c
+}
+
 // source is one place of settings.
 type source struct {
 	values values

@@ -46,21 +46,22 @@ const agentFile = "/run/smolvm/agent"
 
 // agent is the running first process.
 type agent struct {
-	version string
-	console *console
-	steps   *steps
-	reaper  *reap.Reaper
-	uplink  *uplink
-	options boot.Options
-	drives  boot.Drives
-	root    *boot.Root
-	seed    setup.Seed
-	keys    keys
-	env     map[string]string // of sessions
-	keeper  *service.Keeper   // of services; nil before the guest is ready
-	mounts  *mounts
-	orders  chan order
-	group   sync.WaitGroup // goroutines that end with the run's context
+	version     string
+	console     *console
+	steps       *steps
+	reaper      *reap.Reaper
+	uplink      *uplink
+	options     boot.Options
+	drives      boot.Drives
+	root        *boot.Root
+	seed        setup.Seed
+	keys        keys
+	env         map[string]string // of sessions
+	keeper      *service.Keeper   // of services; nil before the guest is ready
+	mounts      *mounts
+	credentials *credentials
+	orders      chan order
+	group       sync.WaitGroup // goroutines that end with the run's context
 }
 
 // Init is the whole life of the machine. It returns only when the kernel
@@ -69,8 +70,10 @@ func Init(version string) error {
 	a := &agent{version: version, reaper: reap.New(), orders: make(chan order, 1), steps: newSteps(uptime)}
 	a.uplink = newUplink(rand.Reader, a.orders)
 	a.mounts = newMounts(func() string { return a.options.Vsock })
+	a.credentials = newCredentials()
 	ctx, cancel := context.WithCancel(context.Background())
 	a.uplink.mounts = func(list []wire.Mount) { a.mount(ctx, list) }
+	a.uplink.credentials = func(m wire.Message) { a.credentialMessage(ctx, m) }
 	a.group.Go(func() { a.reaper.Run(ctx) })
 	end, err := a.live(ctx)
 	if err != nil {
@@ -93,6 +96,9 @@ func (a *agent) live(ctx context.Context) (order, error) {
 		return powerOff, a.pack(ctx)
 	}
 	if err := a.awaitMounts(ctx); err != nil {
+		return 0, err
+	}
+	if err := a.awaitCredentials(ctx); err != nil {
 		return 0, err
 	}
 	server, err := a.newServer()

@@ -146,6 +146,7 @@ func (a *agent) newServer() (*sshd.Server, error) {
 		Users:       []string{wire.AgentUser, "root"},
 		Account:     func(name string) (setup.Account, error) { return setup.FindAccount("/", name) },
 		Environment: a.env,
+		Credentials: a.agentEnv,
 		Workspace:   wire.Workspace,
 		Start:       a.reaper.Start,
 		SFTP:        agentFile,
@@ -170,10 +171,12 @@ func (a *agent) newKeeper() *service.Keeper {
 	if a.options.Mode != wire.ModeRun {
 		return nil
 	}
+	env := maps.Clone(a.env)
+	maps.Copy(env, a.agentEnv())
 	return service.New(service.Config{
 		Services:    a.seed.Session.Services,
 		Account:     func(name string) (setup.Account, error) { return setup.FindAccount("/", name) },
-		Environment: a.env,
+		Environment: env,
 		Workspace:   wire.Workspace,
 		Start:       a.reaper.Start,
 		Logs:        wire.ServiceLog,

@@ -25,14 +25,15 @@ type sessionServer interface {
 // uplink keeps the guest link open: whenever a session ends it offers the next.
 // The last thing published is told to every new session first.
 type uplink struct {
-	random io.Reader
-	reopen func() (link.Port, error)
-	orders chan<- order
-	mounts func([]wire.Mount) // told of each list of mounts; set before keep
-	server sessionServer
-	bulk   sessionServer
-	ready  chan struct{}  // closed when there is a server
-	group  sync.WaitGroup // streams, which may outlive their session for a moment
+	random      io.Reader
+	reopen      func() (link.Port, error)
+	orders      chan<- order
+	mounts      func([]wire.Mount) // told of each list of mounts; set before keep
+	credentials func(wire.Message) // told of each message about them; set before keep
+	server      sessionServer
+	bulk        sessionServer
+	ready       chan struct{}  // closed when there is a server
+	group       sync.WaitGroup // streams, which may outlive their session for a moment
 
 	mu       sync.Mutex
 	session  *link.Session
@@ -161,6 +162,8 @@ func (u *uplink) obey(session *link.Session) {
 			give(u.orders, powerOff)
 		case wire.Mounts:
 			u.group.Go(func() { u.mounts(message.Mounts) })
+		case wire.GiveCredentials, wire.AskLogins:
+			u.group.Go(func() { u.credentials(message) })
 		case wire.Clock:
 			_ = setClock(message.UnixNano) // cannot fail for process 1
 		}

@@ -17,6 +17,7 @@ const (
 	DpkgDeb    Tool = "dpkg-deb"
 	Zstd       Tool = "zstd"
 	Pip        Tool = "pip"  // python3 -m pip
+	Git        Tool = "git"  // asked who commits
 	Self       Tool = "self" // this program again: the supervisor
 )
 
@@ -54,6 +55,7 @@ var tools = map[Tool]tool{
 	DpkgDeb:    {file: "dpkg-deb", deb: "dpkg", brew: "dpkg", env: quiet},
 	Zstd:       {file: "zstd", deb: "zstd", brew: "zstd", env: quiet},
 	Pip:        {file: "python3", args: []string{"-m", "pip"}, deb: "python3-pip", brew: "python", env: append([]string{"PIP_*"}, online...)},
+	Git:        {file: "git", deb: "git", brew: "git", env: append([]string{"XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"}, quiet...)},
 	Self:       {file: "smolvm", env: append([]string{"SMOLVM_*", "XDG_RUNTIME_DIR"}, online...)},
 }
 

@@ -24,6 +24,8 @@ const packTimeout = 30 * time.Minute
 // StartOptions say how to start.
 type StartOptions struct {
 	Timeout time.Duration // until the guest is ready; 0: two minutes
+	// Credentials are what the agent gets for this run; they are kept nowhere.
+	Credentials *wire.Credentials
 }
 
 // Start starts a sandbox and returns when it is ready. When it fails, or ctx
@@ -35,7 +37,7 @@ func (m *Manager) Start(ctx context.Context, name string, o StartOptions) (recor
 		o.Timeout = defaultTimeout
 	}
 	done := event.Span(m.Sink, m.Now, event.Boot, name)
-	if _, err := m.spawn(ctx, name, supervise.Order{Timeout: o.Timeout}); err != nil {
+	if _, err := m.spawn(ctx, name, supervise.Order{Timeout: o.Timeout, Credentials: o.Credentials}); err != nil {
 		return record.Record{}, err
 	}
 	done(0)

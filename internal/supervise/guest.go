@@ -35,6 +35,7 @@ type guest struct {
 	log     *slog.Logger
 	notices chan notice // what the guest says, to the main loop
 	mounts  *mounts     // told to every boot; nil: none
+	secrets *credentials
 
 	mu       sync.Mutex
 	state    state
@@ -60,7 +61,7 @@ type notice struct {
 
 func newGuest(config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
 	return &guest{
-		config: config, now: now, log: log, notices: make(chan notice),
+		config: config, now: now, log: log, notices: make(chan notice), secrets: newCredentials(nil, log),
 		change: make(chan struct{}), wanted: make(chan struct{}, 1),
 	}
 }
@@ -98,14 +99,35 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 	stop := context.AfterFunc(ctx, func() { _ = link.Close() }) // ends Messages
 	defer stop()
 	g.mounts.tell(link)
+	g.secrets.tell(link)
 	for m := range link.Messages() {
 		if m.Type == wire.Ready && !ready {
 			ready = true
 			holding.Go(func() { g.hold(ctx, link, m) })
 			continue
 		}
+		if g.secrets.heard(m) && ready {
+			continue
+		}
 		g.tell(ctx, notice{Message: m})
 	}
+}
+
+// give and logins speak to a guest that is ready.
+func (g *guest) give(ctx context.Context, c wire.Credentials) (string, error) {
+	if _, err := g.session(ctx); err != nil {
+		return "", err
+	}
+	s, _ := g.look()
+	return g.secrets.give(ctx, s.link, c)
+}
+
+func (g *guest) logins(ctx context.Context) ([]Login, error) {
+	if _, err := g.session(ctx); err != nil {
+		return nil, err
+	}
+	s, _ := g.look()
+	return g.secrets.logins(ctx, s.link)
 }
 
 // hold sets the clock, then keeps the SSH connection for the rest of the boot.

@@ -29,16 +29,19 @@ const (
 	opBulk   operation = "bulk"  // files, see wire.Copy
 	opWatch  operation = "watch" // nothing but the end of the connection
 	opRename operation = "rename"
+	opGive   operation = "give"   // credentials
+	opLogins operation = "logins" // how the login files are now
 )
 
 // request is a client's first frame.
 type request struct {
-	Version int           `json:"version"`
-	Op      operation     `json:"op"`
-	Grace   time.Duration `json:"grace_ns,omitempty"` // stop
-	Command *Command      `json:"command,omitempty"`  // exec
-	Copy    *wire.Copy    `json:"copy,omitempty"`     // bulk
-	Name    string        `json:"name,omitempty"`     // rename: the new one
+	Version     int               `json:"version"`
+	Op          operation         `json:"op"`
+	Grace       time.Duration     `json:"grace_ns,omitempty"`    // stop
+	Command     *Command          `json:"command,omitempty"`     // exec
+	Copy        *wire.Copy        `json:"copy,omitempty"`        // bulk
+	Name        string            `json:"name,omitempty"`        // rename: the new one
+	Credentials *wire.Credentials `json:"credentials,omitempty"` // give
 }
 
 // Command is a program to run in the sandbox.
@@ -103,6 +106,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, errors.New("decode a request: exec without a command")
 	case r.Op == opBulk && r.Copy == nil:
 		return request{}, errors.New("decode a request: bulk without what to copy")
+	case r.Op == opGive && r.Credentials == nil:
+		return request{}, errors.New("decode a request: no credentials to give")
 	case r.Grace < 0:
 		return request{}, errors.New("decode a request: a negative grace period")
 	}

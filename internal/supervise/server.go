@@ -34,12 +34,19 @@ type sessions interface {
 	stream(ctx context.Context, kind wire.StreamKind) (net.Conn, error)
 }
 
+// vault is where the user's credentials go.
+type vault interface {
+	give(ctx context.Context, c wire.Credentials) (note string, err error)
+	logins(ctx context.Context) ([]Login, error)
+}
+
 // stopRequest asks the supervisor's main loop to end the guest.
 type stopRequest struct{ grace time.Duration }
 
 // server answers the control socket.
 type server struct {
 	guest  sessions
+	vault  vault
 	status func() Status
 	stops  chan<- stopRequest
 	// renames asks the main loop, as stops does.
@@ -133,6 +140,10 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.bulk(ctx, conn, out, *r.Copy)
 	case opWatch:
 		return s.watch(conn, out)
+	case opGive:
+		return s.give(ctx, conn, out, *r.Credentials)
+	case opLogins:
+		return s.logins(ctx, conn, out)
 	case opRename:
 		return s.rename(conn, out, r.Name)
 	}

@@ -31,10 +31,12 @@ const (
 
 // Order is what a starter wants.
 type Order struct {
-	Timeout time.Duration `json:"timeout_ns"`           // until ready, or packed
-	Mode    wire.Mode     `json:"mode,omitempty"`       // instead of the record's
-	Extra   string        `json:"extra,omitempty"`      // path of drive extra0, writable, instead of the record's
-	NoNet   bool          `json:"no_network,omitempty"` // whatever the record says
+	Timeout time.Duration `json:"timeout_ns"`      // until ready, or packed
+	Mode    wire.Mode     `json:"mode,omitempty"`  // instead of the record's
+	Extra   string        `json:"extra,omitempty"` // path of drive extra0, writable, instead of the record's
+	// Credentials are for this run only: they come through a pipe and stay in memory.
+	Credentials *wire.Credentials `json:"credentials,omitempty"`
+	NoNet       bool              `json:"no_network,omitempty"` // whatever the record says
 }
 
 // packs says whether the guest packs a layer and ends, instead of running on.

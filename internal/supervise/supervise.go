@@ -186,13 +186,13 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return err
 	}
 	s.guest = newGuest(config, s.Now, s.log)
-	s.guest.mounts = s.mounts
+	s.guest.mounts, s.guest.secrets = s.mounts, newCredentials(s.order.Credentials, s.log)
 	runDir, err := s.folder.MakeRunDir()
 	if err != nil {
 		return err
 	}
 	s.server = &server{
-		guest: s.guest, status: s.status, stops: s.stops, renames: s.renames, over: s.over, done: s.released, log: s.log,
+		guest: s.guest, vault: s.guest, status: s.status, stops: s.stops, renames: s.renames, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
 		return err
@@ -274,6 +274,10 @@ func (s *supervisor) heard(m wire.Message) error {
 		s.starter.event(event.Event{
 			Time: s.Now(), Kind: event.Progress, Stage: stage, Object: s.Name, Text: clipLine(plain(m.Text)),
 		})
+	case wire.CredentialsGiven:
+		if m.Text != "" {
+			s.starter.event(event.Event{Time: s.Now(), Kind: event.Notice, Text: clipLine(plain(m.Text))})
+		}
 	case wire.Failed:
 		return fault.New(fault.Boot, "", "the guest could not come up: %s", clipLine(plain(m.Text)))
 	case wire.Goodbye:

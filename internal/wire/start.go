@@ -21,6 +21,8 @@ type Start struct {
 	Keep    bool   `json:"keep,omitempty"`
 	New     bool   `json:"new,omitempty"`
 	Session string `json:"session,omitempty"`
+	// Agent marks the session of the agent itself: it gets the credentials' variables.
+	Agent bool `json:"agent,omitempty"`
 }
 
 // Limits of kept sessions.

@@ -126,6 +126,8 @@ type Message struct {
 	Boot     *BootReport   `json:"boot,omitempty"` // with Ready
 	Mounts   []Mount       `json:"mounts,omitempty"`
 	Sessions []KeptSession `json:"sessions,omitempty"` // with Sessions
+	// Credentials come with GiveCredentials and Logins.
+	Credentials *Credentials `json:"credentials,omitempty"`
 }
 
 // BootReport is what the guest measured and found while coming up.

@@ -85,11 +85,14 @@ func (s *session) directory(account setup.Account, asked string) (string, error)
 }
 
 // environment joins, from the weakest to the strongest: the account's, the
-// seed's, the client's.
+// seed's, in the agent's session the credentials, the client's.
 func (s *session) environment(account setup.Account) map[string]string {
 	env := program.Environment(account, s.config.Environment)
 	if s.pty != nil {
 		env["TERM"] = cmp.Or(s.pty.term, "xterm-256color")
+	}
+	if s.start.Agent && s.config.Credentials != nil {
+		maps.Copy(env, s.config.Credentials())
 	}
 	maps.Copy(env, s.env)
 	program.KeepLocales(env)

@@ -47,6 +47,8 @@ type Config struct {
 	Account    func(name string) (setup.Account, error)
 	// Environment of every session, under the client's own.
 	Environment map[string]string
+	// Credentials are the variables of the agent's sessions, over Environment.
+	Credentials func() map[string]string
 	// Workspace is where programs start; the home where it does not exist.
 	Workspace string
 	// Start starts a program; the reaper's.

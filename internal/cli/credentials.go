@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// giveOptions say what of this computer the agent gets.
+type giveOptions struct {
+	Env           []string
+	EnvFiles      []string
+	NoCredentials bool
+}
+
+func (o giveOptions) any() bool { return len(o.Env) > 0 || len(o.EnvFiles) > 0 || o.NoCredentials }
+
+// giveFlags adds what says what the agent gets.
+func giveFlags(cmd *cobra.Command, o *giveOptions) {
+	flags := cmd.Flags()
+	flags.StringArrayVarP(&o.Env, "env", "e", nil, "`NAME[=VALUE]` for the agent, until the sandbox stops; without a value yours; may be repeated")
+	flags.StringArrayVar(&o.EnvFiles, "env-file", nil, "`FILE` with NAME or NAME=VALUE lines, as for -e; may be repeated")
+	flags.BoolVar(&o.NoCredentials, "no-credentials", false, "give the agent none of your credentials, and do not ask")
+}
+
+// maxLogin bounds a login file: they take a few KiB.
+const maxLogin = 32 << 10
+
+// gift is what an agent gets, and how that is shown.
+type gift struct {
+	credentials wire.Credentials
+	names       []string // never values
+	offered     []string // what the user has not been asked about
+}
+
+// gift decides what the agent of a preset gets. Nobody is asked here.
+func (a *App) gift(ctx context.Context, c config.Config, p preset.Preset, o giveOptions) (gift, error) {
+	g := gift{credentials: wire.Credentials{Env: map[string]string{}, Git: a.gitIdentity(ctx, c)}}
+	for _, l := range p.Logins {
+		g.credentials.Withdrawn = append(g.credentials.Withdrawn, l.File)
+	}
+	configured, err := c.Variables(a.known(c, c.EnvEntries(p.Name)), nil)
+	if err != nil {
+		return g, err
+	}
+	g.add(configured)
+	listed, _ := c.Lookup("credentials", p.Name)
+	if !o.NoCredentials && c.Has("credentials", p.Name) {
+		err = a.addListed(c, &g, listed.List)
+	} else if !o.NoCredentials {
+		g.offered = a.offered(c, p)
+	}
+	if err != nil {
+		return g, err
+	}
+	flags, err := c.Variables(o.Env, o.EnvFiles)
+	if err != nil {
+		return g, err
+	}
+	g.add(flags)
+	if n := g.credentials.Size(); n > wire.MaxCredentials {
+		return g, fault.New(fault.Usage, "Give fewer or shorter variables and login files.",
+			"give the agent its variables and logins: they take %d bytes, at most %d are possible", n, wire.MaxCredentials)
+	}
+	return g, nil
+}
+
+// add adds variables, over those that are there.
+func (g *gift) add(env map[string]string) {
+	maps.Copy(g.credentials.Env, env)
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if !slices.Contains(g.names, name) {
+			g.names = append(g.names, name)
+		}
+	}
+}
+
+// known drops variables of the configuration that are not set here, and says so.
+func (a *App) known(c config.Config, entries []string) []string {
+	return slices.DeleteFunc(entries, func(entry string) bool {
+		missing := !strings.Contains(entry, "=") && c.Getenv(entry) == ""
+		if missing {
+			a.notice("%s is not set here: the agent does not get it.", entry)
+		}
+		return missing
+	})
+}
+
+// addListed adds the credentials of the user's list.
+func (a *App) addListed(c config.Config, g *gift, list []string) error {
+	for _, entry := range list {
+		path, isFile := strings.CutPrefix(entry, "~/")
+		if !isFile {
+			for _, name := range a.known(c, []string{entry}) {
+				g.add(map[string]string{name: c.Getenv(name)})
+			}
+			continue
+		}
+		content, err := a.readLogin(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			a.notice("%s is not there: the agent does not get it.", entry)
+			continue
+		}
+		if err != nil {
+			return fault.New(fault.Usage, "Take it from the list with smolvm config set, or start with --no-credentials.", "give the agent %s: %w", entry, err)
+		}
+		g.credentials.Logins = append(g.credentials.Logins, wire.LoginFile{Path: path, Content: content})
+		g.names = append(g.names, entry)
+	}
+	return nil
+}
+
+// offered is what of this computer the preset's agent could use.
+func (a *App) offered(c config.Config, p preset.Preset) []string {
+	var all []string
+	for _, name := range p.Environment {
+		if c.Getenv(name) != "" {
+			all = append(all, name)
+		}
+	}
+	for _, l := range p.Logins {
+		if _, err := a.readLogin(l.File); err == nil {
+			all = append(all, "~/"+l.File)
+		}
+	}
+	return all
+}
+
+// readLogin reads a login file below the home folder. Keys are never logins,
+// whatever a link says.
+func (a *App) readLogin(file string) ([]byte, error) {
+	if a.UserHome == "" {
+		return nil, fs.ErrNotExist
+	}
+	real, err := filepath.EvalSymlinks(filepath.Join(a.UserHome, file))
+	if err != nil {
+		return nil, err
+	}
+	home, err := filepath.EvalSymlinks(a.UserHome)
+	if err != nil {
+		return nil, err
+	}
+	if below, err := filepath.Rel(home, real); err == nil && filepath.IsLocal(below) {
+		if err := preset.CheckLogin(below); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.OpenFile(real, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is not a regular file")
+	case info.Size() > maxLogin:
+		return nil, fmt.Errorf("it has %d bytes, which no login has", info.Size())
+	}
+	return io.ReadAll(io.LimitReader(f, maxLogin))
+}
+
+// askFor asks once whether the agent gets what it could use, and remembers it.
+// The configuration that it gives has the answer.
+func (a *App) askFor(ctx context.Context, c config.Config, p preset.Preset, offered []string) (config.Config, error) {
+	if len(offered) == 0 || !a.Streams.Interactive() {
+		return c, nil
+	}
+	a.Streams.Say("%s in its sandbox could use these of yours:", ui.Clean(p.Agent.Name))
+	for _, entry := range offered {
+		kind := "variable"
+		if strings.HasPrefix(entry, "~/") {
+			kind = "login"
+		}
+		a.Streams.Say("  %s (%s)", entry, kind)
+	}
+	a.Streams.Say("The agent and all that it runs can read them. They stay in memory and are written to no disk.")
+	agreed := []string{}
+	if a.Streams.Confirm("Give them to " + p.Name + " from now on?") {
+		agreed = offered
+	}
+	key := config.PresetKey(p.Name, "credentials")
+	if _, err := c.Set(ctx, key, agreed); err != nil {
+		return c, err
+	}
+	a.Streams.Say("Remembered as %s; smolvm config unset %s to be asked again.", key, key)
+	return c.With(key, config.Value{List: agreed}), nil
+}
+
+// giftFor is gift, with the question where there is one.
+func (a *App) giftFor(ctx context.Context, c config.Config, p preset.Preset, o giveOptions) (gift, error) {
+	g, err := a.gift(ctx, c, p, o)
+	if err != nil || len(g.offered) == 0 {
+		return g, err
+	}
+	c, err = a.askFor(ctx, c, p, g.offered)
+	if err != nil {
+		return g, err
+	}
+	return a.gift(ctx, c, p, o)
+}
+
+// tell says what the agent gets.
+func (g gift) tell(a *App) {
+	if len(g.names) > 0 {
+		a.notice("The agent gets of yours: %s.", strings.Join(g.names, ", "))
+	}
+}
+
+// presetNamed is the preset of a sandbox; one that is no longer there has only
+// its name.
+func (a *App) presetNamed(name string) (preset.Preset, error) {
+	all, err := a.AllPresets()
+	if err != nil {
+		return preset.Preset{}, err
+	}
+	if p, ok := preset.Find(all, name); ok {
+		return p, nil
+	}
+	return preset.Preset{Name: name}, nil
+}
