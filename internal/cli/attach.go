@@ -11,9 +11,10 @@ import (
 
 // attachOptions are what `attach` was asked for.
 type attachOptions struct {
-	Name string
-	Args []string // for the agent
-	JSON bool
+	Name     string
+	Args     []string // for the agent
+	JSON     bool
+	SSHAgent bool
 }
 
 func newAttach(app *App, run func(context.Context, *App, attachOptions) error) *cobra.Command {
@@ -34,11 +35,16 @@ ends.`,
 		},
 	}
 	jsonFlag(cmd, &o.JSON, "the exit status and both outputs, captured")
+	sshAgentFlag(cmd, &o.SSHAgent)
 	handBack(cmd)
 	return cmd
 }
 
 func runAttach(ctx context.Context, app *App, o attachOptions) error {
+	socket, err := app.sshAgent(o.SSHAgent)
+	if err != nil {
+		return err
+	}
 	boxes, err := app.runningSandbox(o.Name)
 	if err != nil {
 		return err
@@ -51,7 +57,9 @@ func runAttach(ctx context.Context, app *App, o attachOptions) error {
 		return err
 	}
 	app.Progress().Close()
-	err = app.finish(ctx, boxes, o.Name, agent(status, o.Args), o.JSON)
+	p := agent(status, o.Args)
+	p.sshAgent = socket
+	err = app.finish(ctx, boxes, o.Name, p, o.JSON)
 	app.copyBack(context.WithoutCancel(ctx), boxes, status)
 	return err
 }

@@ -255,3 +255,34 @@ func TestCopyBack(t *testing.T) {
 		})
 	}
 }
+
+// The SSH agent is forwarded on request only, and where there is one.
+func TestSSHAgentOnlyByFlag(t *testing.T) {
+	for _, c := range []struct {
+		line, socket, want, says string
+	}{
+		{"exec box true", "/run/agent", "", ""},
+		{"exec --ssh-agent box true", "/run/agent", "/run/agent", ""},
+		{"attach --ssh-agent box", "/run/agent", "/run/agent", ""},
+		{"start --attach --ssh-agent box", "/run/agent", "/run/agent", ""},
+		{"attach box", "/run/agent", "", ""},
+		{"attach --ssh-agent box", "", "none", "no SSH agent runs here"},
+		{"claude start --ssh-agent --attach", "", "none", "no SSH agent runs here"},
+		{"attach --ssh-agent box", "agent", "none", "not a whole path"},
+		{"start --no-attach --ssh-agent box", "/run/agent", "none", "nothing is attached"},
+		{"start --ssh-agent box", "/run/agent", "none", "nothing is attached"},
+	} {
+		w := newWorld(t)
+		w.environ = map[string]string{"SSH_AUTH_SOCK": c.socket}
+		w.add("box", sandbox.Running)
+		got := "none"
+		w.program = func(command supervise.Command, _ supervise.Streams) (int, error) {
+			got = command.SSHAgentAt
+			return 0, nil
+		}
+		w.app.Main(strings.Fields(c.line))
+		if got != c.want || !strings.Contains(w.errs.String(), c.says) {
+			t.Errorf("%s with %q: %q was forwarded; said %s", c.line, c.socket, got, w.errs.String())
+		}
+	}
+}

@@ -11,12 +11,13 @@ import (
 
 // execOptions are what `exec` was asked for.
 type execOptions struct {
-	Name  string
-	Argv  []string
-	User  string
-	Dir   string
-	NoTTY bool
-	JSON  bool
+	Name     string
+	Argv     []string
+	User     string
+	Dir      string
+	NoTTY    bool
+	JSON     bool
+	SSHAgent bool
 }
 
 func newExec(app *App, run func(context.Context, *App, execOptions) error) *cobra.Command {
@@ -50,6 +51,7 @@ cannot be run, 125 that SmolVM failed.`,
 	cmd.Flags().StringVarP(&o.Dir, "workdir", "w", "", "directory in the sandbox (default "+wire.Workspace+")")
 	cmd.Flags().BoolVarP(&o.NoTTY, "no-tty", "T", false, "never give the command a terminal")
 	jsonFlag(cmd, &o.JSON, "the exit status and both outputs, captured")
+	sshAgentFlag(cmd, &o.SSHAgent)
 	handBack(cmd)
 	return cmd
 }
@@ -58,11 +60,15 @@ func runExec(ctx context.Context, app *App, o execOptions) error {
 	if err := checkUser(o.User); err != nil {
 		return err
 	}
+	socket, err := app.sshAgent(o.SSHAgent)
+	if err != nil {
+		return err
+	}
 	boxes, err := app.runningSandbox(o.Name)
 	if err != nil {
 		return err
 	}
-	p := program{start: wire.Start{Argv: o.Argv, User: o.User, Dir: o.Dir}}
+	p := program{start: wire.Start{Argv: o.Argv, User: o.User, Dir: o.Dir}, sshAgent: socket}
 	if o.NoTTY {
 		p.terminal = never
 	}

@@ -146,6 +146,9 @@ func (l *launch) check() (err error) {
 	if l.attach, err = l.app.attaches(l.options); err != nil {
 		return err
 	}
+	if _, err := l.app.sshAgent(l.options.SSHAgent); err != nil {
+		return err
+	}
 	if l.options.Remove && !l.attach {
 		return refuse("Add --attach, or delete the sandbox later with smolvm delete.",
 			"--rm deletes the sandbox when the agent ends, but nothing is attached here")
@@ -209,6 +212,8 @@ func (a *App) attaches(o startOptions) (bool, error) {
 	case o.NoAttach && o.Args != nil:
 		return false, refuse("Leave --no-attach out, or run it later with smolvm attach.",
 			"arguments for the agent were given, but --no-attach does not run it")
+	case o.SSHAgent && (o.NoAttach || o.Args == nil && !o.Attach && (o.JSON || !a.Streams.Interactive())):
+		return false, refuse("Add --attach, or give it to smolvm attach later.", "--ssh-agent holds while the agent is in front of you, but nothing is attached here")
 	case o.Timeout <= 0:
 		return false, refuse("Give a time such as 90s.", "--timeout %v leaves no time to boot", o.Timeout)
 	case o.Attach || o.Args != nil:

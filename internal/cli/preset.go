@@ -38,6 +38,7 @@ type startOptions struct {
 	// NoProject leaves the directory's .smolvm.toml out.
 	NoProject bool
 	Give      giveOptions
+	SSHAgent  bool
 	JSON      bool
 	Args      []string // for the agent; nil: none were given
 }
@@ -134,6 +135,7 @@ func startFlags(cmd *cobra.Command, o *startOptions) {
 	flags.BoolVar(&o.Attach, "attach", false, "run the agent in front of you, also without a terminal")
 	flags.BoolVar(&o.NoAttach, "no-attach", false, "only start the sandbox")
 	giveFlags(cmd, &o.Give)
+	sshAgentFlag(cmd, &o.SSHAgent)
 	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "how long the boot may take")
 	jsonFlag(cmd, &o.JSON, "the sandbox, or what an attached agent gave")
 	handBack(cmd)

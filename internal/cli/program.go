@@ -29,6 +29,7 @@ const (
 type program struct {
 	start    wire.Start
 	terminal terminalChoice
+	sshAgent string // socket of the user's SSH agent, to be forwarded
 }
 
 // ended is the data of --json for a program that ran.
@@ -56,7 +57,7 @@ func (a *App) attach(ctx context.Context, conn session, p program) (int, error) 
 	sizes, stop := a.Streams.Resizes()
 	defer stop()
 	streams.Resize = sizes
-	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
+	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
 }
 
 func (a *App) attachPipes(ctx context.Context, conn session, p program, streams supervise.Streams) (int, error) {
@@ -69,7 +70,7 @@ func (a *App) attachPipes(ctx context.Context, conn session, p program, streams 
 		}
 	})
 	defer detach()
-	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start)}, streams)
+	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent}, streams)
 }
 
 // localized adds the user's locale; the guest keeps what it has installed.

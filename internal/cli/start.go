@@ -36,6 +36,9 @@ func runStart(ctx context.Context, app *App, o startOptions) error {
 	if err != nil {
 		return err
 	}
+	if _, err := app.sshAgent(o.SSHAgent); err != nil {
+		return err
+	}
 	boxes, s, err := app.one(o.Name)
 	if err != nil {
 		return err
@@ -125,7 +128,11 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 			return err
 		}
 		a.Progress().Close()
-		err := a.finish(ctx, boxes, name, agent(s, o.Args), o.JSON)
+		p := agent(s, o.Args)
+		if p.sshAgent, err = a.sshAgent(o.SSHAgent); err != nil {
+			return err
+		}
+		err := a.finish(ctx, boxes, name, p, o.JSON)
 		a.copyBack(context.WithoutCancel(ctx), boxes, s)
 		return err
 	}

@@ -150,6 +150,7 @@ func (a *agent) newServer() (*sshd.Server, error) {
 		Workspace:   wire.Workspace,
 		Start:       a.reaper.Start,
 		SFTP:        agentFile,
+		Run:         "/run/smolvm",
 		Now:         time.Now,
 		Logf:        a.console.printf,
 	})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -24,6 +25,8 @@ type Client struct {
 	conn ssh.Conn
 	done chan struct{} // closed when the connection has ended
 	err  error         // why; set before done is closed
+
+	agents agents
 }
 
 // Connect does the handshake on conn, which it closes on an error and when ctx
@@ -60,12 +63,19 @@ func connect(ctx context.Context, conn net.Conn, c Config) (*Client, error) {
 	return client, nil
 }
 
-// serve refuses whatever the guest asks for, until the connection ends. Close
+// serve refuses whatever the guest asks for but an SSH agent that is forwarded,
+// until the connection ends. Close
 // waits for it.
 func (c *Client) serve(channels <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	defer close(c.done)
 	go ssh.DiscardRequests(requests) // ends with the connection, before Wait returns or just after
+	var reaching sync.WaitGroup
+	defer reaching.Wait()
 	for channel := range channels {
+		if channel.ChannelType() == agentChannel {
+			reaching.Go(func() { c.reachAgent(channel) })
+			continue
+		}
 		_ = channel.Reject(ssh.Prohibited, "the host opens channels")
 	}
 	c.err = c.conn.Wait()

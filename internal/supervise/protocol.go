@@ -50,6 +50,8 @@ type Command struct {
 	TTY  bool      `json:"tty,omitempty"`
 	Term string    `json:"term,omitempty"` // TERM, with a TTY
 	Size wire.Size `json:"size,omitzero"`  // of the TTY
+	// SSHAgentAt is the socket of the user's SSH agent; empty: it is not forwarded.
+	SSHAgentAt string `json:"ssh_agent_at,omitempty"`
 }
 
 // Status is what a supervisor says of its sandbox.

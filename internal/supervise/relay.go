@@ -53,6 +53,7 @@ func (r *relay) run(ctx context.Context, command Command) error {
 	defer reading.Wait()
 	defer r.conn.Close() // ends readClient
 
+	defer r.forwardAgent(ctx, &command)()
 	session, err := r.start(ctx, command)
 	if err != nil {
 		return r.answer(failed, failureOf(explainLoss(ctx, err)))
@@ -94,6 +95,24 @@ func (r *relay) start(ctx context.Context, command Command) (*sshx.Session, erro
 	defer r.mu.Unlock()
 	r.session = session
 	return session, nil
+}
+
+// forwardAgent lets the guest reach the user's SSH agent as long as the client is
+// there, where it named one.
+func (r *relay) forwardAgent(ctx context.Context, command *Command) (end func()) {
+	path := command.SSHAgentAt
+	command.SSHAgent = path != ""
+	if path == "" {
+		return func() {}
+	}
+	client, err := r.guest.session(ctx)
+	if err != nil {
+		return func() {} // start says it
+	}
+	return client.ForwardAgent(func() (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", path)
+	})
 }
 
 // carry moves the three streams until the program has ended.

@@ -23,6 +23,8 @@ type Start struct {
 	Session string `json:"session,omitempty"`
 	// Agent marks the session of the agent itself: it gets the credentials' variables.
 	Agent bool `json:"agent,omitempty"`
+	// SSHAgent asks for a socket, SSH_AUTH_SOCK, that leads to the client's SSH agent.
+	SSHAgent bool `json:"ssh_agent,omitempty"`
 }
 
 // Limits of kept sessions.

@@ -56,6 +56,8 @@ type Config struct {
 	// SFTP is the path of the program that serves SFTP on its standard input and
 	// output when started under the name SFTPName.
 	SFTP string
+	// Run is a folder in memory for sockets.
+	Run  string
 	Now  func() time.Time
 	Logf func(format string, args ...any)
 }
@@ -116,7 +118,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 		return fmt.Errorf("ssh handshake: %w", err)
 	}
 	_ = conn.SetDeadline(time.Time{})
-	c := &connection{Server: s, conn: server, listeners: map[string]net.Listener{}}
+	c := &connection{Server: s, conn: server, listeners: map[string]net.Listener{}, gone: make(chan struct{})}
 	c.serve(ctx, channels, requests)
 	return nil
 }
@@ -125,6 +127,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 type connection struct {
 	*Server
 	conn  *ssh.ServerConn
+	gone  chan struct{} // closed when the client's connection has ended
 	group sync.WaitGroup
 
 	mu        sync.Mutex
@@ -146,6 +149,7 @@ func (c *connection) serve(ctx context.Context, channels <-chan ssh.NewChannel, 
 		}
 	}
 	cancel()
+	close(c.gone)
 	c.closeListeners()
 	c.group.Wait()
 	c.conn.Close()

@@ -30,9 +30,11 @@ type session struct {
 	envSize int
 	pty     *pty
 	program *running
-	start   wire.Start // what was asked for
-	viewer  *viewer    // of a kept session
-	err     error      // why the program was not started, to be told to the client
+	agent   *agentSocket // of the client's SSH agent; nil: it is not forwarded
+	asked   bool         // the client has an SSH agent to forward
+	start   wire.Start   // what was asked for
+	viewer  *viewer      // of a kept session
+	err     error        // why the program was not started, to be told to the client
 }
 
 func (c *connection) session(opening ssh.NewChannel) {
@@ -79,6 +81,9 @@ func (s *session) request(request *ssh.Request) bool {
 	switch request.Type {
 	case "env":
 		return s.setEnv(request.Payload)
+	case agentRequest:
+		s.asked = s.program == nil
+		return s.asked
 	case "pty-req":
 		return s.openPTY(request.Payload)
 	case "window-change":
@@ -148,6 +153,11 @@ func (s *session) prepare(request *ssh.Request) bool {
 	if start.Keep && !start.New {
 		return true // there is nothing to be started
 	}
+	if start.SSHAgent || s.asked {
+		if s.err = s.listenAgent(start.User); s.err != nil {
+			return true
+		}
+	}
 	s.program, s.err = s.resolve(c, start.User, start.Dir)
 	return true
 }
@@ -159,8 +169,12 @@ func (s *session) begin() {
 	} else if s.err == nil {
 		s.err = s.launch()
 	}
+	if s.err == nil && s.agent != nil {
+		s.serveAgent()
+	}
 	switch {
 	case s.err != nil:
+		s.agent.close()
 		s.fail(s.err)
 	case s.viewer == nil:
 		s.group.Go(s.finish)

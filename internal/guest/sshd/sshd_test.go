@@ -43,11 +43,12 @@ func TestMain(m *testing.M) {
 
 // world is a server and what it needs. Sessions run as the user of the test.
 type world struct {
-	server *Server
-	key    ssh.Signer
-	host   ssh.PublicKey
-	home   string
-	conns  sync.WaitGroup
+	server  *Server
+	key     ssh.Signer
+	host    ssh.PublicKey
+	home    string
+	sockets string
+	conns   sync.WaitGroup
 }
 
 func newKey(t *testing.T) ssh.Signer {
@@ -69,7 +70,7 @@ func newWorld(t *testing.T) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() { reaper.Run(ctx) })
-	w := &world{key: newKey(t), home: t.TempDir()}
+	w := &world{key: newKey(t), home: t.TempDir(), sockets: t.TempDir()}
 	t.Cleanup(func() { w.conns.Wait(); cancel(); group.Wait() })
 	host := newKey(t)
 	w.host = host.PublicKey()
@@ -86,6 +87,7 @@ func newWorld(t *testing.T) *world {
 		Workspace:   filepath.Join(w.home, "none"),
 		Start:       reaper.Start,
 		SFTP:        "/proc/self/exe",
+		Run:         w.sockets,
 		Now:         time.Now,
 		Logf:        t.Logf,
 	})
@@ -276,7 +278,7 @@ func TestOneProgramASession(t *testing.T) {
 func TestUnknownRequestsAreRefused(t *testing.T) {
 	session := newWorld(t).session(t)
 	for kind, payload := range map[string][]byte{
-		"x11-req": nil, "auth-agent-req@openssh.com": nil, "exec": {1, 2}, "env": {9}, "pty-req": {0}, "signal": nil,
+		"x11-req": nil, "exec": {1, 2}, "env": {9}, "pty-req": {0}, "signal": nil,
 		"window-change": nil, "subsystem": ssh.Marshal(struct{ Name string }{"netconf"}), wire.RequestStart: []byte("{"),
 	} {
 		if ok, err := session.SendRequest(kind, true, payload); ok || err != nil {
