@@ -26,7 +26,7 @@ var levels = map[int][]string{
 	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact", "spdx"},
 	2: {
 		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu", "vmm/firecracker", "cage",
-		"guestlink", "sshx", "process", "record", "config", "embedded", "share", "treecopy",
+		"guestlink", "sshx", "process", "record", "config", "embedded", "share", "netstack", "treecopy",
 	},
 	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild", "doctor"},
 	4: {"cli", "ui"},
@@ -72,6 +72,7 @@ var homes = map[string][]string{
 	"golang.org/x/sync":                      nil, // anywhere above level 1
 	"golang.org/x/sys":                       nil,
 	"golang.org/x/term":                      {"ui"},
+	"gvisor.dev/gvisor":                      {"netstack"},
 }
 
 // limited are packages of the standard library with few importers.

@@ -17,19 +17,8 @@ import (
 	"github.com/smolvm/smolvm/internal/vmm/firecracker"
 )
 
-// The networks of a sandbox.
-const (
-	netUser = "user" // the machine monitor's own, without rights on this computer
-	netNone = "none"
-)
-
-// network is what the launch's machine monitor gives.
-func (l *launch) network() string {
-	if l.machine.vmm == config.Firecracker {
-		return netNone
-	}
-	return netUser
-}
+// networked tells whether the launch's machine monitor gives a network.
+func (l *launch) networked() bool { return l.machine.vmm != config.Firecracker }
 
 // firecrackerFlag lets a command be told which Firecracker to use.
 func (a *App) firecrackerFlag(cmd *cobra.Command) {

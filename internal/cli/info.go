@@ -161,6 +161,9 @@ func (i sandboxInfo) text(now time.Time) string {
 	for _, m := range i.Mounts {
 		line("mount", m.text())
 	}
+	if i.State != sandbox.Broken {
+		line("network", i.Network.text())
+	}
 	for _, port := range i.Ports {
 		line("port", fmt.Sprintf("%d in the sandbox", port))
 	}

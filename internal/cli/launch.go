@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/manifest"
@@ -37,6 +38,7 @@ type launch struct {
 	options startOptions
 	attach  bool
 	mounts  []record.Mount
+	policy  egress.Policy
 	boxes   sandboxes
 	machine machine
 	config  config.Config // with the project's file in it
@@ -174,6 +176,12 @@ func (l *launch) check() (err error) {
 func (l *launch) checkNew(ctx context.Context) (err error) {
 	if l.mounts, err = l.app.mounts(l.options); err != nil {
 		return err
+	}
+	if l.policy, err = l.options.Network.policy(); err != nil {
+		return err
+	}
+	if l.options.Network.given() && !l.networked() {
+		return refuse("Use --backend qemu.", "--network, --allow and --allow-host: Firecracker gives no network yet")
 	}
 	if _, err := l.freeName(); err != nil {
 		return err
@@ -342,7 +350,7 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
 		Mounts: l.mounts, Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
-		Mode: wire.ModeRun, Network: l.network() == netUser, VMMProgram: program, Env: surroundings.SessionEnv(), CACerts: certificates,
+		Mode: wire.ModeRun, Network: l.networked(), Egress: l.policy, VMMProgram: program, Env: surroundings.SessionEnv(), CACerts: certificates,
 	}, nil
 }
 
@@ -387,7 +395,7 @@ func (l *launch) notices(surroundings config.Config, image record.Image, accel v
 	for _, withheld := range surroundings.WithheldEnv() {
 		l.app.notice("%s", withheld)
 	}
-	if l.network() == netNone {
+	if !l.networked() {
 		l.app.notice("The sandbox has no network: Firecracker gives none yet. Use --backend qemu for one.")
 	}
 	if accel == vmm.TCG {

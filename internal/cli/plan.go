@@ -31,7 +31,7 @@ type startPlan struct {
 	CPUs      int          `json:"cpus"`
 	Memory    int64        `json:"memory_bytes"`
 	Disk      int64        `json:"disk_bytes"`
-	Network   string       `json:"network"`
+	Network   networkView  `json:"network"`
 	Mounts    []mountView  `json:"mounts"`
 	Ports     []int        `json:"ports"` // declared by the preset
 	Services  []string     `json:"services"`
@@ -63,7 +63,7 @@ type plannedPart struct {
 func (l *launch) plan(ctx context.Context) (startPlan, error) {
 	p := startPlan{
 		Preset: l.preset.Name, Agent: agentView{Name: l.preset.Agent.Name, Version: l.preset.Agent.Version},
-		Command: append(slices.Clone(l.command()), l.options.Args...), VMM: l.machine.vmm, Network: l.network(),
+		Command: append(slices.Clone(l.command()), l.options.Args...), VMM: l.machine.vmm, Network: networkOf(l.networked(), l.policy),
 		Mounts: mountsOf(l.mounts), Ports: append([]int{}, l.preset.Ports...), Services: []string{},
 	}
 	c, err := l.app.Config()
@@ -182,7 +182,7 @@ func (p startPlan) text() string {
 		{"command", strings.Join(p.Command, " ")},
 		{"runs on", p.VMM + " (" + accel + ")"},
 		{"size", fmt.Sprintf("%d CPUs, %s of memory, %s of disk at most", p.CPUs, ui.Bytes(p.Memory), ui.Bytes(p.Disk))},
-		{"network", map[string]string{netUser: "internet, and this computer's own loopback and networks", netNone: "none: Firecracker gives none yet"}[p.Network]},
+		{"network", p.Network.text()},
 		{"mounts", p.mountText()},
 		{"ports", joinPorts(p.Ports)},
 		{"services", strings.Join(p.Services, ", ")},

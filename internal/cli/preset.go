@@ -33,6 +33,7 @@ type startOptions struct {
 	Mounts   []string // HOST[:GUEST[:ro]]
 	SamePath bool
 	NoMount  bool
+	Network  networkOptions
 	Verbose  bool
 	DryRun   bool
 	// NoProject leaves the directory's .smolvm.toml out.
@@ -125,6 +126,7 @@ Status 125 means that SmolVM failed.`,
 	flags.BoolVar(&o.NoProject, "no-project", false, "leave this directory's "+config.ProjectFile+" out")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would be downloaded, built and started, and how")
 	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show what a local build prints")
+	networkFlags(cmd, &o.Network)
 	startFlags(cmd, &o)
 	return cmd
 }

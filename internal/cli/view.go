@@ -32,6 +32,7 @@ type sandboxView struct {
 	Started   *time.Time       `json:"started"` // null: never
 	Stopped   *time.Time       `json:"stopped"` // null: never
 	Mounts    []mountView      `json:"mounts"`
+	Network   networkView      `json:"network"`
 	Ports     []int            `json:"ports"` // TCP, that the preset declares
 	Services  []serviceView    `json:"services"`
 	LastError string           `json:"last_error"`
@@ -75,7 +76,7 @@ func (a *App) viewOf(s sandbox.Status) sandboxView {
 		CPUs:   s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes, OnDisk: a.OnDisk(s.Name),
 		Newer:   a.SeenLast().viewOf(s.Record),
 		Created: s.Created, Started: when(s.Started), Stopped: when(s.Stopped),
-		Mounts: mountsOf(s.Mounts), Ports: append([]int{}, s.Ports...), Services: servicesOf(s.Services),
+		Mounts: mountsOf(s.Mounts), Network: networkOf(s.Network, s.Egress), Ports: append([]int{}, s.Ports...), Services: servicesOf(s.Services),
 		LastError: s.LastError, Boot: s.Boot,
 	}
 }

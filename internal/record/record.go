@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -69,6 +70,7 @@ type Record struct {
 	Extra         string           `json:"extra,omitempty"` // path of drive extra0
 	ExtraReadOnly bool             `json:"extra_read_only,omitempty"`
 	Network       bool             `json:"network"`
+	Egress        egress.Policy    `json:"egress,omitzero"` // what the network lets through
 	Created       time.Time        `json:"created"`
 	Started       time.Time        `json:"started,omitzero"` // of the last start
 	Stopped       time.Time        `json:"stopped,omitzero"` // of the last orderly stop

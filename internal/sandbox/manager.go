@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
@@ -71,6 +72,7 @@ type Spec struct {
 	Extra                string // path of drive extra0; empty: none
 	ExtraReadOnly        bool
 	Network              bool
+	Egress               egress.Policy
 	Env                  map[string]string // of every session; goes to the seed, so never a credential
 	CACerts              []string          // PEM, one certificate each
 }

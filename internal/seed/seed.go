@@ -34,13 +34,6 @@ const (
 	userHeader = "#cloud-config\n"
 )
 
-// The addresses of QEMU's user network, its documented defaults.
-const (
-	guestAddress = "10.0.2.15/24"
-	gateway      = "10.0.2.2"
-	resolver     = "10.0.2.3"
-)
-
 // Document is the contents of a seed.
 type Document struct {
 	User    wire.UserData
@@ -63,7 +56,7 @@ type Input struct {
 	Services       []wire.Service
 }
 
-// Build makes the document of a sandbox on QEMU's user network: the user agent
+// Build makes the document of a sandbox on the network of wire's addresses: the user agent
 // with password-less sudo, keys only, root reachable with the same key.
 func Build(in Input) Document {
 	return Document{
@@ -84,10 +77,12 @@ func Build(in Input) Document {
 		Meta:    wire.MetaData{InstanceID: in.InstanceID, LocalHostname: in.Hostname},
 		Network: wire.NetworkConfig{Version: 2, Ethernets: map[string]wire.Ethernet{
 			"uplink": {
-				Match:       wire.Match{Name: "e*"},
-				Addresses:   []string{guestAddress},
-				Routes:      []wire.Route{{To: "default", Via: gateway}},
-				Nameservers: wire.Nameservers{Addresses: []string{resolver}},
+				Match:     wire.Match{Name: "e*"},
+				Addresses: []string{wire.Guest4.String(), wire.Guest6.String()},
+				Routes: []wire.Route{
+					{To: "default", Via: wire.Gateway4.Addr().String()}, {To: "default", Via: wire.Gateway6.Addr().String()},
+				},
+				Nameservers: wire.Nameservers{Addresses: []string{wire.Resolver4.Addr().String()}},
 			},
 		}},
 	}

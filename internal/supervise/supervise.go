@@ -28,6 +28,7 @@ import (
 	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -97,6 +98,7 @@ type supervisor struct {
 	guest   *guest
 	mounts  *mounts
 	server  *server
+	network atomic.Pointer[netstack.Network] // nil: none
 
 	stops    chan stopRequest
 	renames  chan renameRequest
@@ -221,6 +223,9 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 		return err
 	}
 	s.vmmPid.Store(int64(s.machine.Pid()))
+	if err := s.connect(life); err != nil {
+		return err
+	}
 	s.log.Info("machine started", "pid", s.machine.Pid())
 	s.running.Go(func() { s.mounts.serve(life, s.machine) })
 	s.running.Go(func() {

@@ -42,7 +42,7 @@ type Spec struct {
 	// the VMM; the driver adds console, panic and timer options of its own.
 	CommandLine string
 	Drives      []Drive
-	Network     bool      // one virtio network card with outbound access
+	Network     bool      // one virtio network card, whose other end Networked gives
 	RunDir      string    // private (0700) folder for sockets; short path
 	Console     io.Writer // everything the guest writes on its serial console; never nil
 }
@@ -65,6 +65,26 @@ type Machine interface {
 	// Pid is the VMM's process id, for information.
 	Pid() int
 }
+
+// Networked is a Machine whose network is made in this process.
+type Networked interface {
+	// Card is the host's end of the machine's network card; nil without one. It
+	// outlives reboots and ends with the machine; whoever takes it closes it.
+	Card() Card
+}
+
+// Card carries whole Ethernet frames, without their checksum. One goroutine may
+// read while several write.
+type Card interface {
+	// ReadFrame reads the next frame into p; one that is longer is an error.
+	ReadFrame(p []byte) (int, error)
+	// WriteFrame writes one frame, given in parts.
+	WriteFrame(parts [][]byte) error
+	io.Closer
+}
+
+// CardMTU is that of a machine's card: the largest a packet of IPv4 fits in.
+const CardMTU = 65520
 
 // Driver starts machines.
 type Driver interface {

@@ -130,20 +130,26 @@ func (d *Driver) launch(ctx context.Context, p plan) (m *machine, said string, e
 	if err != nil {
 		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close(), link.Close(), linkChild.Close())
 	}
+	children := []*os.File{qmpChild, linkChild, shareChild} // qmpFD, linkFD, shareFD
+	end, err := newCard(p.spec.Network, &children)          // cardFD
+	if err != nil {
+		return nil, "", errors.Join(err, qmp.Close(), link.Close(), share.Close(), closeAll(children))
+	}
 	tail := process.NewTail(nil)
 	// Not ctx: it ends the start, not the machine.
 	cmd := d.runner.Command(context.Background(), p.tool, p.arguments()...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = lossless{p.spec.Console}, tail
-	cmd.ExtraFiles = []*os.File{qmpChild, linkChild, shareChild} // qmpFD, linkFD, shareFD
+	cmd.ExtraFiles = children
 	child, err := process.StartBound(cmd)
-	_, _, _ = qmpChild.Close(), linkChild.Close(), shareChild.Close()
+	_ = closeAll(children)
 	if err != nil {
 		_, _, _ = qmp.Close(), link.Close(), share.Close()
+		end.hangUp()
 		return nil, "", fault.New(fault.Host, "", "start virtual machine %s: %w", p.spec.Name, err)
 	}
 	m = &machine{
-		name: p.spec.Name, child: child, tail: tail, qmp: qmp, ports: map[string]*port{linkID: newPort(link), shareID: newPort(share)},
+		name: p.spec.Name, child: child, tail: tail, qmp: qmp, ports: map[string]*port{linkID: newPort(link), shareID: newPort(share)}, card: end,
 		stopped: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if err := m.begin(ctx); err != nil {
@@ -156,6 +162,14 @@ func (d *Driver) launch(ctx context.Context, p plan) (m *machine, said string, e
 			p.spec.Name, filepath.Base(cmd.Path), cause(said, err))
 	}
 	return m, "", nil
+}
+
+func closeAll(files []*os.File) error {
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // cause prefers QEMU's own words to the broken connection they led to.

@@ -31,6 +31,7 @@ type machine struct {
 	qmp     *net.UnixConn
 	mon     *monitor
 	ports   map[string]*port // by device
+	card    *card            // nil: without a network card
 	stopped chan struct{}    // QEMU said that the guest no longer runs
 
 	done chan struct{} // closed when QEMU has ended and err is set
@@ -78,11 +79,12 @@ func (m *machine) abandon() {
 	m.closePorts()
 }
 
-// closePorts ends all sessions: QEMU is gone.
+// closePorts ends all sessions, and the network: QEMU is gone.
 func (m *machine) closePorts() {
 	for _, p := range m.ports {
 		p.close()
 	}
+	m.card.hangUp()
 }
 
 func (m *machine) status(ctx context.Context) (string, error) {

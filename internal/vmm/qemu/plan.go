@@ -13,11 +13,12 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// Descriptors the child inherits: the first three of exec.Cmd.ExtraFiles.
+// Descriptors the child inherits: the first of exec.Cmd.ExtraFiles.
 const (
 	qmpFD   = 3
 	linkFD  = 4
 	shareFD = 5
+	cardFD  = 6 // where there is a network card
 )
 
 // plan is everything that is decided about a machine before QEMU starts. Its
@@ -187,10 +188,11 @@ func (p plan) arguments() []string {
 		args = append(args, p.drive(d)...)
 	}
 	if s.Network {
-		args = append(args, "-netdev", "user,id=net0,ipv6=off", "-device", "virtio-net-"+p.bus+",netdev=net0,romfile=")
-		if p.bus == "device" {
-			args[len(args)-1] = "virtio-net-device,netdev=net0" // no ROM to leave out
+		device := fmt.Sprintf("virtio-net-%s,netdev=net0,host_mtu=%d", p.bus, vmm.CardMTU)
+		if p.bus != "device" {
+			device += ",romfile="
 		}
+		args = append(args, "-netdev", fmt.Sprintf("stream,id=net0,addr.type=fd,addr.str=%d", cardFD), "-device", device)
 	}
 	return args
 }

@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/fault"
+)
+
+// noNetwork is in place of a mode where the machine has no network card.
+const noNetwork egress.Mode = "none"
+
+// networkView is what a sandbox may reach, in JSON.
+type networkView struct {
+	Mode  egress.Mode   `json:"mode"`
+	Allow []egress.Rule `json:"allow"`
+	Deny  []egress.Rule `json:"deny"`
+}
+
+// networkOf is the policy of a sandbox; none without a network card.
+func networkOf(there bool, p egress.Policy) networkView {
+	if !there {
+		return networkView{Mode: noNetwork, Allow: []egress.Rule{}, Deny: []egress.Rule{}}
+	}
+	return networkView{Mode: p.Kind(), Allow: append([]egress.Rule{}, p.Allow...), Deny: append([]egress.Rule{}, p.Deny...)}
+}
+
+// text is the policy in a line.
+func (v networkView) text() string {
+	text := map[egress.Mode]string{
+		egress.Open:       "open: the internet, nothing of this computer or its networks",
+		egress.Restricted: "restricted to what is allowed",
+		egress.Off:        "off",
+		noNetwork:         "none",
+	}[v.Mode]
+	if v.Mode == egress.Off || v.Mode == noNetwork {
+		return text
+	}
+	if len(v.Allow) > 0 {
+		text += "; allowed " + ruleList(v.Allow)
+	}
+	if len(v.Deny) > 0 {
+		text += "; denied " + ruleList(v.Deny)
+	}
+	return text
+}
+
+func ruleList(all []egress.Rule) string {
+	texts := make([]string, len(all))
+	for i, r := range all {
+		texts[i] = r.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// networkOptions are what a start was asked for the network.
+type networkOptions struct {
+	Mode      string
+	Allow     []string
+	AllowHost []string
+}
+
+func networkFlags(cmd *cobra.Command, o *networkOptions) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.Mode, "network", "", "`MODE` of the network: open (internet, nothing private), restricted (what is allowed), off (default open)")
+	flags.StringArrayVar(&o.Allow, "allow", nil, "let the sandbox reach `RULE`: a name, *.name, address or range, each with :PORT; may be repeated")
+	flags.StringArrayVar(&o.AllowHost, "allow-host", nil, "let it reach `PORT` of this computer's loopback, as "+egress.HostName+"; may be repeated")
+}
+
+func (o networkOptions) given() bool { return o.Mode != "" || len(o.Allow)+len(o.AllowHost) > 0 }
+
+// policy is what the flags say.
+func (o networkOptions) policy() (egress.Policy, error) {
+	mode, err := egress.ParseMode(o.Mode)
+	if err != nil {
+		return egress.Policy{}, fault.New(fault.Usage, "", "--network: %w", err)
+	}
+	p := egress.Policy{}
+	if o.Mode != "" {
+		p.Mode = mode
+	}
+	if mode == egress.Off && len(o.Allow)+len(o.AllowHost) > 0 {
+		return p, refuse("Use --network restricted.", "--network off excludes --allow and --allow-host")
+	}
+	rules, err := parseRules("--allow", o.Allow)
+	if err != nil {
+		return p, err
+	}
+	for _, text := range o.AllowHost {
+		port, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || port == 0 {
+			return p, refuse("Give a number from 1 to 65535.", "--allow-host %.40q is no port", text)
+		}
+		rules = append(rules, egress.HostPort(uint16(port)))
+	}
+	return p.Allowing(rules...), nil
+}
+
+func parseRules(what string, texts []string) ([]egress.Rule, error) {
+	var rules []egress.Rule
+	for _, text := range texts {
+		r, err := egress.ParseRule(text)
+		if err != nil {
+			return nil, fault.New(fault.Usage, egress.RuleHint, "%s: %w", what, err)
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
+}

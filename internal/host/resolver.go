@@ -1,0 +1,33 @@
+package host
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+)
+
+// ResolverFile is where systems of the Unix kind say which resolvers they ask.
+const ResolverFile = "/etc/resolv.conf"
+
+// maxResolvers is how many of them the C library asks.
+const maxResolvers = 3
+
+// Resolvers are the resolvers that this computer asks, in order. The file is read
+// each time: a VPN that comes up changes it.
+func Resolvers(file string) []netip.AddrPort {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	var all []netip.AddrPort
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "nameserver" || len(all) == maxResolvers {
+			continue
+		}
+		if addr, err := netip.ParseAddr(words[1]); err == nil {
+			all = append(all, netip.AddrPortFrom(addr, 53))
+		}
+	}
+	return all
+}

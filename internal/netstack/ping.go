@@ -1,0 +1,160 @@
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/wire"
+)
+
+// pingTime is how long an answer may take.
+const pingTime = 10 * time.Second
+
+// echo takes the guest's echo requests; the stack calls it while it reads frames.
+// Those for the gateway the stack answers itself.
+func (n *Network) echo(id stack.TransportEndpointID, packet *stack.PacketBuffer) bool {
+	from, to := addrPort(id.RemoteAddress, 0), addrPort(id.LocalAddress, 0)
+	for _, own := range []netip.Prefix{wire.Gateway4, wire.Gateway6, wire.Resolver4, wire.Resolver6} {
+		if own.Addr() == to.Addr() {
+			return false
+		}
+	}
+	data := packet.TransportHeader().Slice()
+	message := append(append([]byte(nil), data...), packet.Data().AsRange().ToSlice()...)
+	if len(message) < header.ICMPv4MinimumSize || !isEchoRequest(to.Addr(), message[0]) {
+		return true
+	}
+	offending := append([]byte(nil), packet.NetworkHeader().Slice()...)
+	offending = append(offending, message[:min(len(message), 8)]...)
+	flow := n.flows.begin(egress.Echo, from, to, n.judge)
+	if flow == nil {
+		n.running.Go(func() { n.prohibited(from.Addr(), to.Addr(), offending) })
+		return true
+	}
+	n.running.Go(func() {
+		defer flow.end()
+		flow.sent(len(message))
+		answer, err := ping(n.life, to.Addr(), message)
+		if err != nil {
+			flow.fail(err)
+			if os.IsPermission(err) {
+				n.prohibited(from.Addr(), to.Addr(), offending)
+			}
+			return
+		}
+		flow.received(len(answer))
+		copy(answer[4:6], message[4:6]) // the guest's own number
+		n.send(to.Addr(), from.Addr(), answer)
+	})
+	return true
+}
+
+func isEchoRequest(to netip.Addr, kind byte) bool {
+	if to.Is4() {
+		return header.ICMPv4Type(kind) == header.ICMPv4Echo
+	}
+	return header.ICMPv6Type(kind) == header.ICMPv6EchoRequest
+}
+
+// ping sends an echo request by a socket that ordinary users may have, where the
+// system lets them, and waits for the answer.
+func ping(ctx context.Context, to netip.Addr, message []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
+	defer cancel()
+	conn, err := pingSocket(to)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	if _, err := conn.WriteTo(message, &net.UDPAddr{IP: to.AsSlice()}); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, MaxFrame)
+	for {
+		size, _, err := conn.ReadFrom(buf)
+		if err != nil {
+			return nil, err
+		}
+		answer := buf[:size]
+		if len(answer) > 20 && answer[0]>>4 == 4 && to.Is4() { // macOS leaves the header on
+			answer = answer[int(answer[0]&0xf)*4:]
+		}
+		if len(answer) >= 8 && isEchoReply(to, answer[0]) && answer[6] == message[6] && answer[7] == message[7] {
+			return answer, nil
+		}
+	}
+}
+
+func isEchoReply(to netip.Addr, kind byte) bool {
+	if to.Is4() {
+		return header.ICMPv4Type(kind) == header.ICMPv4EchoReply
+	}
+	return header.ICMPv6Type(kind) == header.ICMPv6EchoReply
+}
+
+// pingSocket is a socket for echo requests of an ordinary user.
+func pingSocket(to netip.Addr) (net.PacketConn, error) {
+	family, protocol := syscall.AF_INET, syscall.IPPROTO_ICMP
+	if to.Is6() {
+		family, protocol = syscall.AF_INET6, syscall.IPPROTO_ICMPV6
+	}
+	syscall.ForkLock.RLock()
+	fd, err := syscall.Socket(family, syscall.SOCK_DGRAM, protocol)
+	if err == nil {
+		syscall.CloseOnExec(fd)
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, fmt.Errorf("this computer lets ordinary users send no pings (sysctl net.ipv4.ping_group_range): %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "ping")
+	defer file.Close() // FilePacketConn works on a copy
+	return net.FilePacketConn(file)
+}
+
+// prohibited tells the guest that a packet may not pass.
+func (n *Network) prohibited(to, from netip.Addr, offending []byte) {
+	message := make([]byte, 8, 8+len(offending))
+	message[0], message[1] = byte(header.ICMPv4DstUnreachable), byte(header.ICMPv4AdminProhibited)
+	if to.Is6() {
+		message[0], message[1] = byte(header.ICMPv6DstUnreachable), byte(header.ICMPv6Prohibited)
+	}
+	n.send(from, to, append(message, offending...))
+}
+
+// send sends an ICMP message to the guest. One that cannot be sent is lost, as
+// such messages may be.
+func (n *Network) send(from, to netip.Addr, message []byte) {
+	route, terr := n.stack.FindRoute(card, addressOf(from), addressOf(to), protocolOf(to), false)
+	if terr != nil {
+		return
+	}
+	defer route.Release()
+	protocol := header.ICMPv4ProtocolNumber
+	message[2], message[3] = 0, 0
+	if to.Is4() {
+		header.ICMPv4(message).SetChecksum(^checksum.Checksum(message, 0))
+	} else {
+		protocol = header.ICMPv6ProtocolNumber
+		sum := header.PseudoHeaderChecksum(protocol, addressOf(from), addressOf(to), uint16(len(message)))
+		header.ICMPv6(message).SetChecksum(^checksum.Checksum(message, sum))
+	}
+	packet := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		ReserveHeaderBytes: int(route.MaxHeaderLength()), Payload: buffer.MakeWithData(message),
+	})
+	defer packet.DecRef()
+	_ = route.WritePacket(stack.NetworkHeaderParams{Protocol: tcpip.TransportProtocolNumber(protocol), TTL: 64}, packet)
+}
