@@ -32,6 +32,8 @@ var (
 	binary = flag.String("smolvm", "../../bin/smolvm", "the program under test")
 	images = flag.String("images", "../../dist/images", "the published folder to launch from")
 	long   = flag.Bool("long", false, "run the long cases too")
+
+	firecracker = flag.String("firecracker", "", "the program firecracker, with which the rows for it have to boot")
 )
 
 // bound is the longest any single command may take on an emulating host that

@@ -30,15 +30,30 @@ func published(t *testing.T) manifest.Manifest {
 // shipped preset has to be published for this run (scripts/test-full does that).
 func TestEveryRowBoots(t *testing.T) {
 	needLong(t)
+	bootRows(t, config.QEMU)
+}
+
+// TestEveryFirecrackerRowBoots boots the rows for Firecracker, with the one that
+// -firecracker names, on a host whose KVM runs guests.
+func TestEveryFirecrackerRowBoots(t *testing.T) {
+	needLong(t)
+	if *firecracker == "" {
+		t.Skip("no Firecracker is named by -firecracker")
+	}
+	bootRows(t, config.Firecracker, "SMOLVM_BACKEND="+config.Firecracker, "SMOLVM_FIRECRACKER="+*firecracker)
+}
+
+func bootRows(t *testing.T, vmm string, env ...string) {
 	from := serve(t, *images)
 	w := theWorld.fresh(t, from.address)
+	w.env = append(w.env, env...)
 	rows := published(t).Rows
 	for _, p := range shipped(t) {
 		at := slices.IndexFunc(rows, func(r manifest.Row) bool {
-			return r.Preset == p.Name && r.Arch == runtime.GOARCH && r.VMM == "qemu"
+			return r.Preset == p.Name && r.Arch == runtime.GOARCH && r.VMM == vmm
 		})
 		if at < 0 {
-			t.Errorf("%s is not published for %s: make publish PRESETS=%s", p.Name, runtime.GOARCH, p.Name)
+			t.Errorf("%s is not published for %s and %s: make publish PRESETS=%s", p.Name, vmm, runtime.GOARCH, p.Name)
 			continue
 		}
 		t.Run(p.Name, func(t *testing.T) { bootRow(t, w, rows[at], p) })
