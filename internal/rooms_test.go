@@ -23,10 +23,10 @@ const module = "github.com/smolvm/smolvm/"
 
 // levels of the rooms: imports go to lower levels only.
 var levels = map[int][]string{
-	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact", "spdx"},
+	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact", "spdx", "port"},
 	2: {
 		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu", "vmm/firecracker", "cage",
-		"guestlink", "sshx", "process", "record", "config", "embedded", "share", "netstack", "treecopy",
+		"guestlink", "sshx", "process", "record", "config", "embedded", "share", "netstack", "treecopy", "carry", "forward",
 	},
 	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild", "doctor"},
 	4: {"cli", "ui"},
@@ -42,6 +42,7 @@ var beside = map[string][]string{
 	"vmm/firecracker": {"vmm", "process", "cage"},
 
 	"host":       {"process"},
+	"forward":    {"carry", "host"},
 	"sandbox":    {"supervise"},
 	"acquire":    {"resolve"},
 	"release":    {"resolve", "acquire"},
@@ -205,8 +206,8 @@ func allowed(from, to string) error {
 	case supporting(to):
 		return fmt.Errorf("%s is for tests", to)
 	case from == "guest":
-		if to != "wire" && to != "treecopy" { // which imports nothing, and is one protocol's two ends
-			return fmt.Errorf("the guest shares only wire and treecopy with the host")
+		if to != "wire" && to != "treecopy" && to != "carry" { // which import nothing, and are a protocol's two ends
+			return fmt.Errorf("the guest shares only wire, treecopy and carry with the host")
 		}
 		return nil
 	case to == "guest":

@@ -100,7 +100,15 @@ func (l *launch) goOn(ctx context.Context, s sandbox.Status) error {
 	if l.options.DryRun {
 		return l.showGoOn(s)
 	}
+	if err := l.app.forwardable(ctx, s, l.publish); err != nil {
+		return err
+	}
 	l.app.Streams.Say("Going on with %s of this directory; --new makes another.", s.Name)
+	for _, f := range l.publish {
+		if _, err := l.boxes.Forward(ctx, s.Name, f); err != nil {
+			return err
+		}
+	}
 	return l.app.startAgain(ctx, l.boxes, s, l.attach, l.options)
 }
 

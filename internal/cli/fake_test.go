@@ -22,6 +22,7 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/release"
@@ -69,6 +70,8 @@ type fakeWorld struct {
 	logins    []supervise.Login // as the sandbox has them
 	environ   map[string]string
 	proxied   func(ctx context.Context) error
+	listening []wire.Listening
+	taken     int // a port of this computer
 }
 
 func newWorld(t *testing.T) *fakeWorld {
@@ -216,7 +219,13 @@ func (w *fakeWorld) rooms(home string) *rooms {
 		KVM: func(context.Context, host.KVMOptions) (host.Verdict, error) {
 			return host.Verdict{Reason: "there is no /dev/kvm"}, nil
 		},
-		Host:  func() host.Info { return host.Info{OS: "linux", Arch: "amd64", CPUs: 4, MemoryMiB: 8192} },
+		Host: func() host.Info { return host.Info{OS: "linux", Arch: "amd64", CPUs: 4, MemoryMiB: 8192} },
+		PortFree: func(_ context.Context, f port.Forward) error {
+			if f.Host == w.taken && f.Host != 0 && !f.Any {
+				return fault.New(fault.Conflict, "Name another.", "port %d is taken by curl (process 7)", f.Host)
+			}
+			return nil
+		},
 		Facts: func(context.Context) (doctor.Facts, error) { return w.facts(home), nil },
 	}
 }
@@ -330,7 +339,7 @@ func (w *fakeWorld) Create(_ context.Context, spec sandbox.Spec) (record.Record,
 	w.created = append(w.created, spec)
 	w.add(spec.Name, sandbox.Stopped)
 	s := w.boxes[spec.Name]
-	s.Launch = spec.Launch
+	s.Launch, s.Forwards = spec.Launch, spec.Forwards
 	w.boxes[spec.Name] = s
 	return s.Record, nil
 }
@@ -381,6 +390,44 @@ func (w *fakeWorld) Rename(_ context.Context, from, to string) error {
 	delete(w.boxes, from)
 	s.Name = to
 	w.boxes[to] = s
+	return nil
+}
+
+func (w *fakeWorld) Ports(_ context.Context, name string, listening bool) (supervise.PortReport, error) {
+	var r supervise.PortReport
+	s := w.boxes[name]
+	for _, f := range s.Forwards {
+		failed := ""
+		if s.State != sandbox.Running {
+			failed = notRunning
+		}
+		r.Forwards = append(r.Forwards, supervise.PortState{Forward: f, Failed: failed})
+	}
+	if listening {
+		r.Listening = w.listening
+	}
+	return r, nil
+}
+
+func (w *fakeWorld) Forward(ctx context.Context, name string, f port.Forward) (port.Forward, error) {
+	w.note("forward %s %s", name, f)
+	s := w.boxes[name]
+	if f.Any && (f.Host == w.taken || f.Host == 0) {
+		f.Host = 40000
+	}
+	if err := w.app.PortFree(ctx, f); err != nil {
+		return f, err
+	}
+	s.Forwards = append(s.Forwards, f)
+	w.boxes[name] = s
+	return f, nil
+}
+
+func (w *fakeWorld) Unforward(_ context.Context, name string, f port.Forward) error {
+	w.note("unforward %s %s", name, f)
+	s := w.boxes[name]
+	s.Forwards = slices.DeleteFunc(slices.Clone(s.Forwards), f.Same)
+	w.boxes[name] = s
 	return nil
 }
 

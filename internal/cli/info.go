@@ -29,6 +29,15 @@ type sandboxInfo struct {
 	Console string  `json:"console"` // path of the console's log
 	Layers  []layer `json:"layers"`
 	SSH     sshInfo `json:"ssh"`
+	// Listening is what programs of a running sandbox listen on.
+	Listening []listeningView `json:"listening"`
+}
+
+type listeningView struct {
+	Port      int    `json:"port"`
+	Address   string `json:"address"`
+	Program   string `json:"program"`
+	Forwarded bool   `json:"forwarded"`
 }
 
 type layer struct {
@@ -64,8 +73,8 @@ func newInfo(app *App, run func(context.Context, *App, infoOptions) error) *cobr
 	return cmd
 }
 
-func runInfo(_ context.Context, app *App, o infoOptions) error {
-	_, s, err := app.one(o.Name)
+func runInfo(ctx context.Context, app *App, o infoOptions) error {
+	boxes, s, err := app.one(o.Name)
 	if err != nil {
 		return err
 	}
@@ -78,6 +87,9 @@ func runInfo(_ context.Context, app *App, o infoOptions) error {
 		return err
 	}
 	info := app.infoOf(s, folder, c)
+	if s.State == sandbox.Running {
+		app.askPorts(ctx, boxes, &info)
+	}
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, info)
 	}
@@ -87,7 +99,7 @@ func runInfo(_ context.Context, app *App, o infoOptions) error {
 
 func (a *App) infoOf(s sandbox.Status, folder record.Folder, c config.Config) sandboxInfo {
 	info := sandboxInfo{
-		sandboxView: a.viewOf(s), Folder: folder.Dir(), Console: folder.Console(), Layers: []layer{},
+		sandboxView: a.viewOf(s), Folder: folder.Dir(), Console: folder.Console(), Layers: []layer{}, Listening: []listeningView{},
 		SSH: sshInfo{
 			User:         wire.AgentUser,
 			ProxyCommand: proxyCommand(a.Self, s.Name, c),
@@ -164,8 +176,8 @@ func (i sandboxInfo) text(now time.Time) string {
 	if i.State != sandbox.Broken {
 		line("network", i.Network.text())
 	}
-	for _, port := range i.Ports {
-		line("port", fmt.Sprintf("%d in the sandbox", port))
+	for _, text := range i.portLines() {
+		line("port", text)
 	}
 	for _, s := range i.Services {
 		line("service", fmt.Sprintf("%s: %s", s.Name, strings.Join(s.Run, " ")))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/config"
@@ -11,6 +12,7 @@ import (
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
@@ -43,6 +45,7 @@ type launch struct {
 	machine machine
 	config  config.Config // with the project's file in it
 	gift    gift          // what the agent gets of the user's
+	publish []port.Forward
 }
 
 // machine is what a sandbox will run on.
@@ -169,6 +172,9 @@ func (l *launch) check() (err error) {
 	if err := checkSizes(l.options, l.machine); err != nil {
 		return err
 	}
+	if l.publish, err = parsePorts(l.options.Publish); err != nil {
+		return err
+	}
 	l.boxes, err = l.app.Sandboxes()
 	return err
 }
@@ -183,7 +189,11 @@ func (l *launch) checkNew(ctx context.Context) (err error) {
 	if l.options.Network.given() && !l.networked() {
 		return refuse("Use --backend qemu.", "--network, --allow and --allow-host: Firecracker gives no network yet")
 	}
-	if _, err := l.freeName(); err != nil {
+	name, err := l.freeName()
+	if err != nil {
+		return err
+	}
+	if err := l.app.forwardable(ctx, sandbox.Status{Record: record.Record{Name: name}}, l.publish); err != nil {
 		return err
 	}
 	if err := l.configure(ctx); err != nil {
@@ -348,7 +358,7 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 	return sandbox.Spec{
 		Directory: l.directory(), Preset: l.preset.Name, Agent: record.Agent(row.Agent), Image: image,
 		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
-		Mounts: l.mounts, Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
+		Mounts: l.mounts, Forwards: l.forwards(), Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
 		Mode: wire.ModeRun, Network: l.networked(), Egress: l.policy, VMMProgram: program, Env: surroundings.SessionEnv(), CACerts: certificates,
 	}, nil
@@ -373,6 +383,18 @@ func (l *launch) services() []wire.Service {
 		all = append(all, wire.Service{
 			Name: s.Name, Run: run, User: s.User, Port: s.Port, Health: s.Health, Restart: wire.Restart(s.Restart),
 		})
+	}
+	return all
+}
+
+// forwards are those that were asked for, and the preset's ports, each under its own
+// number where that is free.
+func (l *launch) forwards() []port.Forward {
+	all := slices.Clone(l.publish)
+	for _, number := range l.preset.Ports {
+		if !slices.ContainsFunc(all, func(f port.Forward) bool { return f.Guest == number }) {
+			all = append(all, port.Forward{Host: number, Guest: number, Any: true})
+		}
 	}
 	return all
 }

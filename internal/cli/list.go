@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -95,10 +96,15 @@ func size(bytes int64) string {
 	return ui.Bytes(bytes)
 }
 
+// portsText are the forwarded ports, HOST:PORT where the two differ.
 func portsText(v sandboxView) string {
 	var ports []string
-	for _, port := range v.Ports {
-		ports = append(ports, strconv.Itoa(port))
+	for _, f := range v.Forwards {
+		text := strconv.Itoa(f.Guest)
+		if f.Host != f.Guest {
+			text = fmt.Sprintf("%d:%d", f.Host, f.Guest)
+		}
+		ports = append(ports, text)
 	}
 	return strings.Join(ports, ", ")
 }

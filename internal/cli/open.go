@@ -6,7 +6,9 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/host"
+	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
@@ -41,6 +43,7 @@ func (a *App) openRooms() *rooms {
 		Program:    a.programOf,
 		Host:       sync.OnceValue(host.Probe),
 		KVM:        func(ctx context.Context, o host.KVMOptions) (host.Verdict, error) { return a.Host().KVM(ctx, o) },
+		PortFree:   func(ctx context.Context, f port.Forward) error { return forward.Explain(f, forward.Try(ctx, f)) },
 		Facts:      a.facts,
 	}
 }

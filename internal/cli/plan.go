@@ -11,7 +11,9 @@ import (
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/resolve"
+	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -20,22 +22,23 @@ import (
 // startPlan is what `PRESET start` would do. Making it downloads nothing but the
 // manifest, boots nothing and writes nothing of a sandbox.
 type startPlan struct {
-	Preset    string       `json:"preset"`
-	Agent     agentView    `json:"agent"`
-	Name      string       `json:"name"`
-	Command   []string     `json:"command"`
-	Image     plannedImage `json:"image"`
-	VMM       string       `json:"vmm"`
-	Accel     string       `json:"accel"`
-	Reason    string       `json:"reason,omitempty"` // of emulation, or that a probe guest decides
-	CPUs      int          `json:"cpus"`
-	Memory    int64        `json:"memory_bytes"`
-	Disk      int64        `json:"disk_bytes"`
-	Network   networkView  `json:"network"`
-	Mounts    []mountView  `json:"mounts"`
-	Ports     []int        `json:"ports"` // declared by the preset
-	Services  []string     `json:"services"`
-	Variables []string     `json:"environment"` // names that sessions are given
+	Preset    string        `json:"preset"`
+	Agent     agentView     `json:"agent"`
+	Name      string        `json:"name"`
+	Command   []string      `json:"command"`
+	Image     plannedImage  `json:"image"`
+	VMM       string        `json:"vmm"`
+	Accel     string        `json:"accel"`
+	Reason    string        `json:"reason,omitempty"` // of emulation, or that a probe guest decides
+	CPUs      int           `json:"cpus"`
+	Memory    int64         `json:"memory_bytes"`
+	Disk      int64         `json:"disk_bytes"`
+	Network   networkView   `json:"network"`
+	Mounts    []mountView   `json:"mounts"`
+	Ports     []int         `json:"ports"` // declared by the preset
+	Forwards  []forwardView `json:"forwards"`
+	Services  []string      `json:"services"`
+	Variables []string      `json:"environment"` // names that sessions are given
 	// Credentials are the names of the user's variables, and the login files, that
 	// the agent gets; Asked is what the user would be asked about.
 	Credentials []string `json:"credentials"`
@@ -78,6 +81,7 @@ func (l *launch) plan(ctx context.Context) (startPlan, error) {
 	if p.Name, err = l.freeName(); err != nil {
 		return p, err
 	}
+	p.Forwards = forwardsOf(sandbox.Status{Record: record.Record{Name: p.Name, Forwards: l.forwards()}})
 	row, err := l.planImage(ctx, &p)
 	if err != nil {
 		return p, err
@@ -184,7 +188,7 @@ func (p startPlan) text() string {
 		{"size", fmt.Sprintf("%d CPUs, %s of memory, %s of disk at most", p.CPUs, ui.Bytes(p.Memory), ui.Bytes(p.Disk))},
 		{"network", p.Network.text()},
 		{"mounts", p.mountText()},
-		{"ports", joinPorts(p.Ports)},
+		{"ports", joinForwards(p.Forwards)},
 		{"services", strings.Join(p.Services, ", ")},
 		{"variables", strings.Join(p.Variables, ", ")},
 		{"agent gets", strings.Join(p.Credentials, ", ")},

@@ -34,6 +34,7 @@ type startOptions struct {
 	SamePath bool
 	NoMount  bool
 	Network  networkOptions
+	Publish  []string // [[ADDRESS:]HOST:]PORT
 	Verbose  bool
 	DryRun   bool
 	// NoProject leaves the directory's .smolvm.toml out.
@@ -124,6 +125,7 @@ Status 125 means that SmolVM failed.`,
 	flags.BoolVar(&o.Remove, "rm", false, "delete the sandbox when the agent ends")
 	mountFlags(cmd, &o)
 	flags.BoolVar(&o.NoProject, "no-project", false, "leave this directory's "+config.ProjectFile+" out")
+	flags.StringArrayVarP(&o.Publish, "publish", "p", nil, "forward `[[ADDRESS:]HOST:]PORT` of this computer to a port in the sandbox; may be repeated")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would be downloaded, built and started, and how")
 	flags.BoolVarP(&o.Verbose, "verbose", "v", false, "show what a local build prints")
 	networkFlags(cmd, &o.Network)

@@ -10,6 +10,7 @@ import (
 	"github.com/smolvm/smolvm/internal/doctor"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/release"
@@ -33,6 +34,9 @@ type sandboxes interface {
 	List() ([]sandbox.Status, error)
 	Get(name string) (sandbox.Status, error)
 	Connect(ctx context.Context, name string) (session, error)
+	Ports(ctx context.Context, name string, listening bool) (supervise.PortReport, error)
+	Forward(ctx context.Context, name string, f port.Forward) (port.Forward, error)
+	Unforward(ctx context.Context, name string, f port.Forward) error
 }
 
 // session is a connection to the supervisor of a running sandbox.
@@ -95,6 +99,8 @@ type rooms struct {
 	// KVM finds out whether KVM runs guests; without a guest of its own in the options,
 	// as far as that can be known.
 	KVM func(ctx context.Context, o host.KVMOptions) (host.Verdict, error)
+	// PortFree refuses a forward that could not listen now.
+	PortFree func(ctx context.Context, f port.Forward) error
 	// Facts are what the doctor judges.
 	Facts func(ctx context.Context) (doctor.Facts, error)
 }

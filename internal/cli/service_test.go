@@ -141,7 +141,7 @@ func TestInfoShowsPortsAndServices(t *testing.T) {
 	w := newWorld(t)
 	boxWithService(w)
 	w.app.Main([]string{"info", "box"})
-	for _, line := range []string{"port      18789 in the sandbox\n", "service   gateway: openclaw gateway\n"} {
+	for _, line := range []string{"port      18789 in the sandbox, not forwarded\n", "service   gateway: openclaw gateway\n"} {
 		if !strings.Contains(w.out.String(), line) {
 			t.Errorf("info does not say %q:\n%s", line, &w.out)
 		}

@@ -123,6 +123,7 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 	if err != nil {
 		return err
 	}
+	a.sayForwards(s)
 	if attach {
 		if err := a.awaitServices(ctx, boxes, s); err != nil {
 			return err
@@ -142,4 +143,12 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 	a.Streams.Say("%s is running. Run its agent with: smolvm attach %s", name, name)
 	_, err = fmt.Fprintln(a.Streams.Out, name)
 	return err
+}
+
+// sayForwards says where the sandbox's ports are on this computer.
+func (a *App) sayForwards(s sandbox.Status) {
+	for _, f := range s.Forwards {
+		a.notice("%s leads to port %d of the sandbox.", f.Listens(), f.Guest)
+		a.warnOfPublic(f)
+	}
 }

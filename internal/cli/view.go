@@ -34,6 +34,7 @@ type sandboxView struct {
 	Mounts    []mountView      `json:"mounts"`
 	Network   networkView      `json:"network"`
 	Ports     []int            `json:"ports"` // TCP, that the preset declares
+	Forwards  []forwardView    `json:"forwards"`
 	Services  []serviceView    `json:"services"`
 	LastError string           `json:"last_error"`
 	Boot      *wire.BootReport `json:"boot"` // null: never became ready
@@ -65,6 +66,18 @@ func servicesOf(all []wire.Service) []serviceView {
 	return views
 }
 
+// forwardsOf are a sandbox's forwards as the record has them; whether each of a
+// running one is open, only its supervisor knows.
+func forwardsOf(s sandbox.Status) []forwardView {
+	views := viewForwards(s.Name, s.Forwards)
+	for i := range views {
+		if s.State != sandbox.Running {
+			views[i].Open, views[i].Reason = false, notRunning
+		}
+	}
+	return views
+}
+
 func serviceLog(name string) string { return wire.ServiceLog + "/" + name + ".log" }
 
 func (a *App) viewOf(s sandbox.Status) sandboxView {
@@ -76,7 +89,7 @@ func (a *App) viewOf(s sandbox.Status) sandboxView {
 		CPUs:   s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes, OnDisk: a.OnDisk(s.Name),
 		Newer:   a.SeenLast().viewOf(s.Record),
 		Created: s.Created, Started: when(s.Started), Stopped: when(s.Stopped),
-		Mounts: mountsOf(s.Mounts), Network: networkOf(s.Network, s.Egress), Ports: append([]int{}, s.Ports...), Services: servicesOf(s.Services),
+		Mounts: mountsOf(s.Mounts), Network: networkOf(s.Network, s.Egress), Ports: append([]int{}, s.Ports...), Forwards: forwardsOf(s), Services: servicesOf(s.Services),
 		LastError: s.LastError, Boot: s.Boot,
 	}
 }

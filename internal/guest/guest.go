@@ -26,6 +26,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
 	"github.com/smolvm/smolvm/internal/guest/link"
+	"github.com/smolvm/smolvm/internal/guest/port"
 	"github.com/smolvm/smolvm/internal/guest/reap"
 	"github.com/smolvm/smolvm/internal/guest/service"
 	"github.com/smolvm/smolvm/internal/guest/setup"
@@ -105,7 +106,7 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	if err != nil {
 		return 0, err
 	}
-	a.uplink.serve(server, a.newBulk())
+	a.uplink.serve(servers{wire.StreamSSH: server, wire.StreamBulk: a.newBulk(), wire.StreamPort: port.New("/proc")})
 	a.keeper = a.newKeeper()
 	a.steps.mark("ready")
 	report := a.steps.report(a.version)

@@ -106,9 +106,6 @@ func TestStreamsWaitForTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		t.Errorf("a stream that nobody serves: %v", err)
-	}
 	stream, err := host.Dial(t.Context(), wire.StreamSSH)
 	if err != nil {
 		t.Fatal(err)
@@ -116,9 +113,12 @@ func TestStreamsWaitForTheServer(t *testing.T) {
 	if _, err := io.WriteString(stream, "hello"); err != nil {
 		t.Fatal(err)
 	}
-	u.serve(upper{}, nil)
+	u.serve(servers{wire.StreamSSH: upper{}})
 	if got, err := io.ReadAll(stream); err != nil || string(got) != "HELLO" {
 		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := other.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("a stream that nobody serves: %v", err)
 	}
 }
 

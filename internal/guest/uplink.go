@@ -17,10 +17,13 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// sessionServer serves one SSH connection, or one bulk stream.
-type sessionServer interface {
+// streamServer serves one stream of a kind.
+type streamServer interface {
 	Serve(ctx context.Context, conn net.Conn) error
 }
+
+// servers are who serves the streams that the host opens.
+type servers map[wire.StreamKind]streamServer
 
 // uplink keeps the guest link open: whenever a session ends it offers the next.
 // The last thing published is told to every new session first.
@@ -30,10 +33,9 @@ type uplink struct {
 	orders      chan<- order
 	mounts      func([]wire.Mount) // told of each list of mounts; set before keep
 	credentials func(wire.Message) // told of each message about them; set before keep
-	server      sessionServer
-	bulk        sessionServer
-	ready       chan struct{}  // closed when there is a server
-	group       sync.WaitGroup // streams, which may outlive their session for a moment
+	servers
+	ready chan struct{}  // closed when there are servers
+	group sync.WaitGroup // streams, which may outlive their session for a moment
 
 	mu       sync.Mutex
 	session  *link.Session
@@ -132,22 +134,17 @@ func (u *uplink) converse(ctx context.Context, session *link.Session) {
 	}
 }
 
-// stream serves one stream once there is a server.
+// stream serves one stream once there are servers.
 func (u *uplink) stream(ctx context.Context, stream net.Conn, kind wire.StreamKind) {
 	defer stream.Close()
-	if kind != wire.StreamSSH && kind != wire.StreamBulk {
-		return
-	}
 	select {
 	case <-u.ready:
 	case <-ctx.Done():
 		return
 	}
-	server := u.server
-	if kind == wire.StreamBulk {
-		server = u.bulk
+	if server := u.servers[kind]; server != nil {
+		_ = server.Serve(ctx, stream) // a client that fails is its own trouble
 	}
-	_ = server.Serve(ctx, stream) // a client that fails is its own trouble
 }
 
 // obey receives the host's messages until the session ends.
@@ -170,9 +167,9 @@ func (u *uplink) obey(session *link.Session) {
 	}
 }
 
-// serve says who serves SSH and bulk streams; called once.
-func (u *uplink) serve(server, bulk sessionServer) {
-	u.server, u.bulk = server, bulk
+// serve says who serves streams; called once.
+func (u *uplink) serve(all servers) {
+	u.servers = all
 	close(u.ready)
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -61,7 +62,8 @@ type Record struct {
 	Arguments     []string         `json:"arguments,omitempty"` // after Launch when the user gives none
 	Ports         []int            `json:"ports,omitempty"`     // TCP, that the preset declares
 	Services      []wire.Service   `json:"services,omitempty"`
-	Mounts        []Mount          `json:"mounts,omitempty"` // outer ones first
+	Mounts        []Mount          `json:"mounts,omitempty"`   // outer ones first
+	Forwards      []port.Forward   `json:"forwards,omitempty"` // of ports of this computer into the sandbox
 	Image         Image            `json:"image"`
 	CPUs          int              `json:"cpus"`
 	MemoryMiB     int64            `json:"memory_mib"` // MiB
@@ -206,6 +208,11 @@ func (r Record) check() error {
 		return fmt.Errorf("the record is damaged: unknown state %q", clip(r.State))
 	case r.CPUs < 0 || r.MemoryMiB < 0 || r.DiskBytes < 0:
 		return errors.New("the record is damaged: a size is negative")
+	}
+	for _, f := range r.Forwards {
+		if !f.Valid() {
+			return fmt.Errorf("the record is damaged: %q is no forwarded port", clip(f.String()))
+		}
 	}
 	for _, p := range r.paths() {
 		if *p != "" && !filepath.IsAbs(*p) && !filepath.IsLocal(*p) {

@@ -71,7 +71,7 @@ func (m *Manager) create(ctx context.Context, spec Spec) (record.Record, error) 
 func recordOf(s Spec) record.Record {
 	return record.Record{
 		Name: s.Name, Preset: s.Preset, Directory: s.Directory, Arch: s.Arch, VMM: s.VMM, Accel: string(s.Accel), VMMProgram: s.VMMProgram, Agent: s.Agent,
-		Launch: s.Launch, Arguments: s.Arguments, Ports: s.Ports, Services: s.Services, Mounts: s.Mounts, Image: s.Image, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes,
+		Launch: s.Launch, Arguments: s.Arguments, Ports: s.Ports, Services: s.Services, Mounts: s.Mounts, Forwards: s.Forwards, Image: s.Image, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes,
 		Mode: s.Mode, Extra: s.Extra, ExtraReadOnly: s.ExtraReadOnly, Network: s.Network, Egress: s.Egress, State: record.Creating,
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/supervise"
@@ -62,6 +63,7 @@ type Spec struct {
 	Ports                []int
 	Services             []wire.Service
 	Mounts               []record.Mount // outer ones first
+	Forwards             []port.Forward
 	Image                record.Image
 	Arch, VMM            string
 	VMMProgram           *record.Program // nil: not recorded

@@ -133,6 +133,20 @@ func (b bulkStream) Close() error {
 	return nil
 }
 
+// Port changes what is forwarded, or asks about it.
+func (c *Client) Port(ctx context.Context, wanted PortRequest) (PortReport, error) {
+	call, err := c.begin(ctx, request{Op: opPort, Port: &wanted})
+	if err != nil {
+		return PortReport{}, err
+	}
+	defer call.end()
+	var r PortReport
+	if err := json.Unmarshal(call.answer, &r); err != nil {
+		return PortReport{}, fmt.Errorf("decode the sandbox's ports: %w", err)
+	}
+	return r, nil
+}
+
 // Exec runs a program and returns its exit status: 128 + N when signal N ended
 // it. Cancelling ctx hangs the program up. A Read of In that is in progress when
 // the program ends goes on in the background, unless In has SetReadDeadline.

@@ -19,6 +19,9 @@ func (s *supervisor) finish(committed bool, reason error) error {
 	if s.machine != nil {
 		_ = s.machine.Kill()
 	}
+	if s.ports != nil {
+		s.ports.table.Close()
+	}
 	s.running.Wait()
 	if s.mounts != nil {
 		reason = errors.Join(reason, s.mounts.server.Close())

@@ -31,6 +31,7 @@ const (
 	opRename operation = "rename"
 	opGive   operation = "give"   // credentials
 	opLogins operation = "logins" // how the login files are now
+	opPort   operation = "port"   // forwarded ports, see PortRequest
 )
 
 // request is a client's first frame.
@@ -42,6 +43,7 @@ type request struct {
 	Copy        *wire.Copy        `json:"copy,omitempty"`        // bulk
 	Name        string            `json:"name,omitempty"`        // rename: the new one
 	Credentials *wire.Credentials `json:"credentials,omitempty"` // give
+	Port        *PortRequest      `json:"port,omitempty"`        // port
 }
 
 // Command is a program to run in the sandbox.
@@ -106,6 +108,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 			"its supervisor speaks version %d of the control protocol, this smolvm %d", protocolVersion, r.Version)
 	case r.Op == opExec && r.Command == nil:
 		return request{}, errors.New("decode a request: exec without a command")
+	case r.Op == opPort && (r.Port == nil || !r.Port.valid()):
+		return request{}, errors.New("decode a request: port without what to forward")
 	case r.Op == opBulk && r.Copy == nil:
 		return request{}, errors.New("decode a request: bulk without what to copy")
 	case r.Op == opGive && r.Credentials == nil:

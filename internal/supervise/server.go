@@ -47,6 +47,7 @@ type stopRequest struct{ grace time.Duration }
 type server struct {
 	guest  sessions
 	vault  vault
+	ports  portTable
 	status func() Status
 	stops  chan<- stopRequest
 	// renames asks the main loop, as stops does.
@@ -146,6 +147,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.logins(ctx, conn, out)
 	case opRename:
 		return s.rename(conn, out, r.Name)
+	case opPort:
+		return s.port(ctx, conn, out, *r.Port)
 	}
 	return s.refuse(conn, out, fmt.Errorf("unknown operation %.40q", r.Op))
 }

@@ -64,7 +64,7 @@ func Run(ctx context.Context, o Options) error {
 	log := slog.New(slog.NewTextHandler(&limited{out: o.Log, left: maxLog}, nil))
 	s := &supervisor{
 		Options: o, log: log, starter: newStarter(log.Warn),
-		stops: make(chan stopRequest), renames: make(chan renameRequest), over: make(chan struct{}), released: make(chan struct{}),
+		stops: make(chan stopRequest), changes: make(chan recordChange), renames: make(chan renameRequest), over: make(chan struct{}), released: make(chan struct{}),
 		died: make(chan struct{}),
 	}
 	s.name.Store(&o.Name)
@@ -97,10 +97,12 @@ type supervisor struct {
 	death   error                  // why; set before died is closed
 	guest   *guest
 	mounts  *mounts
+	ports   *ports
 	server  *server
 	network atomic.Pointer[netstack.Network] // nil: none
 
 	stops    chan stopRequest
+	changes  chan recordChange
 	renames  chan renameRequest
 	over     chan struct{} // closed when the main loop takes no more stops
 	released chan struct{} // closed when the sandbox is released
@@ -193,8 +195,11 @@ func (s *supervisor) boot(start, life context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.openPorts(life); err != nil {
+		return err
+	}
 	s.server = &server{
-		guest: s.guest, vault: s.guest, status: s.status, stops: s.stops, renames: s.renames, over: s.over, done: s.released, log: s.log,
+		guest: s.guest, vault: s.guest, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
 		return err
@@ -362,6 +367,8 @@ func (s *supervisor) serve(ctx context.Context) error {
 			s.powerOff(&end, r.grace)
 		case r := <-s.renames:
 			r.answer <- s.rename(r.to)
+		case c := <-s.changes:
+			c.done <- s.change(c.apply)
 		case <-ctx.Done():
 			ctx = context.WithoutCancel(ctx) // once
 			s.powerOff(&end, termGrace)

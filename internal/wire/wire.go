@@ -97,6 +97,7 @@ const (
 	StreamControl StreamKind = "control"
 	StreamSSH     StreamKind = "ssh"  // an SSH connection, the guest is the server
 	StreamBulk    StreamKind = "bulk" // files: one line with the JSON of a Copy, then a stream of the room treecopy
+	StreamPort    StreamKind = "port" // one line with the JSON of a PortRequest, and its answer
 )
 
 // MaxMessage is the longest control message in bytes, its newline included.

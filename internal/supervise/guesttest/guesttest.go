@@ -7,6 +7,8 @@
 package guesttest
 
 import (
+	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -189,17 +191,40 @@ func (b *boot) accept() {
 		if err != nil {
 			return
 		}
-		if kind != wire.StreamSSH {
+		switch kind {
+		case wire.StreamSSH:
+			serving.Go(func() { b.serve(stream) })
+		case wire.StreamPort:
+			serving.Go(func() { b.port(stream) })
+		default:
 			_ = stream.Close()
-			continue
 		}
-		serving.Go(func() { b.serve(stream) })
 	}
 }
 
 func (b *boot) serve(stream net.Conn) {
 	defer stream.Close()
 	_ = sshtest.Server{HostKey: b.host, Authorized: b.client, Run: b.program}.Serve(stream)
+}
+
+// port answers a port stream: port 7 echoes, on another nobody listens.
+func (b *boot) port(stream net.Conn) {
+	defer stream.Close()
+	in := bufio.NewReader(stream)
+	var r wire.PortRequest
+	line, err := in.ReadBytes('\n')
+	if err != nil || json.Unmarshal(line, &r) != nil {
+		return
+	}
+	switch {
+	case r.Op == wire.PortList:
+		_, _ = io.WriteString(stream, `{"listening":[{"port":7,"address":"127.0.0.1","program":"\u001b[31mecho"},{"port":99999}]}`+"\n")
+	case r.Port != 7:
+		_, _ = io.WriteString(stream, `{"error":"connection refused"}`+"\n")
+	default:
+		_, _ = io.WriteString(stream, "{}\n")
+		_, _ = io.Copy(stream, in) // the frames of the room carry, as they come
+	}
 }
 
 // program runs a made-up program, named by its first argument.
