@@ -56,6 +56,7 @@ type fakeWorld struct {
 	pruned    store.Pruned
 	removeErr error
 	seen      catalogues
+	changes   sandbox.Changes
 	able      error
 	unsound   error // what the VMM says of itself
 	altered   error // what looking at an image's files finds
@@ -200,6 +201,7 @@ func (w *fakeWorld) rooms(home string) *rooms {
 		},
 		Current:  func() ([]string, []string, error) { return []string{"2026.1"}, nil, nil },
 		SeenLast: func() catalogues { return w.seen },
+		AskNewer: func(context.Context, record.Image) func() { return func() {} },
 		OnDisk:   func(string) int64 { return 1536 << 20 },
 		Machine: func(arch, backend string) (machine, error) {
 			if backend != "" && backend != "qemu" {
@@ -383,6 +385,13 @@ func (w *fakeWorld) Resize(name string, size sandbox.Size) (record.Record, error
 	s.DiskBytes = cmp.Or(size.DiskBytes, s.DiskBytes)
 	return s.Record, nil
 }
+
+func (w *fakeWorld) Update(name string, image record.Image, agent record.Agent) (record.Record, error) {
+	w.note("update %s to %s %s", name, image.Release, agent.Version)
+	return w.boxes[name].Record, nil
+}
+
+func (w *fakeWorld) Changes(string) (sandbox.Changes, error) { return w.changes, nil }
 
 func (w *fakeWorld) Rename(_ context.Context, from, to string) error {
 	w.note("rename %s %s", from, to)

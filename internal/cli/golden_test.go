@@ -118,7 +118,7 @@ func TestListOfAnOutdatedSandbox(t *testing.T) {
 	w.run(t, "list", want{
 		out: "NAME  STATE    PRESET       AGENT             MEMORY   DISK     PORTS  AGE      DIRECTORY\n" +
 			"box   stopped  claude-code  9.8.7 (outdated)  2.0 GiB  1.5 GiB  -      3 hours  ~/src/box\n",
-		errs: "Newer images exist for box.",
+		errs: "Newer images exist: smolvm update box",
 	})
 	if view := w.app.viewOf(s); view.Newer == nil || view.Newer.Release != "2026.2" || view.Directory != s.Directory {
 		t.Errorf("in JSON: %+v", view)
@@ -135,5 +135,79 @@ func TestHostileNamesInTables(t *testing.T) {
 	w.app.Main([]string{"info", "box"})
 	if strings.ContainsAny(w.out.String(), "\x1b\r\a") {
 		t.Errorf("control characters reached the terminal: %q", &w.out)
+	}
+}
+
+// outdatedWorld has a stopped sandbox "off" whose catalogue has another image, and
+// one, "box", that runs.
+func outdatedWorld(t *testing.T) *fakeWorld {
+	w := newWorld(t)
+	for _, name := range []string{"box", "off"} {
+		w.add(name, map[string]string{"box": sandbox.Running, "off": sandbox.Stopped}[name])
+		s := w.boxes[name]
+		s.Image.Address, s.Agent.Version, s.Image.Release = "https://u:xxxxx@example.org/manifest.json", "9.0.0", "2025.9"
+		w.boxes[name] = s
+	}
+	w.changes = sandbox.Changes{
+		Packages: []string{"htop", "jq"},
+		Paths:    []sandbox.Change{{Path: "/etc/motd", Files: 1}, {Path: "/usr/share/doc", Files: 7}, {Path: "/usr/bin/vi", Files: 1, Removed: true}},
+	}
+	return w
+}
+
+const updateText = `off: claude-code 9.0.0 (2025.9) to claude-code 9.8.7 (2026.1)
+  stays: /home/agent, /workspace, images and containers of Docker and Podman
+  drops packages: htop, jq
+  drops /etc/motd
+  drops /usr/share/doc (7 files)
+  brings back /usr/bin/vi
+`
+
+func TestUpdate(t *testing.T) {
+	const runs = "box runs: smolvm stop box, then smolvm update box\n"
+	pulled := []string{"catalogue", "catalogue", "catalogue", "pull claude-code", "update off to 2026.1 9.8.7", "give up"}
+	for line, c := range map[string]struct {
+		terminal bool
+		answer   string
+		want     want
+	}{
+		"update":               {want: want{status: 2, log: []string{"catalogue", "catalogue"}, errs: updateText + "smolvm: the update drops changes"}},
+		"update --dry-run":     {want: want{log: []string{"catalogue", "catalogue"}, errs: updateText + runs}},
+		"update --yes":         {want: want{log: pulled, errs: updateText}},
+		"update -y off":        {want: want{log: append([]string{"catalogue"}, pulled[2:]...), errs: "updated off\n"}},
+		"update off box":       {want: want{status: 4, log: []string{"catalogue"}, errs: "Stop it first: smolvm stop box"}},
+		"update off":           {terminal: true, answer: "n\n", want: want{log: []string{"catalogue"}, errs: "drop these changes? [y/N] "}},
+		"update other":         {want: want{status: 3, errs: "no sandbox"}},
+		"update off --yes -y":  {want: want{log: append([]string{"catalogue"}, pulled[2:]...), errs: "updated off\n"}},
+		"update --dry-run off": {terminal: true, want: want{log: []string{"catalogue"}, errs: updateText}},
+	} {
+		w := outdatedWorld(t)
+		w.app.Streams.In = strings.NewReader(c.answer)
+		w.app.Streams.InTTY, w.app.Streams.OutTTY = c.terminal, c.terminal
+		w.run(t, line, c.want)
+	}
+	w := outdatedWorld(t)
+	w.changes = sandbox.Changes{}
+	w.run(t, "update off", want{log: append([]string{"catalogue"}, pulled[2:]...), errs: "drops nothing\nupdated off\n"})
+	w = outdatedWorld(t)
+	w.app.Main(strings.Fields("update off --yes --json"))
+	golden(t, filepath.Join("testdata", "update.json"), w.out.String())
+}
+
+// A start says once that there is a newer image, and starts what there is.
+func TestStartTellsOfANewerImage(t *testing.T) {
+	w := outdatedWorld(t)
+	w.seen = catalogues{"https://u:xxxxx@example.org/manifest.json": {Release: "2026.2", Rows: []manifest.Row{fakeRow("claude-code")}}}
+	folder, err := w.app.folder("off")
+	if err != nil || os.MkdirAll(folder.Dir(), 0o700) != nil {
+		t.Fatal(err)
+	}
+	const said = "There is a newer image for off, claude-code 9.8.7 (2026.2): stop it and run smolvm update off."
+	w.run(t, "start off", want{out: "off\n", log: []string{"start off 2m0s"}, errs: said})
+	w.set("off", sandbox.Stopped)
+	w.errs.Reset()
+	w.app.Main([]string{"start", "off"})
+	if strings.Contains(w.errs.String(), "newer image") {
+		t.Errorf("it is said again: %s", &w.errs)
 	}
 }

@@ -160,7 +160,7 @@ func (i sandboxInfo) text(now time.Time) string {
 	line("agent", strings.TrimSpace(i.Agent.Name+" "+i.Agent.Version))
 	line("image", i.Release)
 	if i.Newer != nil {
-		line("newer", fmt.Sprintf("%s with %s", i.Newer.Release, strings.TrimSpace(i.Newer.Agent.Name+" "+i.Newer.Agent.Version)))
+		line("newer", fmt.Sprintf("%s: smolvm update %s", i.Newer.text(), i.Name))
 	}
 	line("kernel", kernelText(i.Kernel))
 	if i.State != sandbox.Broken {

@@ -68,7 +68,7 @@ func (a *App) listTable(all []sandbox.Status) error {
 		}
 	}
 	if len(outdated) > 0 {
-		defer a.Streams.Say("Newer images exist for %s.", strings.Join(outdated, ", "))
+		defer a.Streams.Say("Newer images exist: smolvm update %s", strings.Join(outdated, " "))
 	}
 	return a.table(table)
 }

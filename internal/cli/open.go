@@ -35,6 +35,7 @@ func (a *App) openRooms() *rooms {
 		Remove:     a.removeImages,
 		Current:    a.current,
 		SeenLast:   sync.OnceValue(a.seenLast),
+		AskNewer:   a.lookForNewer,
 		OnDisk:     a.onDisk,
 		Machine:    a.chooseMachine,
 		Able:       a.ableToRun,

@@ -30,6 +30,8 @@ type sandboxes interface {
 	Stop(ctx context.Context, name string, grace time.Duration) error
 	Delete(ctx context.Context, name string) error
 	Resize(name string, size sandbox.Size) (record.Record, error)
+	Update(name string, image record.Image, agent record.Agent) (record.Record, error)
+	Changes(name string) (sandbox.Changes, error)
 	Rename(ctx context.Context, from, to string) error
 	List() ([]sandbox.Status, error)
 	Get(name string) (sandbox.Status, error)
@@ -82,6 +84,9 @@ type rooms struct {
 	Current func() (releases, keys []string, err error)
 	// SeenLast are the manifests that were seen last; the network is not asked.
 	SeenLast func() catalogues
+	// AskNewer asks the catalogue of an image for a newer manifest, once a day, and
+	// says nothing of it. The returned function ends that.
+	AskNewer func(ctx context.Context, image record.Image) (stop func())
 	// OnDisk is what a sandbox's folder takes on this computer in bytes, without images.
 	OnDisk func(name string) int64
 	// Machine decides what a new sandbox of an architecture (empty: this computer's)

@@ -55,9 +55,13 @@ func (a *App) startAgain(ctx context.Context, boxes sandboxes, s sandbox.Status,
 		if err := a.Intact(ctx, s.Image); err != nil {
 			return err
 		}
-		if err := a.startGiving(ctx, boxes, s, o); err != nil {
+		stop := a.AskNewer(ctx, s.Image)
+		err := a.startGiving(ctx, boxes, s, o)
+		stop()
+		if err != nil {
 			return err
 		}
+		a.tellNewer(s)
 	} else if o.Give.any() {
 		if err := a.giveRunning(ctx, boxes, s, o.Give); err != nil {
 			return err

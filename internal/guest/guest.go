@@ -118,7 +118,17 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	if err := a.root.Settle(); err != nil {
 		a.console.printf("%v", err)
 	}
-	return <-a.orders, nil
+	sweep, stop := context.WithCancel(ctx)
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() {
+		if err := a.root.RemoveStale(sweep); err != nil && sweep.Err() == nil {
+			a.console.printf("%v", err)
+		}
+	})
+	end := <-a.orders
+	stop()
+	sweeping.Wait()
+	return end, nil
 }
 
 // boot goes from the initramfs to a root with the seed applied. What does not

@@ -72,7 +72,8 @@ type Record struct {
 	Extra         string           `json:"extra,omitempty"` // path of drive extra0
 	ExtraReadOnly bool             `json:"extra_read_only,omitempty"`
 	Network       bool             `json:"network"`
-	Egress        egress.Policy    `json:"egress,omitzero"` // what the network lets through
+	Egress        egress.Policy    `json:"egress,omitzero"`      // what the network lets through
+	Generation    int              `json:"generation,omitempty"` // how often it was given other layers
 	Created       time.Time        `json:"created"`
 	Started       time.Time        `json:"started,omitzero"` // of the last start
 	Stopped       time.Time        `json:"stopped,omitzero"` // of the last orderly stop
@@ -206,7 +207,7 @@ func (r Record) check() error {
 	switch {
 	case r.State != Creating && r.State != Created:
 		return fmt.Errorf("the record is damaged: unknown state %q", clip(r.State))
-	case r.CPUs < 0 || r.MemoryMiB < 0 || r.DiskBytes < 0:
+	case r.CPUs < 0 || r.MemoryMiB < 0 || r.DiskBytes < 0 || r.Generation < 0:
 		return errors.New("the record is damaged: a size is negative")
 	}
 	for _, f := range r.Forwards {

@@ -34,7 +34,7 @@ func (s *supervisor) spec(runDir string) (_ vmm.Spec, err error) {
 	return vmm.Spec{
 		Name: s.Name, Arch: s.rec.Arch, Accel: vmm.Accel(s.rec.Accel), CPUs: s.rec.CPUs, MemoryMiB: s.rec.MemoryMiB,
 		Kernel: s.rec.Image.Kernel, Initrd: s.folder.Initrd(),
-		CommandLine: commandLine(s.rec.Image.CommandLine, mode, s.Name, drives) + s.mounts.option(),
+		CommandLine: commandLine(s.rec, mode, drives) + s.mounts.option(),
 		Drives:      drives, Network: s.rec.Network && !s.order.NoNet, RunDir: runDir, Console: s.console,
 	}, nil
 }
@@ -59,14 +59,17 @@ func drivesOf(layers []record.Layer, folder record.Folder) []vmm.Drive {
 }
 
 // commandLine appends to the image's own what the guest agent reads.
-func commandLine(image string, mode wire.Mode, name string, drives []vmm.Drive) string {
+func commandLine(rec record.Record, mode wire.Mode, drives []vmm.Drive) string {
 	roles := make([]string, len(drives))
 	for i, d := range drives {
 		roles[i] = d.ID
 	}
-	line := fmt.Sprintf("%s %s=%s %s=%s", image, wire.OptMode, mode, wire.OptDrives, strings.Join(roles, ","))
+	line := fmt.Sprintf("%s %s=%s %s=%s", rec.Image.CommandLine, wire.OptMode, mode, wire.OptDrives, strings.Join(roles, ","))
 	if mode == wire.ModeRun {
-		line += fmt.Sprintf(" %s=%s", wire.OptHostname, strings.TrimRight(name, "-")) // no host name ends with one
+		line += fmt.Sprintf(" %s=%s", wire.OptHostname, strings.TrimRight(rec.Name, "-")) // no host name ends with one
+	}
+	if rec.Generation > 0 {
+		line += fmt.Sprintf(" %s=%d", wire.OptGeneration, rec.Generation)
 	}
 	return strings.TrimSpace(line)
 }

@@ -4,6 +4,8 @@
 // import it, so they can never disagree.
 package wire
 
+import "strconv"
+
 // PortName is the virtio-serial port that carries the guest link.
 const PortName = "org.smolvm.link"
 
@@ -27,6 +29,10 @@ const (
 	// OptEpoch is "smolvm.epoch": seconds since 1970. No file of a packed layer is
 	// newer, and sessions of modes that make a layer see it as SOURCE_DATE_EPOCH.
 	OptEpoch = "smolvm.epoch"
+	// OptGeneration is "smolvm.generation": how often the sandbox was given other
+	// layers; 0 when absent. Each generation has an upper directory of its own, those
+	// of others are removed.
+	OptGeneration = "smolvm.generation"
 	// OptHostname is "smolvm.hostname": the host name, over the seed's, which was
 	// written when the sandbox had maybe another name.
 	OptHostname = "smolvm.hostname"
@@ -71,6 +77,15 @@ const (
 	ScratchContainers = "containers" // bind-mounted at /var/lib/containers: Podman's
 	ScratchContainerd = "containerd" // bind-mounted at /var/lib/containerd: images of newer Dockers
 )
+
+// Generation names the overlay's directory (ScratchUpper or ScratchWork) of a
+// sandbox that was given other layers so often: upper, upper-1, upper-2.
+func Generation(dir string, generation int) string {
+	if generation == 0 {
+		return dir
+	}
+	return dir + "-" + strconv.Itoa(generation)
+}
 
 // The user of every sandbox.
 const (

@@ -48,7 +48,7 @@ type Entry struct {
 }
 
 // Walk visits everything below the root, a directory before what is in it, names
-// in their order. A directory with two names ends the walk: nothing that mkfs.ext4
+// in their order; fs.SkipDir of a directory's visit leaves out what is in it. A directory with two names ends the walk: nothing that mkfs.ext4
 // made has one, and the walk might not end.
 func (f *FS) Walk(visit func(Entry) error) error {
 	return f.walk("", rootInode, map[uint32]bool{}, visit)
@@ -76,7 +76,11 @@ func (f *FS) walk(dir string, number uint32, seen map[uint32]bool, visit func(En
 		if err != nil {
 			return err
 		}
-		if err := visit(entry); err != nil {
+		err = visit(entry)
+		if errors.Is(err, fs.SkipDir) && entry.Mode.IsDir() {
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if entry.Mode.IsDir() {

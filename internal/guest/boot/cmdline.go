@@ -23,6 +23,8 @@ type Options struct {
 	Mounts   bool      // the host has mounts, which have to be there before anything runs
 	Hostname string    // empty: the seed's
 	Vsock    string    // the boot's token where the guest link goes by vsock
+	// Generation of the overlay's upper directory.
+	Generation int
 }
 
 // ParseCommandLine reads the agent's options out of a kernel command line. A
@@ -45,6 +47,8 @@ func ParseCommandLine(line string) (Options, error) {
 			opts.Hostname = value
 		case wire.OptVsock:
 			opts.Vsock = value
+		case wire.OptGeneration:
+			opts.Generation, err = parseGeneration(value)
 		}
 		if err != nil {
 			return Options{}, fmt.Errorf("kernel command line: %w", err)
@@ -94,6 +98,14 @@ func parseEpoch(value string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("%s=%q is not a time in seconds", wire.OptEpoch, value)
 	}
 	return time.Unix(seconds, 0), nil
+}
+
+func parseGeneration(value string) (int, error) {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%s=%q is not a number", wire.OptGeneration, value)
+	}
+	return n, nil
 }
 
 // Layers returns the roles of the layers from the bottom up.

@@ -43,6 +43,8 @@ type Root struct {
 	Dir     string
 	scratch *os.File // keeps the scratch reachable for the remount at the end
 	settle  func() error
+
+	generation int // of the upper directory
 }
 
 // Build mounts everything the mode asks for.
@@ -51,7 +53,7 @@ func (b Builder) Build(ctx context.Context) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	root := &Root{Dir: rootDir, scratch: scratch, settle: func() error { return nil }}
+	root := &Root{Dir: rootDir, scratch: scratch, generation: b.Options.Generation, settle: func() error { return nil }}
 	if err := os.MkdirAll(rootDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make root: %w", err)
 	}
@@ -123,7 +125,8 @@ func (b Builder) mountLayers() ([]string, error) {
 
 // overlay mounts the layers under the writable half in base at rootDir.
 func (b Builder) overlay(ctx context.Context, layers []string, base, options string) error {
-	upper, work := filepath.Join(base, wire.ScratchUpper), filepath.Join(base, wire.ScratchWork)
+	upper := filepath.Join(base, wire.Generation(wire.ScratchUpper, b.Options.Generation))
+	work := filepath.Join(base, wire.Generation(wire.ScratchWork, b.Options.Generation))
 	for _, dir := range []string{upper, work} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make overlay: %w", err)
