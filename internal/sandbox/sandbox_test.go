@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
@@ -27,6 +28,8 @@ import (
 // TestMain makes this program its own supervisor, and a starter to be killed.
 func TestMain(m *testing.M) {
 	switch {
+	case len(os.Args) > 1 && os.Args[1] == cage.Word:
+		os.Exit(cage.Stage(os.Stderr))
 	case len(os.Args) == 6 && os.Args[1] == "supervise":
 		err := supervise.Run(context.Background(), supervise.Options{
 			Home: os.Args[3], Name: os.Args[5], Driver: driver, Now: time.Now, Log: os.Stderr,

@@ -40,6 +40,9 @@ func driver(r record.Record) (vmm.Driver, error) {
 	if r.VMM == "fake" {
 		return guesttest.Driver(r)
 	}
+	if r.VMM == "firecracker" {
+		return firecrackerDriver()
+	}
 	info := host.Probe()
 	return qemu.New(process.New(process.Options{Environ: os.Environ()}),
 		qemu.Host{OS: runtime.GOOS, Arch: runtime.GOARCH, TSCKHz: info.TSCKHz}), nil

@@ -86,6 +86,42 @@ type Card interface {
 // CardMTU is that of a machine's card: the largest a packet of IPv4 fits in.
 const CardMTU = 65520
 
+// Pauser is a Machine that can be halted, and goes on as if nothing had been.
+type Pauser interface {
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+}
+
+// Snapshotter is a Machine whose memory and devices can be kept. It has to be
+// paused; its link ends when it goes on, and is opened anew by the guest. Drives are
+// not part of a snapshot: the caller copies what the guest may write, while the
+// machine is paused.
+type Snapshotter interface {
+	Pauser
+	// Snapshot writes into dir, an empty folder of the caller's. What is in there
+	// holds all of the guest's memory.
+	Snapshot(ctx context.Context, dir string) error
+}
+
+// Restorer is a Driver that starts machines from snapshots. The guest runs on from
+// where it was paused, with the drives of spec, which are those of the snapshot by
+// ID, order, size and content. The same snapshot may be restored any number of
+// times, also at once, with a copy each of what the guest may write.
+type Restorer interface {
+	Restore(ctx context.Context, spec Spec, dir string) (Machine, error)
+}
+
+// Memory is what a guest does with its memory, in bytes.
+type Memory struct {
+	Used     int64 // by its programs, kernel and caches
+	Returned int64 // held by the balloon: the host has it
+}
+
+// Meter is a Machine whose guest tells what it does with its memory.
+type Meter interface {
+	Memory(ctx context.Context) (Memory, error)
+}
+
 // Driver starts machines.
 type Driver interface {
 	// Start returns when the VMM runs the guest, not when the guest is ready.

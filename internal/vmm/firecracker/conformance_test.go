@@ -44,7 +44,7 @@ func TestConformance(t *testing.T) {
 }
 
 // realDriver drives the pinned Firecracker, or skips and says what is missing.
-func realDriver(t *testing.T) (*Driver, string) {
+func realDriver(t testing.TB) (*Driver, string) {
 	t.Helper()
 	dir := os.Getenv(testFolder)
 	if dir == "" {
@@ -77,7 +77,7 @@ func realDriver(t *testing.T) (*Driver, string) {
 }
 
 // testRunner finds a Firecracker at binary, and this test as the stage of cages.
-func testRunner(t *testing.T, binary string) *process.Runner {
+func testRunner(t testing.TB, binary string) *process.Runner {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {

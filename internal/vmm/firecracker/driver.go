@@ -11,6 +11,7 @@ package firecracker
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,6 +55,15 @@ func (d *Driver) Binary() (string, error) { return d.runner.Find(process.Firecra
 
 // Start starts Firecracker and returns when it runs the guest.
 func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	raw := make([]byte, tokenBytes)
+	if _, err := io.ReadFull(d.options.Random, raw); err != nil {
+		return nil, fmt.Errorf("start virtual machine %s: make a token: %w", spec.Name, err)
+	}
+	return d.start(ctx, spec, "", hex.EncodeToString(raw))
+}
+
+// start starts a machine anew, or from the snapshot in a folder.
+func (d *Driver) start(ctx context.Context, spec vmm.Spec, from, token string) (vmm.Machine, error) {
 	if err := check(spec); err != nil {
 		return nil, err
 	}
@@ -64,7 +74,7 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	if err := present(spec); err != nil {
 		return nil, err
 	}
-	m, err := d.newMachine(spec, binary)
+	m, err := d.newMachine(spec, binary, from, token)
 	if err != nil {
 		return nil, fmt.Errorf("start virtual machine %s: %w", spec.Name, err)
 	}
@@ -168,6 +178,7 @@ func (m *machine) cagePlan() cage.Plan {
 	for _, d := range s.Drives {
 		binds = append(binds, cage.Bind{From: d.Path, To: drivesAt + "/" + d.ID, Writable: !d.ReadOnly})
 	}
+	binds = append(binds, m.snapshotBind()...)
 	return cage.Plan{
 		Root: m.root, Binds: binds, Program: programAt,
 		Args: []string{

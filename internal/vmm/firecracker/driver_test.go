@@ -49,7 +49,7 @@ func standIn(t *testing.T) *Driver {
 	return New(Options{Runner: runner, Random: rand.Reader})
 }
 
-func testSpec(t *testing.T, behaviour string) (vmm.Spec, *console) {
+func testSpec(t testing.TB, behaviour string) (vmm.Spec, *console) {
 	t.Helper()
 	dir, out := t.TempDir(), &console{}
 	file := func(name string) string {

@@ -2,7 +2,6 @@ package firecracker
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +34,7 @@ type machine struct {
 	dir    string // vm in the run folder; /run in the cage
 	root   string // over which the cage is built
 	token  string
+	from   string // folder of the snapshot that the first Firecracker is filled with; empty: none
 
 	door    *door // where the guest connects
 	log     *lines
@@ -52,12 +52,8 @@ type machine struct {
 func tokenOption(token string) string { return wire.OptVsock + "=" + token }
 
 // newMachine makes all that outlives a reboot of the guest.
-func (d *Driver) newMachine(spec vmm.Spec, binary string) (_ *machine, err error) {
-	raw := make([]byte, tokenBytes)
-	if _, err := io.ReadFull(d.options.Random, raw); err != nil {
-		return nil, fmt.Errorf("make a token: %w", err)
-	}
-	m := &machine{driver: d, spec: spec, binary: binary, token: hex.EncodeToString(raw), done: make(chan struct{})}
+func (d *Driver) newMachine(spec vmm.Spec, binary, from, token string) (_ *machine, err error) {
+	m := &machine{driver: d, spec: spec, binary: binary, from: from, token: token, done: make(chan struct{})}
 	if m.dir, err = makeFolder(spec.RunDir); err != nil {
 		return nil, err
 	}
@@ -84,7 +80,15 @@ func (m *machine) begin(ctx context.Context) error {
 	if err := m.launch(ctx); err != nil {
 		return err
 	}
-	go m.watch()
+	life, end := context.WithCancel(context.Background())
+	var balloon sync.WaitGroup
+	balloon.Go(func() { m.breathe(life) })
+	go func() {
+		m.watch()
+		end()
+		balloon.Wait()
+		close(m.done)
+	}()
 	return nil
 }
 
@@ -121,11 +125,8 @@ func (m *machine) launch(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	// A socket that is there is an error of Firecracker's.
-	for _, name := range []string{apiName, vsockName} {
-		if err := os.Remove(filepath.Join(m.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fault.New(fault.Storage, "", "remove a stale socket: %w", err)
-		}
+	if err := m.sweep(); err != nil {
+		return err
 	}
 	m.log.begin()
 	m.metrics.begin()
@@ -149,6 +150,16 @@ func (m *machine) launch(ctx context.Context) error {
 	if err := m.configure(ctx, child, api); err != nil {
 		child.Kill()
 		return m.explain(ctx, err)
+	}
+	return nil
+}
+
+// sweep removes the sockets of an earlier Firecracker: one that is there is an error.
+func (m *machine) sweep() error {
+	for _, name := range []string{apiName, vsockName} {
+		if err := os.Remove(filepath.Join(m.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fault.New(fault.Storage, "", "remove a stale socket: %w", err)
+		}
 	}
 	return nil
 }
@@ -183,18 +194,27 @@ func (m *machine) configure(ctx context.Context, child *process.Child, api *clie
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for _, s := range m.settings() {
-		if err := api.put(ctx, s.path, s.object, s.body); err != nil {
-			return err
-		}
+	fill := m.boot
+	if m.from != "" {
+		fill = m.load
 	}
-	if err := api.put(ctx, "/actions", "the start", action{startInstance}); err != nil {
+	if err := fill(ctx, api); err != nil {
 		return err
 	}
 	if !stop() {
 		return ctx.Err()
 	}
 	return nil
+}
+
+// boot says what the machine is, and starts it.
+func (m *machine) boot(ctx context.Context, api *client) error {
+	for _, s := range m.settings() {
+		if err := api.put(ctx, s.path, s.object, s.body); err != nil {
+			return err
+		}
+	}
+	return api.put(ctx, "/actions", "the start", action{startInstance})
 }
 
 // explain says why Firecracker did not come up, in its own words where it has any.
@@ -219,14 +239,14 @@ func (m *machine) said() string {
 
 // watch owns the machine until its last Firecracker has ended.
 func (m *machine) watch() {
-	defer close(m.done)
 	for {
 		m.mu.Lock()
 		child := m.child
 		m.mu.Unlock()
 		<-child.Done()
 		err := m.verdict(child.Wait())
-		if again := errors.Is(err, errReboot); again {
+		if errors.Is(err, errReboot) {
+			m.from = "" // a guest that reboots boots
 			if err = m.launch(context.Background()); err == nil {
 				continue
 			}

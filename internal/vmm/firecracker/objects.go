@@ -66,3 +66,30 @@ type instance struct {
 	State   string `json:"state"`
 	Version string `json:"vmm_version"`
 }
+
+type snapshotCreate struct {
+	Type   string `json:"snapshot_type"`
+	State  string `json:"snapshot_path"`
+	Memory string `json:"mem_file_path"`
+}
+
+type snapshotLoad struct {
+	State  string        `json:"snapshot_path"`
+	Memory memoryBackend `json:"mem_backend"`
+	Resume bool          `json:"resume_vm"`
+}
+
+type memoryBackend struct {
+	Type string `json:"backend_type"`
+	Path string `json:"backend_path"`
+}
+
+type balloonTarget struct {
+	MiB int64 `json:"amount_mib"`
+}
+
+type balloonStatistics struct {
+	ActualMiB int64 `json:"actual_mib"`
+	Free      int64 `json:"free_memory"`  // bytes
+	Total     int64 `json:"total_memory"` // bytes
+}

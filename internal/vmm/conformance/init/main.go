@@ -67,6 +67,9 @@ func run(how *guest.Op) error {
 		}
 		*how, err = guest.Serve(port, m)
 		_ = port.Close()
+		if err != nil && option(wire.OptVsock) != "" {
+			continue // the machine was kept, or restored elsewhere
+		}
 		if err != nil {
 			return err
 		}

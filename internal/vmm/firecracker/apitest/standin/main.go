@@ -7,6 +7,7 @@ package main
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -63,6 +64,19 @@ func (g *guest) on(request string, body map[string]any) error {
 		}
 	case "PUT /vsock":
 		g.vsock, _ = body["uds_path"].(string)
+	case "PUT /snapshot/create": // all that this guest has in its memory
+		return errors.Join(os.WriteFile(body["snapshot_path"].(string), nil, 0o644),
+			os.WriteFile(body["mem_file_path"].(string), []byte(g.vsock+"\n"+g.args), 0o644))
+	case "PUT /snapshot/load":
+		memory, _ := body["mem_backend"].(map[string]any)
+		path, _ := memory["backend_path"].(string)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			go func() { g.ended <- 1 }() // a failed load ends the process
+			return fmt.Errorf("load snapshot error: %w", err)
+		}
+		g.vsock, g.args, _ = strings.Cut(string(text), "\n")
+		go func() { g.ended <- g.live() }()
 	case "PUT /actions":
 		if body["action_type"] == "InstanceStart" {
 			go func() { g.ended <- g.live() }()

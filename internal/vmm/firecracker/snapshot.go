@@ -1,0 +1,194 @@
+package firecracker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/smolvm/smolvm/internal/cage"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/vmm"
+)
+
+var (
+	_ vmm.Snapshotter = (*machine)(nil)
+	_ vmm.Restorer    = (*Driver)(nil)
+	_ vmm.Meter       = (*machine)(nil)
+)
+
+// The files of a snapshot.
+const (
+	stateName   = "state"        // processors and devices, Firecracker's form
+	memoryName  = "memory"       // as long as the guest's memory
+	machineName = "machine.json" // a keptMachine
+)
+
+// snapshotAt is where a machine that is restored finds its snapshot in the cage.
+const snapshotAt = "/snapshot"
+
+// snapshotTime bounds writing or loading the guest's memory.
+const snapshotTime = 5 * time.Minute
+
+// keptVersion is the version of a snapshot's machine.json.
+const keptVersion = 1
+
+// keptMachine is what a restore has to know besides Firecracker's own files.
+type keptMachine struct {
+	Version   int      `json:"version"`
+	Arch      string   `json:"arch"`
+	CPUs      int      `json:"cpus"`
+	MemoryMiB int64    `json:"memory_mib"`
+	Drives    []string `json:"drives"` // in order; a * behind those that are read-only
+	Token     string   `json:"token"`  // that the guest has in its memory
+}
+
+// kept describes the machine of a spec.
+func kept(spec vmm.Spec, token string) keptMachine {
+	k := keptMachine{Version: keptVersion, Arch: spec.Arch, CPUs: evenCPUs(spec.CPUs), MemoryMiB: spec.MemoryMiB, Token: token}
+	for _, d := range spec.Drives {
+		name := d.ID
+		if d.ReadOnly {
+			name += "*"
+		}
+		k.Drives = append(k.Drives, name)
+	}
+	return k
+}
+
+// fits tells why a spec is not of the machine that was kept.
+func (k keptMachine) fits(spec vmm.Spec) error {
+	want := kept(spec, k.Token)
+	switch {
+	case k.Version != keptVersion:
+		return fmt.Errorf("it has version %d, this smolvm knows version %d", k.Version, keptVersion)
+	case k.Arch != want.Arch, k.CPUs != want.CPUs, k.MemoryMiB != want.MemoryMiB:
+		return fmt.Errorf("it is of an %s machine with %d processors and %d MiB of memory", k.Arch, k.CPUs, k.MemoryMiB)
+	case !slices.Equal(k.Drives, want.Drives):
+		return fmt.Errorf("it is of a machine with the drives %q", k.Drives)
+	case len(k.Token) != 2*tokenBytes:
+		return errors.New("it has no token")
+	}
+	return nil
+}
+
+// Pause halts the guest.
+func (m *machine) Pause(ctx context.Context) error {
+	return m.change(ctx, "pause", paused)
+}
+
+// Resume lets the guest go on.
+func (m *machine) Resume(ctx context.Context) error {
+	return m.change(ctx, "resume", resumed)
+}
+
+func (m *machine) change(ctx context.Context, what, state string) error {
+	if err := m.client().patch(ctx, "/vm", "the machine's state", vmState{state}); err != nil {
+		return fmt.Errorf("%s virtual machine %s: %w", what, m.spec.Name, err)
+	}
+	return nil
+}
+
+// client is the API of the Firecracker that runs now.
+func (m *machine) client() *client {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.api
+}
+
+// Snapshot keeps a paused machine in dir.
+func (m *machine) Snapshot(ctx context.Context, dir string) error {
+	if err := m.snapshot(ctx, dir); err != nil {
+		for _, name := range []string{stateName, memoryName, machineName} {
+			_ = os.Remove(filepath.Join(dir, name))
+			_ = os.Remove(filepath.Join(m.dir, name))
+		}
+		return fmt.Errorf("snapshot virtual machine %s: %w", m.spec.Name, err)
+	}
+	return nil
+}
+
+func (m *machine) snapshot(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTime)
+	defer cancel()
+	// Firecracker sees no folder but its own: what it wrote is moved.
+	err := m.client().put(ctx, "/snapshot/create", "the snapshot", snapshotCreate{
+		Type: "Full", State: runAt + "/" + stateName, Memory: runAt + "/" + memoryName,
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{stateName, memoryName} {
+		if err := move(filepath.Join(m.dir, name), filepath.Join(dir, name)); err != nil {
+			return fault.New(fault.Storage, "", "%w", err)
+		}
+	}
+	text, err := json.Marshal(kept(m.spec, m.token))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, machineName), append(text, '\n'), 0o600)
+	}
+	return err
+}
+
+// move renames a file, or copies it to another file system, holes and all.
+func move(from, to string) error {
+	err := os.Rename(from, to)
+	if !errors.Is(err, syscall.EXDEV) {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Sync(), out.Close(), os.Remove(from))
+}
+
+// Restore starts a machine from a snapshot.
+func (d *Driver) Restore(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine, error) {
+	k, err := readKept(dir)
+	if err == nil {
+		err = k.fits(spec)
+	}
+	if err != nil {
+		return nil, fault.New(fault.Conflict, "", "restore virtual machine %s: the snapshot in %s cannot be used: %w", spec.Name, dir, err)
+	}
+	return d.start(ctx, spec, dir, k.Token)
+}
+
+func readKept(dir string) (k keptMachine, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, machineName))
+	if err != nil {
+		return k, err
+	}
+	return k, json.Unmarshal(text, &k)
+}
+
+// load fills a fresh Firecracker with the snapshot and lets the guest go on. One
+// that fails ends Firecracker.
+func (m *machine) load(ctx context.Context, api *client) error {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTime)
+	defer cancel()
+	return api.put(ctx, "/snapshot/load", "the snapshot", snapshotLoad{
+		State: snapshotAt + "/" + stateName, Memory: memoryBackend{Type: "File", Path: snapshotAt + "/" + memoryName}, Resume: true,
+	})
+}
+
+// snapshotBind shows the snapshot in the cage.
+func (m *machine) snapshotBind() []cage.Bind {
+	if m.from == "" {
+		return nil
+	}
+	return []cage.Bind{{From: m.from, To: snapshotAt}}
+}
