@@ -393,6 +393,17 @@ func (w *fakeWorld) Update(name string, image record.Image, agent record.Agent) 
 
 func (w *fakeWorld) Changes(string) (sandbox.Changes, error) { return w.changes, nil }
 
+func (w *fakeWorld) Remount(_ context.Context, name string, change supervise.MountChange) (record.Record, error) {
+	w.note("remount %s add=%v remove=%v", name, change.Add, change.Remove)
+	s := w.boxes[name]
+	mounts, err := change.Apply(name, s.Mounts, s.State == sandbox.Running)
+	if err == nil {
+		s.Mounts = mounts
+		w.boxes[name] = s
+	}
+	return s.Record, err
+}
+
 func (w *fakeWorld) Rename(_ context.Context, from, to string) error {
 	w.note("rename %s %s", from, to)
 	s := w.boxes[from]

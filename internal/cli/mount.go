@@ -33,13 +33,14 @@ func mountsOf(all []record.Mount) []mountView {
 	return views
 }
 
-func (m mountView) text() string {
-	rights := "read-write"
+func (m mountView) access() string {
 	if m.ReadOnly {
-		rights = "read-only"
+		return "read-only"
 	}
-	return fmt.Sprintf("%s at %s, %s", m.Host, m.Guest, rights)
+	return "read-write"
 }
+
+func (m mountView) text() string { return fmt.Sprintf("%s at %s, %s", m.Host, m.Guest, m.access()) }
 
 func mountText(m record.Mount) string { return mountsOf([]record.Mount{m})[0].text() }
 

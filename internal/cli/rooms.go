@@ -33,6 +33,7 @@ type sandboxes interface {
 	Update(name string, image record.Image, agent record.Agent) (record.Record, error)
 	Changes(name string) (sandbox.Changes, error)
 	Rename(ctx context.Context, from, to string) error
+	Remount(ctx context.Context, name string, change supervise.MountChange) (record.Record, error)
 	List() ([]sandbox.Status, error)
 	Get(name string) (sandbox.Status, error)
 	Connect(ctx context.Context, name string) (session, error)

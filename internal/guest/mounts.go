@@ -27,8 +27,9 @@ type mounts struct {
 	rooted chan struct{} // closed when there is a root to mount in
 	first  chan error    // holds how the first list went
 
-	mu    sync.Mutex
-	table mount.Table
+	mu     sync.Mutex
+	table  mount.Table
+	serial int64 // of the last list
 }
 
 // newMounts makes the mounts of a guest; token gives that of its vsock, which is
@@ -76,7 +77,7 @@ func openSharePort(ctx context.Context, token string) (link.Port, error) {
 }
 
 // mount makes the mounts those of the host's list, once there is a root.
-func (a *agent) mount(ctx context.Context, list []wire.Mount) {
+func (a *agent) mount(ctx context.Context, list wire.Message) {
 	select {
 	case <-a.mounts.rooted:
 	case <-ctx.Done():
@@ -84,8 +85,12 @@ func (a *agent) mount(ctx context.Context, list []wire.Mount) {
 	}
 	a.mounts.mu.Lock()
 	defer a.mounts.mu.Unlock()
-	err := a.mounts.table.Set(ctx, list)
-	answer := wire.Message{Type: wire.Mounted}
+	if list.Serial < a.mounts.serial {
+		return // a newer list was faster
+	}
+	a.mounts.serial = list.Serial
+	err := a.mounts.table.Set(ctx, list.Mounts)
+	answer := wire.Message{Type: wire.Mounted, Serial: list.Serial}
 	if err != nil {
 		answer.Text = err.Error()
 		a.console.printf("%v", err)

@@ -31,7 +31,7 @@ type uplink struct {
 	random      io.Reader
 	reopen      func() (link.Port, error)
 	orders      chan<- order
-	mounts      func([]wire.Mount) // told of each list of mounts; set before keep
+	mounts      func(wire.Message) // told of each list of mounts; set before keep
 	credentials func(wire.Message) // told of each message about them; set before keep
 	servers
 	ready chan struct{}  // closed when there are servers
@@ -158,7 +158,7 @@ func (u *uplink) obey(session *link.Session) {
 		case wire.PowerOff:
 			give(u.orders, powerOff)
 		case wire.Mounts:
-			u.group.Go(func() { u.mounts(message.Mounts) })
+			u.group.Go(func() { u.mounts(message) })
 		case wire.GiveCredentials, wire.AskLogins:
 			u.group.Go(func() { u.credentials(message) })
 		case wire.Clock:

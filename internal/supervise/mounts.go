@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestlink"
@@ -18,22 +20,71 @@ import (
 // mounts serves the host's folders to the guest.
 type mounts struct {
 	server *share.Server
-	list   []wire.Mount
 	log    *slog.Logger
+
+	mu     sync.Mutex
+	list   []wire.Mount
+	serial int64 // of list
+	last   int   // the last mount's number
 }
 
 // openMounts opens the folders that the record names: one that is gone fails the
 // start.
 func openMounts(all []record.Mount, now func() time.Time, log *slog.Logger) (*mounts, error) {
 	m := &mounts{server: share.New(share.Owner{UID: wire.AgentUID, GID: wire.AgentUID}, now), log: log}
-	for i, r := range all {
-		id := strconv.Itoa(i)
-		if err := m.server.Add(share.Mount{ID: id, Host: r.Host, ReadOnly: r.ReadOnly}); err != nil {
-			return nil, errors.Join(err, m.server.Close())
-		}
-		m.list = append(m.list, wire.Mount{ID: id, Target: r.Guest, File: r.File, ReadOnly: r.ReadOnly})
+	list, err := m.with(nil, all)
+	if err != nil {
+		return nil, errors.Join(err, m.server.Close())
 	}
+	m.set(list)
 	return m, nil
+}
+
+// with opens the folders of all, as far as they are not in the list before, and
+// gives the list of all.
+func (m *mounts) with(before []wire.Mount, all []record.Mount) (list []wire.Mount, err error) {
+	for _, r := range all {
+		there := slices.IndexFunc(before, func(w wire.Mount) bool { return w.Target == r.Guest })
+		if there >= 0 {
+			list = append(list, before[there])
+			continue
+		}
+		m.last++
+		id := strconv.Itoa(m.last)
+		if err := m.server.Add(share.Mount{ID: id, Host: r.Host, ReadOnly: r.ReadOnly}); err != nil {
+			m.without(list, before)
+			return nil, err
+		}
+		list = append(list, wire.Mount{ID: id, Target: r.Guest, File: r.File, ReadOnly: r.ReadOnly})
+	}
+	return list, nil
+}
+
+// without ends those mounts of a list that are not in another.
+func (m *mounts) without(list, left []wire.Mount) {
+	for _, w := range list {
+		if slices.Contains(left, w) {
+			continue
+		}
+		if err := m.server.Remove(w.ID); err != nil {
+			m.log.Warn("end a mount", "error", err)
+		}
+	}
+}
+
+// set makes a list the one that guests are told; it gives its number.
+func (m *mounts) set(list []wire.Mount) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.list = list
+	m.serial++
+	return m.serial
+}
+
+func (m *mounts) current() []wire.Mount {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.list
 }
 
 // serve answers one boot of the guest after another until the machine or ctx ends.
@@ -57,20 +108,28 @@ func (m *mounts) serve(ctx context.Context, machine vmm.Machine) {
 	}
 }
 
-// tell sends the list to a guest that has just opened its link.
+// tell sends the list to a guest that has just opened its link, or that has to
+// change its mounts.
 func (m *mounts) tell(link *guestlink.Link) {
-	if m == nil || len(m.list) == 0 {
+	if m == nil || link == nil {
 		return
 	}
-	if err := link.Send(wire.Message{Type: wire.Mounts, Mounts: m.list}); err != nil {
+	m.mu.Lock()
+	message := wire.Message{Type: wire.Mounts, Mounts: m.list, Serial: m.serial}
+	m.mu.Unlock()
+	if len(message.Mounts) == 0 && message.Serial == 1 {
+		return // there never were any
+	}
+	if err := link.Send(message); err != nil {
 		m.log.Warn("tell the guest what to mount", "error", err)
 	}
 }
 
 // option is for the kernel command line.
 func (m *mounts) option() string {
-	if len(m.list) == 0 {
+	list := m.current()
+	if len(list) == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" %s=%d", wire.OptMounts, len(m.list))
+	return fmt.Sprintf(" %s=%d", wire.OptMounts, len(list))
 }

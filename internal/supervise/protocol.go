@@ -32,6 +32,7 @@ const (
 	opGive   operation = "give"   // credentials
 	opLogins operation = "logins" // how the login files are now
 	opPort   operation = "port"   // forwarded ports, see PortRequest
+	opMounts operation = "mounts"
 )
 
 // request is a client's first frame.
@@ -44,6 +45,7 @@ type request struct {
 	Name        string            `json:"name,omitempty"`        // rename: the new one
 	Credentials *wire.Credentials `json:"credentials,omitempty"` // give
 	Port        *PortRequest      `json:"port,omitempty"`        // port
+	Mounts      *MountChange      `json:"mounts,omitempty"`      // mounts
 }
 
 // Command is a program to run in the sandbox.
@@ -114,6 +116,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, errors.New("decode a request: bulk without what to copy")
 	case r.Op == opGive && r.Credentials == nil:
 		return request{}, errors.New("decode a request: no credentials to give")
+	case r.Op == opMounts && (r.Mounts == nil || len(r.Mounts.Add) > 0 == (len(r.Mounts.Remove) > 0)):
+		return request{}, errors.New("decode a request: mounts are either added or removed")
 	case r.Grace < 0:
 		return request{}, errors.New("decode a request: a negative grace period")
 	}

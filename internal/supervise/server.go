@@ -51,10 +51,11 @@ type server struct {
 	status func() Status
 	stops  chan<- stopRequest
 	// renames asks the main loop, as stops does.
-	renames chan<- renameRequest
-	over    <-chan struct{} // closed when the main loop takes no more stops
-	done    <-chan struct{} // closed when the sandbox is released
-	log     *slog.Logger
+	renames  chan<- renameRequest
+	remounts chan<- remountRequest
+	over     <-chan struct{} // closed when the main loop takes no more stops
+	done     <-chan struct{} // closed when the sandbox is released
+	log      *slog.Logger
 
 	listener *net.UnixListener
 	running  sync.WaitGroup
@@ -149,6 +150,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.rename(conn, out, r.Name)
 	case opPort:
 		return s.port(ctx, conn, out, *r.Port)
+	case opMounts:
+		return s.remount(conn, out, *r.Mounts)
 	}
 	return s.refuse(conn, out, fmt.Errorf("unknown operation %.40q", r.Op))
 }

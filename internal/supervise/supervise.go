@@ -64,7 +64,8 @@ func Run(ctx context.Context, o Options) error {
 	log := slog.New(slog.NewTextHandler(&limited{out: o.Log, left: maxLog}, nil))
 	s := &supervisor{
 		Options: o, log: log, starter: newStarter(log.Warn),
-		stops: make(chan stopRequest), changes: make(chan recordChange), renames: make(chan renameRequest), over: make(chan struct{}), released: make(chan struct{}),
+		stops: make(chan stopRequest), changes: make(chan recordChange), renames: make(chan renameRequest),
+		remounts: make(chan remountRequest), over: make(chan struct{}), released: make(chan struct{}),
 		died: make(chan struct{}),
 	}
 	s.name.Store(&o.Name)
@@ -104,6 +105,7 @@ type supervisor struct {
 	stops    chan stopRequest
 	changes  chan recordChange
 	renames  chan renameRequest
+	remounts chan remountRequest
 	over     chan struct{} // closed when the main loop takes no more stops
 	released chan struct{} // closed when the sandbox is released
 	running  sync.WaitGroup
@@ -199,7 +201,8 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return err
 	}
 	s.server = &server{
-		guest: s.guest, vault: s.guest, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames, over: s.over, done: s.released, log: s.log,
+		guest: s.guest, vault: s.guest, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
+		remounts: s.remounts, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
 		return err
@@ -352,11 +355,18 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 func (s *supervisor) serve(ctx context.Context) error {
 	var end deadline
 	defer end.stop()
+	remount := remounting{supervisor: s}
+	defer remount.finish(errStopped)
 	for {
 		select {
 		case <-s.died:
 			return s.death
+		case r := <-remount.requests():
+			remount.begin(r)
+		case <-remount.late.over():
+			remount.finish(errMountLate())
 		case n := <-s.guest.notices:
+			remount.heard(n.Message)
 			if n.Type == wire.Goodbye {
 				s.log.Info("guest ends", "how", clipLine(plain(n.Text)))
 			}

@@ -61,6 +61,7 @@ func TestMounts(t *testing.T) {
 	t.Run("Refused", m.refused)
 	t.Run("Projects", m.projects)
 	t.Run("Confined", m.confined)
+	t.Run("AddAndRemove", m.addAndRemove)
 	t.Run("Reboot", m.reboot)
 	t.Run("Vanished", m.vanished)
 }
@@ -242,6 +243,40 @@ func (m mounted) confined(t *testing.T) {
 	}
 }
 
+// addAndRemove changes the mounts of the running sandbox, with which it reboots
+// and starts again.
+func (m mounted) addAndRemove(t *testing.T) {
+	more := filepath.Join(filepath.Dir(m.project), "more")
+	if err := os.Mkdir(more, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.must(t, "mount", "add", m.name, more+":/srv/more", m.data+":/workspace-data:ro")
+	if got := m.in(t, "echo new >/srv/more/file; cat /workspace-data/x; touch /workspace-data/y 2>&1 || true"); !strings.Contains(got, "ead-only") {
+		t.Errorf("in the guest: %s", got)
+	}
+	if got, err := os.ReadFile(filepath.Join(more, "file")); err != nil || string(got) != "new\n" {
+		t.Errorf("on the host: %q, %v", got, err)
+	}
+	for _, c := range [][]string{ // each is refused, and changes nothing
+		{"add", m.name, more + ":/srv/more"},
+		{"add", m.name, more + ":/srv"},
+		{"add", m.name, more + ":/etc/passwd"},
+		{"remove", m.name, "/srv"},
+		{"add", m.name, filepath.Join(more, "none") + ":/x"},
+	} {
+		if got := m.run(t, nil, append([]string{"mount"}, c...)...); got.status == 0 || got.stderr == "" {
+			t.Errorf("%v: status %d, %s", c, got.status, got.stderr)
+		}
+	}
+	m.must(t, "mount", "remove", m.name, "/workspace-data")
+	if got := m.must(t, "mount", "list", m.name); strings.Contains(got, "/workspace-data") || !strings.Contains(got, "/srv/more") {
+		t.Errorf("list: %s", got)
+	}
+	if got := m.in(t, "ls -A /workspace-data; cat /srv/more/file /srv/data/x"); got != "new\ndata" {
+		t.Errorf("in the guest: %q", got)
+	}
+}
+
 func (m mounted) reboot(t *testing.T) {
 	m.run(t, nil, "exec", m.name, "--", "sudo", "reboot")
 	deadline := time.Now().Add(time.Minute)
@@ -251,10 +286,11 @@ func (m mounted) reboot(t *testing.T) {
 			break
 		}
 	}
-	m.in(t, "grep -q hello from-host; echo after >rebooted")
+	m.in(t, "grep -q hello from-host; grep -q new /srv/more/file; echo after >rebooted")
 	m.must(t, "stop", m.name)
 	m.must(t, "start", "--no-attach", m.name)
-	if got := m.in(t, "cat rebooted"); got != "after\n" {
+	m.must(t, "mount", "remove", m.name, "/srv/more")
+	if got := m.in(t, "cat rebooted; ls /srv/more"); got != "after\n" {
 		t.Errorf("after a stop and a start: %q", got)
 	}
 }
