@@ -30,6 +30,14 @@ func nameThenArgs(cmd *cobra.Command, args []string) error {
 	return exactlyBeforeDash(cmd, args, 1)
 }
 
+// maybeNameThenArgs wants at most one name before --.
+func maybeNameThenArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == len(afterDash(cmd, args)) {
+		return nil
+	}
+	return exactlyBeforeDash(cmd, args, 1)
+}
+
 func exactlyBeforeDash(cmd *cobra.Command, args []string, want int) error {
 	before := len(args) - len(afterDash(cmd, args))
 	switch {

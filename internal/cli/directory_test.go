@@ -85,11 +85,11 @@ func TestStartAgainInADirectory(t *testing.T) {
 		line string
 		log  []string // nil: a new sandbox is made
 	}{
-		{"claude start", []string{"start newer 2m0s", "exec newer claude --yolo user= dir= tty=true"}},
-		{"claude start -n older", []string{"start older 2m0s", "exec older claude --yolo user= dir= tty=true"}},
+		{"claude start", []string{"start newer 2m0s", "exec newer claude --yolo user= dir= tty=true session=+"}},
+		{"claude start -n older", []string{"start older 2m0s", "exec older claude --yolo user= dir= tty=true session=+"}},
 		{"claude start --no-attach", []string{"start newer 2m0s"}},
-		{"claude start -- -p x", []string{"start newer 2m0s", "exec newer claude --yolo -p x user= dir= tty=true"}},
-		{"claude start --cpus 2", []string{"start newer 2m0s", "exec newer claude --yolo user= dir= tty=true"}},
+		{"claude start -- -p x", []string{"start newer 2m0s", "exec newer claude --yolo -p x user= dir= tty=true session=+"}},
+		{"claude start --cpus 2", []string{"start newer 2m0s", "exec newer claude --yolo user= dir= tty=true session=+"}},
 		{"claude start --dry-run", []string{}},
 		{"claude start --new", nil},
 		{"claude start --rm", nil},
@@ -124,7 +124,7 @@ func TestTheRunningSandboxComesFirst(t *testing.T) {
 	w.belongs("running", sandbox.Running, app, fakeTime.Add(-9*time.Hour))
 	w.belongs("stopped", sandbox.Stopped, app, fakeTime)
 	w.run(t, "claude start", want{
-		log: []string{"exec running claude --yolo user= dir= tty=true"}, errs: "Going on with running of this directory",
+		log: []string{"exec running claude --yolo user= dir= tty=true session=+"}, errs: "Going on with running of this directory",
 	})
 	w.app.Streams.InTTY = false // a script makes its own
 	w.app.Main([]string{"claude", "start"})

@@ -66,13 +66,17 @@ type fakeWorld struct {
 	startErr  error
 	catalogue error
 	program   func(supervise.Command, supervise.Streams) (int, error)
-	started   func(ctx context.Context)
 	given     *wire.Credentials // at the last start or later
 	logins    []supervise.Login // as the sandbox has them
 	environ   map[string]string
-	proxied   func(ctx context.Context) error
 	listening []wire.Listening
 	taken     int // a port of this computer
+	// programCtx stands in for program where its context matters.
+	programCtx func(context.Context, supervise.Command, supervise.Streams) (int, error)
+	started    func(ctx context.Context)
+	proxied    func(ctx context.Context) error
+	old        bool // supervisors keep no sessions
+	sessions   map[string][]wire.KeptSession
 }
 
 func newWorld(t *testing.T) *fakeWorld {
@@ -461,8 +465,18 @@ type fakeSession struct {
 	name  string
 }
 
-func (s fakeSession) Exec(_ context.Context, c supervise.Command, streams supervise.Streams) (int, error) {
-	s.world.note("exec %s %s user=%s dir=%s tty=%v", s.name, strings.Join(c.Argv, " "), c.User, c.Dir, c.TTY)
+func (s fakeSession) Exec(ctx context.Context, c supervise.Command, streams supervise.Streams) (int, error) {
+	kept := ""
+	if c.Keep {
+		kept = " session=" + c.Session
+	}
+	if c.New {
+		kept += "+"
+	}
+	s.world.note("exec %s %s user=%s dir=%s tty=%v%s", s.name, strings.Join(c.Argv, " "), c.User, c.Dir, c.TTY, kept)
+	if s.world.programCtx != nil {
+		return s.world.programCtx(ctx, c, streams)
+	}
 	return s.world.program(c, streams)
 }
 
@@ -503,6 +517,10 @@ func (s fakeSession) Give(_ context.Context, c wire.Credentials) (string, error)
 }
 
 func (s fakeSession) Logins(context.Context) ([]supervise.Login, error) { return s.world.logins, nil }
+
+func (s fakeSession) Status(context.Context) (supervise.Status, error) {
+	return supervise.Status{Name: s.name, Ready: true, Keeps: !s.world.old, Sessions: s.world.sessions[s.name]}, nil
+}
 
 func (fakeSession) Done() <-chan struct{} { return nil }
 func (fakeSession) Close() error          { return nil }

@@ -90,6 +90,7 @@ func runInfo(ctx context.Context, app *App, o infoOptions) error {
 	if s.State == sandbox.Running {
 		app.askPorts(ctx, boxes, &info)
 	}
+	info.Sessions = app.askSessions(ctx, boxes, []sandbox.Status{s})[s.Name]
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, info)
 	}
@@ -181,6 +182,9 @@ func (i sandboxInfo) text(now time.Time) string {
 	}
 	for _, s := range i.Services {
 		line("service", fmt.Sprintf("%s: %s", s.Name, strings.Join(s.Run, " ")))
+	}
+	for _, s := range i.Sessions {
+		line("session", s.text(now))
 	}
 	if i.Boot != nil {
 		line("boot", fmt.Sprintf("ready %s after the kernel started", ui.Elapsed(time.Duration(i.Boot.UptimeMS)*time.Millisecond)))

@@ -232,9 +232,15 @@ func (a *App) attaches(o startOptions) (bool, error) {
 			"arguments for the agent were given, but --no-attach does not run it")
 	case o.SSHAgent && (o.NoAttach || o.Args == nil && !o.Attach && (o.JSON || !a.Streams.Interactive())):
 		return false, refuse("Add --attach, or give it to smolvm attach later.", "--ssh-agent holds while the agent is in front of you, but nothing is attached here")
+	case o.NoAttach && o.Wish.Chosen:
+		return false, refuse("Give them to smolvm attach.", "--detach-keys are of no use with --no-attach")
 	case o.Timeout <= 0:
 		return false, refuse("Give a time such as 90s.", "--timeout %v leaves no time to boot", o.Timeout)
-	case o.Attach || o.Args != nil:
+	}
+	if err := o.Wish.check(a, nil, o.JSON); err != nil {
+		return false, err
+	}
+	if o.Attach || o.Args != nil {
 		return true, nil
 	}
 	return !o.NoAttach && !o.JSON && a.Streams.Interactive(), nil
@@ -493,7 +499,9 @@ func (l *launch) boot(ctx context.Context, name string) error {
 // finish ends as the options say.
 func (l *launch) finish(ctx context.Context, name string) error {
 	err := l.app.started(ctx, l.boxes, name, l.attach, l.options)
-	if l.options.Remove {
+	if l.options.Remove && errors.Is(err, errDetached) {
+		l.app.Streams.Say("Not deleted, as its agent goes on. When you are done: smolvm delete %s", name)
+	} else if l.options.Remove {
 		if gone := l.remove(ctx, name); gone != nil {
 			return gone
 		}

@@ -32,7 +32,7 @@ func newList(app *App, run func(context.Context, *App, listOptions) error) *cobr
 	return cmd
 }
 
-func runList(_ context.Context, app *App, o listOptions) error {
+func runList(ctx context.Context, app *App, o listOptions) error {
 	boxes, err := app.Sandboxes()
 	if err != nil {
 		return err
@@ -44,8 +44,11 @@ func runList(_ context.Context, app *App, o listOptions) error {
 	switch {
 	case o.JSON:
 		views := make([]sandboxView, 0, len(all))
+		sessions := app.askSessions(ctx, boxes, all)
 		for _, s := range all {
-			views = append(views, app.viewOf(s))
+			view := app.viewOf(s)
+			view.Sessions = sessions[s.Name]
+			views = append(views, view)
 		}
 		return ui.WriteData(app.Streams.Out, views)
 	case o.Quiet:
@@ -54,15 +57,15 @@ func runList(_ context.Context, app *App, o listOptions) error {
 		app.Streams.Say("There are no sandboxes. Make one: smolvm claude start")
 		return nil
 	}
-	return app.listTable(all)
+	return app.listTable(all, app.askSessions(ctx, boxes, all))
 }
 
 // listTable shows the sandboxes for people. A narrow terminal gets fewer columns,
 // and is told which.
-func (a *App) listTable(all []sandbox.Status) error {
-	table, outdated := a.sandboxTable(all)
+func (a *App) listTable(all []sandbox.Status, sessions map[string][]sessionView) error {
+	table, outdated := a.sandboxTable(all, sessions)
 	if a.Streams.OutTTY && !a.global.Plain {
-		gone := table.Fit(int(a.Streams.Size().Columns), "AGE", "PORTS", "DISK", "AGENT", "DIRECTORY", "MEMORY", "PRESET")
+		gone := table.Fit(int(a.Streams.Size().Columns), "AGE", "SESSIONS", "PORTS", "DISK", "AGENT", "DIRECTORY", "MEMORY", "PRESET")
 		if len(gone) > 0 {
 			defer a.Streams.Say("Too narrow for %s: see --plain, --json, or smolvm info NAME.", strings.Join(gone, ", "))
 		}
@@ -74,8 +77,8 @@ func (a *App) listTable(all []sandbox.Status) error {
 }
 
 // sandboxTable names those that are outdated besides.
-func (a *App) sandboxTable(all []sandbox.Status) (table *ui.Table, outdated []string) {
-	table = ui.NewTable("NAME", "STATE", "PRESET", "AGENT", "MEMORY", "DISK", "PORTS", "AGE", "DIRECTORY")
+func (a *App) sandboxTable(all []sandbox.Status, sessions map[string][]sessionView) (table *ui.Table, outdated []string) {
+	table = ui.NewTable("NAME", "STATE", "SESSIONS", "PRESET", "AGENT", "MEMORY", "DISK", "PORTS", "AGE", "DIRECTORY")
 	for _, s := range all {
 		v := a.viewOf(s)
 		agent := v.Agent.Version
@@ -83,7 +86,7 @@ func (a *App) sandboxTable(all []sandbox.Status) (table *ui.Table, outdated []st
 			agent += " (outdated)"
 			outdated = append(outdated, v.Name)
 		}
-		table.Add(v.Name, v.State, v.Preset, agent, size(v.MemoryMiB<<20), size(v.OnDisk), portsText(v), ui.Age(a.Now(), v.Created), a.tilde(v.Directory))
+		table.Add(v.Name, v.State, sessionsText(sessions[v.Name]), v.Preset, agent, size(v.MemoryMiB<<20), size(v.OnDisk), portsText(v), ui.Age(a.Now(), v.Created), a.tilde(v.Directory))
 	}
 	return table, outdated
 }
@@ -94,6 +97,14 @@ func size(bytes int64) string {
 		return ""
 	}
 	return ui.Bytes(bytes)
+}
+
+// sessionsText is how many sessions there are; empty for none.
+func sessionsText(all []sessionView) string {
+	if len(all) == 0 {
+		return ""
+	}
+	return strconv.Itoa(len(all))
 }
 
 // portsText are the forwarded ports, HOST:PORT where the two differ.

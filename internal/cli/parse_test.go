@@ -51,26 +51,29 @@ func TestParsePresetStart(t *testing.T) {
 			return run(ctx, app, o)
 		})
 	}
-	check(t, start, "", startOptions{Timeout: defaultTimeout})
+	check(t, start, "", startOptions{Timeout: defaultTimeout, Wish: working})
 	check(t, start, "-n work --cpus 2 --memory 1536M --disk 20g --arch arm64 --backend qemu --timeout 90s", startOptions{
-		Name: "work", CPUs: 2, Memory: 1536 << 20, Disk: 20 << 30, Arch: "arm64", Backend: "qemu", Timeout: 90 * time.Second,
+		Name: "work", CPUs: 2, Memory: 1536 << 20, Disk: 20 << 30, Arch: "arm64", Backend: "qemu", Timeout: 90 * time.Second, Wish: working,
 	})
 	check(t, start, "--attach --rm --no-mount --json", startOptions{
-		Attach: true, Remove: true, NoMount: true, JSON: true, Timeout: defaultTimeout,
+		Attach: true, Remove: true, NoMount: true, JSON: true, Timeout: defaultTimeout, Wish: working,
 	})
-	check(t, start, "--no-attach --name=x", startOptions{NoAttach: true, Name: "x", Timeout: defaultTimeout})
+	check(t, start, "--no-attach --name=x", startOptions{NoAttach: true, Name: "x", Timeout: defaultTimeout, Wish: working})
 	// All after -- is the agent's, whatever it looks like; a -- of its own stays.
 	check(t, start, "--rm -- --rm -n y -- z", startOptions{
-		Remove: true, Args: []string{"--rm", "-n", "y", "--", "z"}, Timeout: defaultTimeout,
+		Remove: true, Args: []string{"--rm", "-n", "y", "--", "z"}, Timeout: defaultTimeout, Wish: working,
 	})
-	check(t, start, "--", startOptions{Timeout: defaultTimeout})
+	check(t, start, "--", startOptions{Timeout: defaultTimeout, Wish: working})
 }
 
+// working is the session that a start wants.
+var working = wish{Keys: defaultDetachKeys, Start: true}
+
 func TestParseStart(t *testing.T) {
-	check(t, newStart, "box", startOptions{Name: "box", Timeout: defaultTimeout})
-	check(t, newStart, "--no-attach box --json", startOptions{Name: "box", NoAttach: true, JSON: true, Timeout: defaultTimeout})
+	check(t, newStart, "box", startOptions{Name: "box", Timeout: defaultTimeout, Wish: working})
+	check(t, newStart, "--no-attach box --json", startOptions{Name: "box", NoAttach: true, JSON: true, Timeout: defaultTimeout, Wish: working})
 	check(t, newStart, "box --attach -- -c --json", startOptions{
-		Name: "box", Attach: true, Args: []string{"-c", "--json"}, Timeout: defaultTimeout,
+		Name: "box", Attach: true, Args: []string{"-c", "--json"}, Timeout: defaultTimeout, Wish: working,
 	})
 	for _, line := range []string{"", "a b", "a b -- c", "-- a", "--rm box", "--memory 1G box", "--timeout soon box"} {
 		if o, err := parsed(t, newStart, strings.Fields(line)...); err == nil {
@@ -80,9 +83,13 @@ func TestParseStart(t *testing.T) {
 }
 
 func TestParseAttach(t *testing.T) {
-	check(t, newAttach, "box", attachOptions{Name: "box", Args: []string{}})
-	check(t, newAttach, "--json box -- -p hello", attachOptions{Name: "box", Args: []string{"-p", "hello"}, JSON: true})
-	for _, line := range []string{"", "a b", "-- a", "a b -- c"} {
+	usual := wish{Keys: defaultDetachKeys}
+	check(t, newAttach, "", attachOptions{Wish: usual})
+	check(t, newAttach, "box", attachOptions{Name: "box", Wish: usual})
+	check(t, newAttach, "--json box -- -p hello", attachOptions{Name: "box", Args: []string{"-p", "hello"}, Wish: usual, JSON: true})
+	check(t, newAttach, "-- -p", attachOptions{Args: []string{"-p"}, Wish: usual})
+	check(t, newAttach, "--new --session s --detach-keys=", attachOptions{Wish: wish{Session: "s", New: true, Chosen: true}})
+	for _, line := range []string{"a b", "a b -- c"} {
 		if o, err := parsed(t, newAttach, strings.Fields(line)...); err == nil {
 			t.Errorf("attach %q was taken as %+v", line, o)
 		}

@@ -43,6 +43,7 @@ type startOptions struct {
 	SSHAgent  bool
 	JSON      bool
 	Args      []string // for the agent; nil: none were given
+	Wish      wish
 }
 
 // newPreset makes the command of one agent.
@@ -89,7 +90,9 @@ sandbox that it made there, and starts it where it is stopped. With --new, --rm 
 On a terminal, with --attach, or with arguments after --, the agent runs in front
 of you and its exit status is handed back; otherwise the sandbox is only started.
 Without a terminal at both ends the agent's three streams are three pipes. When
-the agent ends the sandbox keeps running, unless --rm says otherwise.
+the agent ends the sandbox keeps running, unless --rm says otherwise. On a terminal
+ctrl-p ctrl-q leaves the agent running, and so does closing the terminal, but for
+--rm; 'smolvm attach' or the same command again gives it back with its screen.
 
 On a terminal the current folder is mounted read-write at /workspace, where the agent
 starts; your home folder, / and SmolVM's own folders only if you name them. --mount
@@ -107,6 +110,7 @@ Status 125 means that SmolVM failed.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Args = afterDash(cmd, args)
+			o.Wish.read(cmd)
 			if cmd.Flags().Changed("cpus") && o.CPUs < 1 {
 				return refuse("Give a number from 1.", "--cpus %d is too few", o.CPUs)
 			}
@@ -140,6 +144,8 @@ func startFlags(cmd *cobra.Command, o *startOptions) {
 	flags.BoolVar(&o.NoAttach, "no-attach", false, "only start the sandbox")
 	giveFlags(cmd, &o.Give)
 	sshAgentFlag(cmd, &o.SSHAgent)
+	o.Wish.Start = true
+	o.Wish.keysFlag(cmd)
 	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "how long the boot may take")
 	jsonFlag(cmd, &o.JSON, "the sandbox, or what an attached agent gave")
 	handBack(cmd)

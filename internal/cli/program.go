@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -30,6 +31,7 @@ type program struct {
 	start    wire.Start
 	terminal terminalChoice
 	sshAgent string // socket of the user's SSH agent, to be forwarded
+	detach   []byte // keys that leave it running; none: it is not kept
 }
 
 // ended is the data of --json for a program that ran.
@@ -57,7 +59,30 @@ func (a *App) attach(ctx context.Context, conn session, p program) (int, error) 
 	sizes, stop := a.Streams.Resizes()
 	defer stop()
 	streams.Resize = sizes
-	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
+	terminal := ui.NewTerminal(a.Streams.Out)
+	streams.Out = terminal
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if len(p.detach) > 0 {
+		streams.In = newKeyboard(a.Streams.In, p.detach, func() { cancel(errDetached) })
+	}
+	status, err := conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
+	giveBack(a.Streams.Out, terminal, errors.Is(err, errDetached))
+	return status, err
+}
+
+// giveBack leaves the terminal as a shell expects it. What a program that was left
+// shows on the main screen stays there, above.
+func giveBack(out io.Writer, terminal *ui.Terminal, detached bool) {
+	alternate := terminal.Alternate()
+	undo := terminal.Undo()
+	switch {
+	case detached && !alternate:
+		undo += "\x1b[9999;1H\r\n"
+	case detached:
+		undo += "\r\n"
+	}
+	_, _ = io.WriteString(out, undo) // a terminal that is gone needs nothing
 }
 
 func (a *App) attachPipes(ctx context.Context, conn session, p program, streams supervise.Streams) (int, error) {

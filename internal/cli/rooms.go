@@ -46,6 +46,7 @@ type sandboxes interface {
 type session interface {
 	Exec(ctx context.Context, command supervise.Command, streams supervise.Streams) (status int, err error)
 	SSH(ctx context.Context, stream io.ReadWriter) error
+	Status(ctx context.Context) (supervise.Status, error)
 	Copy(ctx context.Context, request wire.Copy) (io.ReadWriteCloser, error)
 	Give(ctx context.Context, given wire.Credentials) (note string, err error)
 	Logins(ctx context.Context) ([]supervise.Login, error)

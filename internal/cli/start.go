@@ -24,6 +24,7 @@ left as it is. Attaching and exit status are those of 'smolvm claude start'.`,
 		ValidArgsFunction: app.completeFirst(sandbox.Stopped),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Args = args[0], afterDash(cmd, args)
+			o.Wish.read(cmd)
 			return run(cmd.Context(), app, o)
 		},
 	}
@@ -137,9 +138,7 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 		if p.sshAgent, err = a.sshAgent(o.SSHAgent); err != nil {
 			return err
 		}
-		err := a.finish(ctx, boxes, name, p, o.JSON)
-		a.copyBack(context.WithoutCancel(ctx), boxes, s)
-		return err
+		return a.finishAgent(ctx, boxes, s, p, o.JSON, o.Wish.with(o.Args))
 	}
 	if o.JSON {
 		return ui.WriteData(a.Streams.Out, a.viewOf(s))

@@ -36,6 +36,7 @@ type sandboxView struct {
 	Ports     []int            `json:"ports"` // TCP, that the preset declares
 	Forwards  []forwardView    `json:"forwards"`
 	Services  []serviceView    `json:"services"`
+	Sessions  []sessionView    `json:"sessions"`
 	LastError string           `json:"last_error"`
 	Boot      *wire.BootReport `json:"boot"` // null: never became ready
 }
@@ -90,6 +91,7 @@ func (a *App) viewOf(s sandbox.Status) sandboxView {
 		Newer:   a.SeenLast().viewOf(s.Record),
 		Created: s.Created, Started: when(s.Started), Stopped: when(s.Stopped),
 		Mounts: mountsOf(s.Mounts), Network: networkOf(s.Network, s.Egress), Ports: append([]int{}, s.Ports...), Forwards: forwardsOf(s), Services: servicesOf(s.Services),
+		Sessions:  []sessionView{},
 		LastError: s.LastError, Boot: s.Boot,
 	}
 }

@@ -50,6 +50,7 @@ type state struct {
 	link   *guestlink.Link
 	client *sshx.Client
 	err    error // why the last attempt to connect failed
+	kept   []wire.KeptSession
 }
 
 // notice is a message of the guest, or the end of an attempt to connect.
@@ -104,6 +105,10 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 		if m.Type == wire.Ready && !ready {
 			ready = true
 			holding.Go(func() { g.hold(ctx, link, m) })
+			continue
+		}
+		if m.Type == wire.Sessions {
+			g.set(func(s *state) { s.kept = keptSessions(m.Sessions) })
 			continue
 		}
 		if g.secrets.heard(m) && ready {

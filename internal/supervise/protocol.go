@@ -64,6 +64,10 @@ type Status struct {
 	Ready  bool   `json:"ready"` // sessions are accepted
 	Pid    int    `json:"pid"`
 	VMMPid int    `json:"vmm_pid"`
+	// Keeps says that Command.Keep is honoured: supervisors of earlier versions run
+	// the program and hang it up with its client.
+	Keeps    bool               `json:"keeps"`
+	Sessions []wire.KeptSession `json:"sessions,omitempty"` // cleaned; the guest's own word all the same
 }
 
 // exitReport is how a program ended.

@@ -247,7 +247,7 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 // status is called by the server's goroutines.
 func (s *supervisor) status() Status {
 	state, _ := s.guest.look()
-	return Status{Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load())}
+	return Status{Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load()), Keeps: true, Sessions: state.kept}
 }
 
 // awaitReady takes the guest's messages until it is ready, or has packed and ended.
