@@ -19,9 +19,11 @@ import (
 	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/doctor"
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
@@ -307,7 +309,7 @@ func (w *fakeWorld) add(name, state string) {
 			Release: "2026.1", KernelVersion: "6.12.1-cloud", StandIn: "Debian's cloud kernel",
 			Layers: []record.Layer{{Name: "base", Path: "/store/base", SHA256: "ab"}},
 		},
-		CPUs: 2, MemoryMiB: 2048, DiskBytes: 20 << 30, Created: fakeTime.Add(-3 * time.Hour),
+		CPUs: 2, MemoryMiB: 2048, DiskBytes: 20 << 30, Network: true, Created: fakeTime.Add(-3 * time.Hour),
 		Boot: &wire.BootReport{Kernel: "6.12.1-cloud", UptimeMS: 2100},
 	}}
 }
@@ -406,6 +408,25 @@ func (w *fakeWorld) Remount(_ context.Context, name string, change supervise.Mou
 		w.boxes[name] = s
 	}
 	return s.Record, err
+}
+
+func (w *fakeWorld) Network(_ context.Context, name string, change egress.Change) (netstack.Snapshot, error) {
+	w.note("network %s %+v", name, change)
+	s := w.boxes[name]
+	s.Egress = s.Egress.With(change)
+	w.boxes[name] = s
+	snapshot := netstack.Snapshot{Policy: s.Egress}
+	if s.State == sandbox.Running {
+		at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+		snapshot.Live = []netstack.Entry{{
+			Time: at, Protocol: "tcp", To: "203.0.113.7:443", Name: "api.example", Verdict: netstack.Allowed, Sent: 1200, Received: 5 << 20, Milliseconds: 90000,
+		}}
+		snapshot.Refusals = []netstack.Entry{
+			{Time: at, Protocol: "dns", Name: "evil.example", Verdict: netstack.Refused, Reason: "no rule allows the name", Rule: "evil.example"},
+			{Time: at, Protocol: "tcp", To: "169.254.169.254:80", Verdict: netstack.Refused, Reason: "169.254.169.254 belongs to a metadata service", Rule: "169.254.169.254:80"},
+		}
+	}
+	return snapshot, nil
 }
 
 func (w *fakeWorld) Rename(_ context.Context, from, to string) error {

@@ -183,7 +183,7 @@ func (l *launch) checkNew(ctx context.Context) (err error) {
 	if l.mounts, err = l.app.mounts(l.options); err != nil {
 		return err
 	}
-	if l.policy, err = l.options.Network.policy(); err != nil {
+	if l.policy, err = l.options.Network.policy(l.preset); err != nil {
 		return err
 	}
 	if l.options.Network.given() && !l.networked() {

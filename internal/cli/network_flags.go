@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -8,6 +10,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/preset"
 )
 
 // noNetwork is in place of a mode where the machine has no network card.
@@ -48,10 +51,17 @@ func (v networkView) text() string {
 	return text
 }
 
+// shownRules is how many rules a line shows.
+const shownRules = 4
+
 func ruleList(all []egress.Rule) string {
-	texts := make([]string, len(all))
+	texts := make([]string, 0, shownRules+1)
 	for i, r := range all {
-		texts[i] = r.String()
+		if i == shownRules && len(all) > shownRules+1 {
+			texts = append(texts, fmt.Sprintf("and %d more", len(all)-shownRules))
+			break
+		}
+		texts = append(texts, r.String())
 	}
 	return strings.Join(texts, ", ")
 }
@@ -72,8 +82,13 @@ func networkFlags(cmd *cobra.Command, o *networkOptions) {
 
 func (o networkOptions) given() bool { return o.Mode != "" || len(o.Allow)+len(o.AllowHost) > 0 }
 
-// policy is what the flags say.
-func (o networkOptions) policy() (egress.Policy, error) {
+// reachOf are the rules that an agent has where the network is restricted.
+func reachOf(p preset.Preset) ([]egress.Rule, error) {
+	return parseRules("preset "+p.Name, slices.Concat(p.Reaches, preset.CommonReach))
+}
+
+// policy is what the flags say for a preset.
+func (o networkOptions) policy(preset preset.Preset) (egress.Policy, error) {
 	mode, err := egress.ParseMode(o.Mode)
 	if err != nil {
 		return egress.Policy{}, fault.New(fault.Usage, "", "--network: %w", err)
@@ -88,6 +103,13 @@ func (o networkOptions) policy() (egress.Policy, error) {
 	rules, err := parseRules("--allow", o.Allow)
 	if err != nil {
 		return p, err
+	}
+	if mode == egress.Restricted {
+		reach, err := reachOf(preset)
+		if err != nil {
+			return p, err
+		}
+		rules = append(reach, rules...)
 	}
 	for _, text := range o.AllowHost {
 		port, err := strconv.ParseUint(text, 10, 16)

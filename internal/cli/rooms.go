@@ -8,8 +8,10 @@ import (
 	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/doctor"
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
+	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
@@ -34,6 +36,7 @@ type sandboxes interface {
 	Changes(name string) (sandbox.Changes, error)
 	Rename(ctx context.Context, from, to string) error
 	Remount(ctx context.Context, name string, change supervise.MountChange) (record.Record, error)
+	Network(ctx context.Context, name string, change egress.Change) (netstack.Snapshot, error)
 	List() ([]sandbox.Status, error)
 	Get(name string) (sandbox.Status, error)
 	Connect(ctx context.Context, name string) (session, error)

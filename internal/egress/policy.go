@@ -216,3 +216,21 @@ func (p Policy) Host(port uint16) Verdict {
 
 // HostPort is the rule that opens a port of this computer's loopback.
 func HostPort(port uint16) Rule { return Rule{name: HostName, from: port, to: port} }
+
+// Change is what a user changes of a policy.
+type Change struct {
+	Mode  Mode   `json:"mode,omitempty"` // empty: as it is
+	Allow []Rule `json:"allow,omitempty"`
+	Deny  []Rule `json:"deny,omitempty"`
+}
+
+// Changes tells whether there is anything to change.
+func (c Change) Changes() bool { return c.Mode != "" || len(c.Allow)+len(c.Deny) > 0 }
+
+// With is the policy after a change.
+func (p Policy) With(c Change) Policy {
+	if c.Mode != "" {
+		p.Mode = c.Mode
+	}
+	return p.Allowing(c.Allow...).Denying(c.Deny...)
+}

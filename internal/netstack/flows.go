@@ -150,6 +150,9 @@ func (f *flows) limit(protocol egress.Protocol) string {
 // refuse notes a refusal.
 func (f *flows) refuse(e Entry) {
 	f.mu.Lock()
+	f.refusals = slices.DeleteFunc(f.refusals, func(old Entry) bool { // asked again: told once
+		return old.Protocol == e.Protocol && old.To == e.To && old.Name == e.Name
+	})
 	f.refusals = append(f.refusals, e)
 	if len(f.refusals) > keptRefusals {
 		f.refusals = slices.Delete(f.refusals, 0, len(f.refusals)-keptRefusals)

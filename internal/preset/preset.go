@@ -23,6 +23,9 @@ type Preset struct {
 	Environment []string `toml:"environment" json:"environment,omitempty"`
 	// Logins are the files in which the agent keeps its login.
 	Logins []Login `toml:"logins" json:"logins,omitempty"`
+	// Reaches are the rules (see the egress room) that its agent needs where the
+	// network is restricted, besides CommonReach.
+	Reaches []string `toml:"reaches" json:"reaches,omitempty"`
 	// Ports are the TCP ports that something in the sandbox listens on for the user.
 	Ports     []int     `toml:"ports" json:"ports,omitempty"`
 	Services  []Service `toml:"services" json:"services,omitempty"`

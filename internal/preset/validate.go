@@ -55,6 +55,7 @@ func (p Preset) Validate() error {
 		within("arguments", checkOptionalCommand(p.Arguments)),
 		within("environment", checkEnvironment(p.Environment)),
 		within("logins", checkLogins(p.Logins)),
+		within("reaches", checkReaches(p.Reaches)),
 		within("ports", checkPorts(p.Ports)),
 		within("services", checkServices(p.Services, p.Ports)),
 		within("resources", checkResources(p.Resources)),

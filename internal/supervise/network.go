@@ -2,8 +2,15 @@ package supervise
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"net"
 	"net/netip"
+	"strings"
+	"time"
 
+	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/netstack"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -34,4 +41,70 @@ func (s *supervisor) connect(life context.Context) error {
 		}
 	})
 	return nil
+}
+
+// networkRequest asks the supervisor's main loop to change the policy, or only to
+// tell; it answers once.
+type networkRequest struct {
+	change egress.Change
+	answer chan<- networkAnswer
+}
+
+type networkAnswer struct {
+	snapshot netstack.Snapshot
+	err      error
+}
+
+// changeNetwork changes what the sandbox may reach. The record is written first: a
+// crash never leaves open what was closed.
+func (s *supervisor) changeNetwork(change egress.Change) (netstack.Snapshot, error) {
+	network := s.network.Load()
+	if network == nil {
+		return netstack.Snapshot{}, fault.New(fault.Conflict, "", "sandbox %q has no network card", s.rec.Name)
+	}
+	if change.Changes() {
+		s.rec.Egress = s.rec.Egress.With(change)
+		if err := s.book.Write(s.rec); err != nil {
+			return netstack.Snapshot{}, err
+		}
+		network.SetPolicy(s.rec.Egress)
+	}
+	return network.Snapshot(), nil
+}
+
+// network passes a request on and answers with what goes on then.
+func (s *server) network(conn *net.UnixConn, out *frameWriter, change egress.Change) error {
+	answer := make(chan networkAnswer, 1)
+	late := time.NewTimer(renameTimeout)
+	defer late.Stop()
+	select {
+	case s.networks <- networkRequest{change, answer}:
+	case <-s.over:
+		return s.refuse(conn, out, errStopped)
+	case <-late.C:
+		return s.refuse(conn, out, fault.New(fault.Conflict, "Try again in a moment.", "the sandbox is just being started or stopped"))
+	}
+	got := <-answer
+	if got.err != nil {
+		return s.refuse(conn, out, got.err)
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
+	return out.sendJSON(accepted, got.snapshot)
+}
+
+// Network changes what the running sandbox may reach, and tells what goes on.
+func (c *Client) Network(ctx context.Context, change egress.Change) (netstack.Snapshot, error) {
+	var snapshot netstack.Snapshot
+	call, err := c.begin(ctx, request{Op: opNetwork, Network: &change})
+	if err != nil && strings.Contains(err.Error(), "unknown operation") {
+		return snapshot, fault.New(fault.Conflict, "Stop and start it first.", "it was started by an older smolvm, which has another network")
+	}
+	if err != nil {
+		return snapshot, fmt.Errorf("change the sandbox's network: %w", err)
+	}
+	defer call.end()
+	if err := json.Unmarshal(call.answer, &snapshot); err != nil {
+		return snapshot, fmt.Errorf("decode the sandbox's network: %w", err)
+	}
+	return snapshot, nil
 }

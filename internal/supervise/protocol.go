@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -22,17 +23,18 @@ const SocketName = "control"
 type operation string
 
 const (
-	opStatus operation = "status"
-	opStop   operation = "stop"
-	opExec   operation = "exec"
-	opSSH    operation = "ssh"
-	opBulk   operation = "bulk"  // files, see wire.Copy
-	opWatch  operation = "watch" // nothing but the end of the connection
-	opRename operation = "rename"
-	opGive   operation = "give"   // credentials
-	opLogins operation = "logins" // how the login files are now
-	opPort   operation = "port"   // forwarded ports, see PortRequest
-	opMounts operation = "mounts"
+	opStatus  operation = "status"
+	opStop    operation = "stop"
+	opExec    operation = "exec"
+	opSSH     operation = "ssh"
+	opBulk    operation = "bulk"  // files, see wire.Copy
+	opWatch   operation = "watch" // nothing but the end of the connection
+	opRename  operation = "rename"
+	opGive    operation = "give"   // credentials
+	opLogins  operation = "logins" // how the login files are now
+	opPort    operation = "port"   // forwarded ports, see PortRequest
+	opMounts  operation = "mounts"
+	opNetwork operation = "network"
 )
 
 // request is a client's first frame.
@@ -41,6 +43,7 @@ type request struct {
 	Op          operation         `json:"op"`
 	Grace       time.Duration     `json:"grace_ns,omitempty"`    // stop
 	Command     *Command          `json:"command,omitempty"`     // exec
+	Network     *egress.Change    `json:"network,omitempty"`     // network
 	Copy        *wire.Copy        `json:"copy,omitempty"`        // bulk
 	Name        string            `json:"name,omitempty"`        // rename: the new one
 	Credentials *wire.Credentials `json:"credentials,omitempty"` // give
@@ -112,6 +115,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, fault.New(fault.Conflict,
 			"The sandbox was started by another version of smolvm: stop it with that one, or restart it.",
 			"its supervisor speaks version %d of the control protocol, this smolvm %d", protocolVersion, r.Version)
+	case r.Op == opNetwork && r.Network == nil:
+		return request{}, errors.New("decode a request: network without a change")
 	case r.Op == opExec && r.Command == nil:
 		return request{}, errors.New("decode a request: exec without a command")
 	case r.Op == opPort && (r.Port == nil || !r.Port.valid()):

@@ -53,6 +53,8 @@ type server struct {
 	// renames asks the main loop, as stops does.
 	renames  chan<- renameRequest
 	remounts chan<- remountRequest
+	// networks asks it too.
+	networks chan<- networkRequest
 	over     <-chan struct{} // closed when the main loop takes no more stops
 	done     <-chan struct{} // closed when the sandbox is released
 	log      *slog.Logger
@@ -152,6 +154,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.port(ctx, conn, out, *r.Port)
 	case opMounts:
 		return s.remount(conn, out, *r.Mounts)
+	case opNetwork:
+		return s.network(conn, out, *r.Network)
 	}
 	return s.refuse(conn, out, fmt.Errorf("unknown operation %.40q", r.Op))
 }

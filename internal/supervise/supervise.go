@@ -65,7 +65,7 @@ func Run(ctx context.Context, o Options) error {
 	s := &supervisor{
 		Options: o, log: log, starter: newStarter(log.Warn),
 		stops: make(chan stopRequest), changes: make(chan recordChange), renames: make(chan renameRequest),
-		remounts: make(chan remountRequest), over: make(chan struct{}), released: make(chan struct{}),
+		remounts: make(chan remountRequest), networks: make(chan networkRequest), over: make(chan struct{}), released: make(chan struct{}),
 		died: make(chan struct{}),
 	}
 	s.name.Store(&o.Name)
@@ -106,6 +106,7 @@ type supervisor struct {
 	changes  chan recordChange
 	renames  chan renameRequest
 	remounts chan remountRequest
+	networks chan networkRequest
 	over     chan struct{} // closed when the main loop takes no more stops
 	released chan struct{} // closed when the sandbox is released
 	running  sync.WaitGroup
@@ -202,7 +203,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 	}
 	s.server = &server{
 		guest: s.guest, vault: s.guest, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
-		remounts: s.remounts, over: s.over, done: s.released, log: s.log,
+		remounts: s.remounts, networks: s.networks, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
 		return err
@@ -379,6 +380,9 @@ func (s *supervisor) serve(ctx context.Context) error {
 			r.answer <- s.rename(r.to)
 		case c := <-s.changes:
 			c.done <- s.change(c.apply)
+		case r := <-s.networks:
+			snapshot, err := s.changeNetwork(r.change)
+			r.answer <- networkAnswer{snapshot, err}
 		case <-ctx.Done():
 			ctx = context.WithoutCancel(ctx) // once
 			s.powerOff(&end, termGrace)

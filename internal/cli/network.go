@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/netstack"
+	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/ui"
+)
+
+// networkCommand is what `network` was asked for.
+type networkCommand struct {
+	Name  string
+	Words []string // allow or deny and rules, or a mode; none: only show
+	JSON  bool
+}
+
+// networkState is the data of `network --json`.
+type networkState struct {
+	Name string `json:"name"`
+	networkView
+	Live     []netstack.Entry `json:"live"`     // connections
+	Refusals []netstack.Entry `json:"refusals"` // the last, oldest first
+}
+
+func newNetwork(app *App, run func(context.Context, *App, networkCommand) error) *cobra.Command {
+	o := networkCommand{}
+	cmd := &cobra.Command{
+		Use:   "network NAME [allow RULE... | deny RULE... | open | restricted | off]",
+		Short: "Show or change what a sandbox may reach",
+		Long: `Show what a sandbox may reach, its connections and what was refused it last, each
+with the command that would allow it. With allow or deny, or a mode, change that:
+at once where the sandbox runs, and for its next starts. Connections that are no
+longer allowed end.
+
+open is the internet, restricted only what is allowed, off nothing. In each mode
+this computer, its networks and metadata services are closed unless an address of
+theirs is allowed. ` + egress.RuleHint + `
+` + egress.HostName + `:PORT is a port of this computer's loopback.`,
+		Example: `  smolvm network claude-code
+  smolvm network claude-code allow registry.npmjs.org:443 10.0.0.5:3128
+  smolvm network claude-code restricted`,
+		Args:              usage(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: app.completeFirst(anySandbox),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Name, o.Words = args[0], args[1:]
+			return run(cmd.Context(), app, o)
+		},
+	}
+	jsonFlag(cmd, &o.JSON, "policy, connections and refusals")
+	return cmd
+}
+
+func runNetwork(ctx context.Context, app *App, o networkCommand) error {
+	change, err := o.change()
+	if err != nil {
+		return err
+	}
+	boxes, s, err := app.one(o.Name)
+	if err != nil {
+		return err
+	}
+	if s.State == sandbox.Broken {
+		return fault.New(fault.Conflict, "Delete it: smolvm delete "+o.Name, "sandbox %q is broken: %s", o.Name, s.LastError)
+	}
+	if !s.Network && change.Changes() {
+		return fault.New(fault.Conflict, "Make one with --backend qemu.", "sandbox %q has no network", o.Name)
+	}
+	if change.Mode == egress.Restricted {
+		if change.Allow, err = app.reach(s.Preset); err != nil {
+			return err
+		}
+	}
+	snapshot, err := boxes.Network(ctx, o.Name, change)
+	if err != nil {
+		return err
+	}
+	state := networkState{
+		Name: o.Name, networkView: networkOf(s.Network, snapshot.Policy),
+		Live: append([]netstack.Entry{}, snapshot.Live...), Refusals: append([]netstack.Entry{}, snapshot.Refusals...),
+	}
+	switch {
+	case o.JSON:
+		return ui.WriteData(app.Streams.Out, state)
+	case change.Changes():
+		app.Streams.Say("%s: %s", o.Name, state.text())
+		return nil
+	}
+	return state.write(app.Streams.Out, app.Now())
+}
+
+// reach are the rules of a sandbox's preset; only the common ones of a preset that
+// is no longer there.
+func (a *App) reach(name string) ([]egress.Rule, error) {
+	all, err := a.AllPresets()
+	if err != nil {
+		return nil, err
+	}
+	p, _ := preset.Find(all, name)
+	return reachOf(p)
+}
+
+// change reads the words behind the name.
+func (o networkCommand) change() (c egress.Change, err error) {
+	if len(o.Words) == 0 {
+		return c, nil
+	}
+	verb, rest := o.Words[0], o.Words[1:]
+	switch verb {
+	case "allow", "deny":
+		if len(rest) == 0 {
+			return c, refuse(egress.RuleHint, "network %s %s: no rule is given", o.Name, verb)
+		}
+		rules, err := parseRules("network "+o.Name+" "+verb, rest)
+		if verb == "allow" {
+			c.Allow = rules
+		} else {
+			c.Deny = rules
+		}
+		return c, err
+	}
+	if len(rest) > 0 {
+		return c, refuse("Use allow, deny, open, restricted or off.", "network %s: unexpected word %q", o.Name, ui.Clean(rest[0]))
+	}
+	if c.Mode, err = egress.ParseMode(verb); err != nil || verb == "" {
+		return c, refuse("Use allow RULE..., deny RULE..., open, restricted or off.", "network %s: unexpected word %q", o.Name, ui.Clean(verb))
+	}
+	return c, nil
+}
+
+// write shows the state to people.
+func (s networkState) write(out io.Writer, now time.Time) error {
+	var text strings.Builder
+	fmt.Fprintf(&text, "network   %s\n", ui.Clean(s.text()))
+	if len(s.Allow) > shownRules && s.Mode != egress.Off {
+		for _, r := range s.Allow {
+			fmt.Fprintf(&text, "  allowed %s\n", r)
+		}
+	}
+	if len(s.Live) > 0 {
+		text.WriteString("\n")
+		table := ui.NewTable("CONNECTION", "NAME", "SENT", "RECEIVED", "SINCE")
+		for _, e := range s.Live {
+			table.Add(e.Protocol+" "+e.To, e.Name, ui.Bytes(e.Sent), ui.Bytes(e.Received), ui.Age(now, e.Time))
+		}
+		_ = table.Write(&text)
+	}
+	if len(s.Refusals) > 0 {
+		text.WriteString("\nRefused last:\n")
+	}
+	for _, e := range s.Refusals {
+		fmt.Fprintf(&text, "  %s ago: %s\n", ui.Age(now, e.Time), ui.Clean(refusalText(e)))
+		if e.Rule != "" {
+			fmt.Fprintf(&text, "    smolvm network %s allow %s\n", s.Name, shellQuote(ui.Clean(e.Rule)))
+		}
+	}
+	_, err := io.WriteString(out, text.String())
+	return err
+}
+
+func refusalText(e netstack.Entry) string {
+	what := strings.TrimSpace(e.Protocol + " " + e.To)
+	if e.Name != "" {
+		what += " (" + e.Name + ")"
+	}
+	return what + ": " + e.Reason
+}

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/sandbox"
+)
+
+func TestNetworkCommand(t *testing.T) {
+	for line, want := range map[string]struct {
+		status int
+		errs   string
+	}{
+		"network box allow api.example:443 10.0.0.5:3128": {0, "box: open: the internet, nothing of this computer or its networks; allowed api.example:443, 10.0.0.5:3128"},
+		"network off deny evil.example":                   {0, "denied evil.example"},
+		"network box restricted":                          {0, "box: restricted to what is allowed; allowed "},
+		"network box off":                                 {0, "box: off"},
+		"network box allow":                               {2, "no rule is given"},
+		"network box allow a..b":                          {2, "neither a name nor an address"},
+		"network box closed":                              {2, `unexpected word "closed"`},
+		"network box open wide":                           {2, `unexpected word "wide"`},
+		"network none":                                    {3, "no sandbox"},
+		"network card allow a.example":                    {4, "has no network"},
+	} {
+		w := newWorld(t)
+		w.add("box", sandbox.Running)
+		w.add("off", sandbox.Stopped)
+		w.add("card", sandbox.Stopped)
+		s := w.boxes["card"]
+		s.Network = false
+		w.boxes["card"] = s
+		if status := w.app.Main(strings.Fields(line)); status != want.status || !strings.Contains(w.errs.String(), want.errs) {
+			t.Errorf("%s: status %d, %s", line, status, &w.errs)
+		}
+	}
+}
+
+// TestRestrictedStartHasItsAgentsRules gives each preset what its agent needs.
+func TestRestrictedStartHasItsAgentsRules(t *testing.T) {
+	w := newWorld(t)
+	if status := w.app.Main(strings.Fields("claude start --network restricted --allow extra.example:8443 --allow-host 8080")); status != 0 {
+		t.Fatalf("status %d: %s", status, &w.errs)
+	}
+	p := w.created[0].Egress
+	if p.Kind() != egress.Restricted || !p.Resolve("registry.npmjs.org").Allowed || !p.Says("extra.example", 8443).Allowed || !p.Host(8080).Allowed {
+		t.Errorf("%+v", p)
+	}
+	if p.Resolve("elsewhere.example").Allowed {
+		t.Error("a restricted network resolves any name")
+	}
+}
+
+func TestNetworkFlagsAreRefused(t *testing.T) {
+	for line, want := range map[string]string{
+		"claude start --network closed":                 `no network mode "closed"`,
+		"claude start --allow http://a.example":         "neither a port",
+		"claude start --allow-host 0":                   "is no port",
+		"claude start --allow-host 127.0.0.1":           "is no port",
+		"claude start --network off --allow a.example":  "excludes",
+		"claude start --allow host.smolvm.internal":     "by its number",
+		"claude start --network off --allow-host 8080":  "excludes",
+		"claude start --allow 10.0.0.0/8:99999":         "neither a port",
+		"claude start --allow fe80::1%eth0 --no-attach": "neither a name nor an address",
+	} {
+		w := newWorld(t)
+		if status := w.app.Main(strings.Fields(line)); !strings.Contains(w.errs.String(), want) || status == 0 || len(w.log) > 0 {
+			t.Errorf("%s: status %d, did %v: %s", line, status, w.log, &w.errs)
+		}
+	}
+}
+
+func TestEveryPresetsReachIsMadeOfRules(t *testing.T) {
+	w := newWorld(t)
+	all, err := w.app.AllPresets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		if rules, err := reachOf(p); err != nil || len(rules) == 0 {
+			t.Errorf("%s: %v", p.Name, err)
+		}
+	}
+}
