@@ -73,7 +73,7 @@ func Init(version string) error {
 	a.mounts = newMounts(func() string { return a.options.Vsock })
 	a.credentials = newCredentials()
 	ctx, cancel := context.WithCancel(context.Background())
-	a.uplink.mounts = func(m wire.Message) { a.mount(ctx, m) }
+	a.uplink.mounts = func(m wire.Message) { a.heardOfMounts(ctx, m) }
 	a.uplink.credentials = func(m wire.Message) { a.credentialMessage(ctx, m) }
 	a.group.Go(func() { a.reaper.Run(ctx) })
 	end, err := a.live(ctx)

@@ -76,6 +76,17 @@ func openSharePort(ctx context.Context, token string) (link.Port, error) {
 	return link.OpenPort(path)
 }
 
+// heardOfMounts does what a message about mounts asks for.
+func (a *agent) heardOfMounts(ctx context.Context, m wire.Message) {
+	if m.Type == wire.Mounts {
+		a.mount(ctx, m)
+		return
+	}
+	a.mounts.mu.Lock()
+	defer a.mounts.mu.Unlock()
+	a.mounts.table.Touch(m.Changes)
+}
+
 // mount makes the mounts those of the host's list, once there is a root.
 func (a *agent) mount(ctx context.Context, list wire.Message) {
 	select {

@@ -31,7 +31,7 @@ type uplink struct {
 	random      io.Reader
 	reopen      func() (link.Port, error)
 	orders      chan<- order
-	mounts      func(wire.Message) // told of each list of mounts; set before keep
+	mounts      func(wire.Message) // told of lists and changes of mounts; set before keep
 	credentials func(wire.Message) // told of each message about them; set before keep
 	servers
 	ready chan struct{}  // closed when there are servers
@@ -157,7 +157,7 @@ func (u *uplink) obey(session *link.Session) {
 		switch message.Type {
 		case wire.PowerOff:
 			give(u.orders, powerOff)
-		case wire.Mounts:
+		case wire.Mounts, wire.Changed:
 			u.group.Go(func() { u.mounts(message) })
 		case wire.GiveCredentials, wire.AskLogins:
 			u.group.Go(func() { u.credentials(message) })

@@ -5,6 +5,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // getattr tells a file's attributes, those of an open file when its name is gone.
@@ -112,6 +114,13 @@ func (s *Server) setattr(n *node, in *reader) (*writer, error) {
 	}
 	s.table.unchanged(n, st.version())
 	return s.attributes(st), nil
+}
+
+// isTouch recognizes what the guest's agent does to tell watchers of a change.
+func isTouch(in reader) bool {
+	c := parseChange(&in)
+	return c.valid&(setMode|setUID|setGID|setSize|setAtime|setMtime|setMtimeNow) == setMtime &&
+		c.times[1] == unix.Timespec{Sec: wire.TouchSeconds, Nsec: wire.TouchNanos}
 }
 
 // writable is the handle that the guest truncates through, in use.

@@ -37,6 +37,7 @@ func (s *Server) opendir(n *node) (*writer, error) {
 	if err := s.keep(h); err != nil {
 		return nil, err
 	}
+	s.watch.add(n, fd)
 	return opened(newWriter(16), h, 0), nil
 }
 

@@ -157,23 +157,39 @@ func (t *table) move(from, to place, exchange bool) {
 	}
 }
 
-// forget takes back what the guest was told.
-func (t *table) forget(number, count uint64) {
+// forget takes back what the guest was told. It gives the node when the guest
+// knows nothing of it any more.
+func (t *table) forget(number, count uint64) *node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.all[number]
 	if n == nil || number == rootNode {
-		return
+		return nil
 	}
 	n.known -= min(count, n.known)
 	if n.known > 0 {
-		return
+		return nil
 	}
 	delete(t.all, number)
 	delete(t.ids, treeID{n.tree, n.id})
 	for _, at := range n.places {
 		delete(t.placed, at)
 	}
+	return n
+}
+
+// known gives who the guest believes to be at a place, and whether a content of
+// this size and time is news for it: not if it has made it, or is making it.
+func (t *table) known(at place, v version) (n *node, news bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if n = t.placed[at]; n == nil {
+		return nil, true
+	}
+	if slices.ContainsFunc(n.handles, func(h *handle) bool { return h.writes }) {
+		return n, false
+	}
+	return n, n.content.size != v.size || n.content.mtime != v.mtime
 }
 
 // pathOf is where a folder's entry is below its mount; false when the folder is

@@ -99,7 +99,7 @@ func (a *answerer) send(answer []byte) {
 func (s *Server) answer(r request) []byte {
 	switch r.opcode {
 	case opForget:
-		s.table.forget(r.node, r.body.uint64())
+		s.watch.drop(s.table.forget(r.node, r.body.uint64()))
 		return nil
 	case opBatchForget:
 		s.batchForget(&r.body)
@@ -133,7 +133,7 @@ func (s *Server) batchForget(in *reader) {
 		if in.short {
 			return
 		}
-		s.table.forget(node, count)
+		s.watch.drop(s.table.forget(node, count))
 	}
 }
 
@@ -163,6 +163,9 @@ func (s *Server) do(r *request) (*writer, error) {
 	}
 	if n.tree.gone.Load() {
 		return nil, syscall.ENODEV
+	}
+	if r.opcode == opSetattr && isTouch(r.body) {
+		return s.getattr(n, nil)
 	}
 	if n.tree.ReadOnly && changes(r.opcode) {
 		return nil, syscall.EROFS

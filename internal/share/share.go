@@ -61,6 +61,7 @@ type Server struct {
 
 	table *table
 	scan  scan
+	watch *watch // nil: nobody wants to know
 
 	mu      sync.Mutex
 	trees   map[string]*tree
@@ -132,6 +133,7 @@ func (s *Server) Close() error {
 	s.table.moving.Lock()
 	defer s.table.moving.Unlock()
 	var errs []error
+	s.watch.close()
 	for _, h := range handles {
 		h.close()
 	}
@@ -143,6 +145,7 @@ func (s *Server) Close() error {
 
 // restart forgets what an earlier boot of the guest knew.
 func (s *Server) restart() {
+	s.watch.clear()
 	s.mu.Lock()
 	handles := s.handles
 	s.handles, s.listed = map[uint64]*handle{}, 0

@@ -22,6 +22,8 @@ type mounts struct {
 	server *share.Server
 	log    *slog.Logger
 
+	news func(wire.Message) // to the guest; set before serve
+
 	mu     sync.Mutex
 	list   []wire.Mount
 	serial int64 // of list
@@ -37,6 +39,9 @@ func openMounts(all []record.Mount, now func() time.Time, log *slog.Logger) (*mo
 		return nil, errors.Join(err, m.server.Close())
 	}
 	m.set(list)
+	if err := m.server.Watch(m.changed, m.tooMany); err != nil {
+		log.Warn("changes of this computer will not wake watchers in the sandbox", "error", err)
+	}
 	return m, nil
 }
 
@@ -106,6 +111,27 @@ func (m *mounts) serve(ctx context.Context, machine vmm.Machine) {
 		stop()
 		_ = raw.Close()
 	}
+}
+
+// maxChanges bounds the paths in one message to the guest in bytes.
+const maxChanges = 24 << 10
+
+// changed tells the guest what others have changed.
+func (m *mounts) changed(all []wire.Change) {
+	size, part := 0, all[:0]
+	for _, c := range all {
+		if size += 128 + 2*len(c.Folder) + 2*len(c.Name); size > maxChanges {
+			m.news(wire.Message{Type: wire.Changed, Changes: part})
+			size, part = 0, nil
+		}
+		part = append(part, c)
+	}
+	m.news(wire.Message{Type: wire.Changed, Changes: part})
+}
+
+func (m *mounts) tooMany() {
+	m.log.Warn("too many folders to watch: let watchers in the sandbox poll",
+		"see", "fs.inotify.max_user_watches of this computer")
 }
 
 // tell sends the list to a guest that has just opened its link, or that has to

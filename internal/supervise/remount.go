@@ -157,6 +157,13 @@ func (g *guest) remount() {
 	g.mounts.tell(s.link)
 }
 
+// news tells a guest that is there; one that boots looks anyway.
+func (g *guest) news(m wire.Message) {
+	if s, _ := g.look(); s.link != nil {
+		_ = s.link.Send(m) // fails with its link
+	}
+}
+
 // remount passes a change on and answers with what came of it.
 func (s *server) remount(conn *net.UnixConn, out *frameWriter, change MountChange) error {
 	answer := make(chan error, 1)

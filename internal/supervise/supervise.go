@@ -194,6 +194,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 	}
 	s.guest = newGuest(config, s.Now, s.log)
 	s.guest.mounts, s.guest.secrets = s.mounts, newCredentials(s.order.Credentials, s.log)
+	s.mounts.news = s.guest.news
 	runDir, err := s.folder.MakeRunDir()
 	if err != nil {
 		return err

@@ -17,6 +17,28 @@ const (
 	Mounted MessageType = "mounted" // guest to host: they are; else Text says which is not, and why
 )
 
+// Changed is a message of the host: Changes were made by others than the guest.
+const Changed MessageType = "changed"
+
+// Change is a file of a mount that was changed by others than the guest. The agent
+// makes its kernel forget what it knows, and then sets the modification time to
+// TouchSeconds and TouchNanos, which the host takes for what it is: nothing is
+// changed, but watchers in the guest are told.
+type Change struct {
+	ID     string `json:"id"`             // of the mount
+	Folder []byte `json:"folder"`         // path of its folder below the mount; empty: the mount
+	Name   []byte `json:"name"`           // in the folder
+	Parent uint64 `json:"parent"`         // the folder's node
+	Node   uint64 `json:"node,omitempty"` // the file's; zero: it is new, or gone
+	Gone   bool   `json:"gone,omitempty"`
+}
+
+// A time that no file has, to the nanosecond.
+const (
+	TouchSeconds = -62_135_596_812
+	TouchNanos   = 424_242_424
+)
+
 // MaxMounts is how many a sandbox may have.
 const MaxMounts = 64
 

@@ -141,6 +141,7 @@ type Message struct {
 	UnixNano int64         `json:"unix_nano,omitempty"`
 	Boot     *BootReport   `json:"boot,omitempty"` // with Ready
 	Mounts   []Mount       `json:"mounts,omitempty"`
+	Changes  []Change      `json:"changes,omitempty"`
 	Serial   int64         `json:"serial,omitempty"` // with Mounts; Mounted gives it back
 	Sessions []KeptSession `json:"sessions,omitempty"` // with Sessions
 	// Credentials come with GiveCredentials and Logins.
