@@ -228,7 +228,7 @@ func (a *App) withCurrent(all []record.Mount, o startOptions) ([]record.Mount, e
 	if err := allowedTarget(m.Guest); err != nil {
 		return nil, err
 	}
-	return append([]record.Mount{m}, all...), nil
+	return append([]record.Mount{m}, a.withRepository(m, all)...), nil
 }
 
 // refuseCurrent refuses to mount by itself what holds more than a project.

@@ -25,7 +25,24 @@ func missingGit(m record.Mount, all []record.Mount) string {
 			return ""
 		}
 	}
-	return commonFolder(folder)
+	return commonFolder(folder, m)
+}
+
+// withRepository adds the repository of a worktree that is mounted by itself. What
+// cannot be mounted there is left to the notice that something is missing.
+func (a *App) withRepository(m record.Mount, all []record.Mount) []record.Mount {
+	common := missingGit(m, append([]record.Mount{m}, all...))
+	if common == "" || allowedTarget(common) != nil || a.refuseCurrent(common) != nil {
+		return all
+	}
+	repository := record.Mount{Guest: common}
+	if a.locate(&repository, common) != nil || repository.Host != common || repository.File {
+		return all
+	}
+	if beside(repository, append([]record.Mount{m}, all...)) != nil {
+		return all
+	}
+	return append([]record.Mount{repository}, all...)
 }
 
 // gitFolder is the absolute path that the file .git of a worktree names.
@@ -41,16 +58,17 @@ func gitFolder(m record.Mount) string {
 }
 
 // commonFolder is what a worktree's folder below .git/worktrees shares with the
-// others.
-func commonFolder(folder string) string {
-	common := readLine(filepath.Join(folder, "commondir"))
-	switch {
-	case common == "":
-		return folder
-	case filepath.IsAbs(common):
-		return filepath.Clean(common)
+// others. A sandbox may have written the worktree's .git, to have a folder mounted
+// that is none of its business: only one that names the worktree in turn, as git
+// has it, counts.
+func commonFolder(folder string, m record.Mount) string {
+	whole, err := filepath.EvalSymlinks(folder)
+	back := readLine(filepath.Join(folder, "gitdir"))
+	if err != nil || whole != folder || filepath.Base(filepath.Dir(folder)) != "worktrees" ||
+		resolved(filepath.Dir(back)) != m.Host || filepath.Base(back) != ".git" {
+		return ""
 	}
-	return filepath.Join(folder, common)
+	return filepath.Dir(filepath.Dir(folder))
 }
 
 // readLine is the one line of a small file, empty where there is none.

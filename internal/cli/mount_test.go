@@ -172,6 +172,7 @@ func TestWorktree(t *testing.T) {
 	for path, text := range map[string]string{
 		filepath.Join(tree, ".git"):     "gitdir: " + own + "\n",
 		filepath.Join(own, "commondir"): "../..\n",
+		filepath.Join(own, "gitdir"):    filepath.Join(tree, ".git") + "\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -189,6 +190,39 @@ func TestWorktree(t *testing.T) {
 		w.app.Main(strings.Fields("claude start --no-attach " + flags))
 		if got := strings.Contains(w.errs.String(), "--mount "+common+":"+common); got != told {
 			t.Errorf("%s: told %v, want %v: %s", flags, got, told, &w.errs)
+		}
+	}
+}
+
+// TestWorktreeOfTheCurrentFolder mounts its repository too, unless that is not
+// what the worktree belongs to.
+func TestWorktreeOfTheCurrentFolder(t *testing.T) {
+	repository, tree := folder(t, "repository"), folder(t, "tree")
+	common := filepath.Join(repository, ".git")
+	own := filepath.Join(common, "worktrees", "tree")
+	if err := os.MkdirAll(own, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		named, back string // what either says of the other
+		mounted     bool
+	}{
+		{own, filepath.Join(tree, ".git"), true},
+		{own, filepath.Join(repository, ".git"), false},
+		{own, "", false},
+		{common, filepath.Join(tree, ".git"), false},
+	} {
+		for path, text := range map[string]string{
+			filepath.Join(tree, ".git"): "gitdir: " + c.named + "\n", filepath.Join(own, "gitdir"): c.back + "\n",
+		} {
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w := onTerminal(t, tree)
+		w.app.Main(strings.Fields("claude start --no-attach"))
+		if got := strings.Contains(w.errs.String(), "Mounted: "+common+" at "+common); got != c.mounted {
+			t.Errorf("%+v: %s", c, &w.errs)
 		}
 	}
 }

@@ -61,6 +61,7 @@ func TestMounts(t *testing.T) {
 	t.Run("Refused", m.refused)
 	t.Run("Projects", m.projects)
 	t.Run("Confined", m.confined)
+	t.Run("Watchers", m.watchers)
 	t.Run("AddAndRemove", m.addAndRemove)
 	t.Run("Reboot", m.reboot)
 	t.Run("Vanished", m.vanished)
@@ -240,6 +241,57 @@ func (m mounted) confined(t *testing.T) {
 	}
 	if got, _ := os.ReadFile(outside); string(got) != "secret" {
 		t.Errorf("the guest wrote %q", got)
+	}
+}
+
+// watchers runs a watcher of Node, on which those of vite and most others are
+// built, and changes files on the host.
+func (m mounted) watchers(t *testing.T) {
+	dir := filepath.Join(m.project, "watch")
+	for name, text := range map[string]string{"page.js": "1", "old.js": "1"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const script = `const fs = require("fs"); let known = "";
+		const look = () => fs.readdirSync(".").sort().map(n => n + "=" + fs.readFileSync(n)).join(" ");
+		fs.watch(".", () => { const now = look(); if (now !== known) { known = now; console.log(now) } });
+		known = look(); console.log(known);`
+	cmd := m.command(t.Context(), "exec", "-w", "/workspace/watch", m.name, "--", "node", "-e", script)
+	out, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+	}()
+	lines := lineReader{out}
+	lines.next(t)
+	for _, c := range []struct {
+		want string
+		do   func() error
+	}{
+		{"old.js=1 page.js=22", func() error { return os.WriteFile(filepath.Join(dir, "page.js"), []byte("22"), 0o644) }},
+		{"new.js=3 old.js=1 page.js=22", func() error {
+			if err := os.WriteFile(filepath.Join(dir, "..", "new"), []byte("3"), 0o644); err != nil {
+				return err
+			}
+			return os.Rename(filepath.Join(dir, "..", "new"), filepath.Join(dir, "new.js"))
+		}},
+		{"new.js=3 page.js=22", func() error { return os.Remove(filepath.Join(dir, "old.js")) }},
+	} {
+		began := time.Now()
+		if err := c.do(); err != nil {
+			t.Fatal(err)
+		}
+		if got := lines.next(t); got != c.want {
+			t.Errorf("the watcher sees %q, want %q", got, c.want)
+		}
+		t.Logf("%q showed after %v", c.want, time.Since(began))
 	}
 }
 
