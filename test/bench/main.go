@@ -112,6 +112,7 @@ func parts() []part {
 		{"kernels", (*bench).kernels},
 		{"local build", (*bench).localBuild},
 		{"sessions", (*bench).sessions},
+		{"mounts", (*bench).mounts},
 		{"tool", (*bench).tool},
 	}
 }
