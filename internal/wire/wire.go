@@ -142,7 +142,7 @@ type Message struct {
 	Boot     *BootReport   `json:"boot,omitempty"` // with Ready
 	Mounts   []Mount       `json:"mounts,omitempty"`
 	Changes  []Change      `json:"changes,omitempty"`
-	Serial   int64         `json:"serial,omitempty"` // with Mounts; Mounted gives it back
+	Serial   int64         `json:"serial,omitempty"`   // with Mounts; Mounted gives it back
 	Sessions []KeptSession `json:"sessions,omitempty"` // with Sessions
 	// Credentials come with GiveCredentials and Logins.
 	Credentials *Credentials `json:"credentials,omitempty"`
