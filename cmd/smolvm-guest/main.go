@@ -2,8 +2,8 @@
 
 // Command smolvm-guest is the agent inside a SmolVM sandbox. As process 1 it is
 // the machine's init; under the names of the power commands it gives their
-// orders; as smolvm-sftp it serves files to one session, as
-// smolvm-copy it copies them.
+// orders; as smolvm-sftp it serves files to one session, as smolvm-copy it copies
+// them; as xdg-open it has the host open an address.
 package main
 
 import (
@@ -13,9 +13,11 @@ import (
 	"slices"
 
 	"github.com/smolvm/smolvm/internal/guest"
+	"github.com/smolvm/smolvm/internal/guest/browse"
 	"github.com/smolvm/smolvm/internal/guest/bulk"
 	"github.com/smolvm/smolvm/internal/guest/setup"
 	"github.com/smolvm/smolvm/internal/guest/sshd"
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // version is set at link time.
@@ -36,6 +38,8 @@ func run(name string, args []string) error {
 		return sshd.ServeSFTP(os.Stdin, os.Stdout, os.Getenv("HOME"))
 	case name == bulk.CopyName:
 		return bulk.Copy(args, os.Stdin, os.Stdout, os.Getenv("HOME"))
+	case slices.Contains(browse.Names(), name):
+		return browse.Open(args, wire.OpenSocket)
 	case slices.Contains(setup.PowerCommands(), name):
 		return guest.PowerCommand(name, args)
 	}

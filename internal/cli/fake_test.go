@@ -79,6 +79,7 @@ type fakeWorld struct {
 	proxied    func(ctx context.Context) error
 	old        bool // supervisors keep no sessions
 	sessions   map[string][]wire.KeptSession
+	loopback   map[int]string // of the sandbox, by port
 }
 
 func newWorld(t *testing.T) *fakeWorld {
@@ -535,6 +536,11 @@ func (s fakeSession) Give(_ context.Context, c wire.Credentials) (string, error)
 	s.world.note("give %s %d variables, %d logins", s.name, len(c.Env), len(c.Logins))
 	s.world.given = &c
 	return "", nil
+}
+
+func (s fakeSession) Loopback(_ context.Context, port int) (io.ReadWriteCloser, error) {
+	var dialer net.Dialer
+	return dialer.Dial("tcp", s.world.loopback[port])
 }
 
 func (s fakeSession) Logins(context.Context) ([]supervise.Login, error) { return s.world.logins, nil }

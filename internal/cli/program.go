@@ -59,14 +59,17 @@ func (a *App) attach(ctx context.Context, conn session, p program) (int, error) 
 	sizes, stop := a.Streams.Resizes()
 	defer stop()
 	streams.Resize = sizes
-	terminal := ui.NewTerminal(a.Streams.Out)
-	streams.Out = terminal
+	aside := ui.NewAside(streams.In, streams.Out, a.Streams.Size, a.Now)
+	terminal := ui.NewTerminal(aside)
+	streams.In, streams.Out = aside, terminal
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if len(p.detach) > 0 {
-		streams.In = newKeyboard(a.Streams.In, p.detach, func() { cancel(errDetached) })
+		streams.In = newKeyboard(aside, p.detach, func() { cancel(errDetached) })
 	}
+	stopBrowsing := a.browse(ctx, conn, &streams, aside)
 	status, err := conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
+	stopBrowsing()
 	giveBack(a.Streams.Out, terminal, errors.Is(err, errDetached))
 	return status, err
 }
@@ -95,6 +98,7 @@ func (a *App) attachPipes(ctx context.Context, conn session, p program, streams 
 		}
 	})
 	defer detach()
+	defer a.browse(ctx, conn, &streams, nil)()
 	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent}, streams)
 }
 

@@ -52,6 +52,7 @@ type session interface {
 	Status(ctx context.Context) (supervise.Status, error)
 	Copy(ctx context.Context, request wire.Copy) (io.ReadWriteCloser, error)
 	Give(ctx context.Context, given wire.Credentials) (note string, err error)
+	Loopback(ctx context.Context, port int) (io.ReadWriteCloser, error)
 	Logins(ctx context.Context) ([]supervise.Login, error)
 	Done() <-chan struct{}
 	Close() error

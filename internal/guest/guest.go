@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
+	"github.com/smolvm/smolvm/internal/guest/browse"
 	"github.com/smolvm/smolvm/internal/guest/link"
 	"github.com/smolvm/smolvm/internal/guest/port"
 	"github.com/smolvm/smolvm/internal/guest/reap"
@@ -61,6 +62,7 @@ type agent struct {
 	keeper      *service.Keeper   // of services; nil before the guest is ready
 	mounts      *mounts
 	credentials *credentials
+	desk        browse.Desk // for addresses
 	orders      chan order
 	group       sync.WaitGroup // goroutines that end with the run's context
 }
@@ -72,6 +74,8 @@ func Init(version string) error {
 	a.uplink = newUplink(rand.Reader, a.orders)
 	a.mounts = newMounts(func() string { return a.options.Vsock })
 	a.credentials = newCredentials()
+	a.desk.Tell = a.uplink.say
+	a.uplink.answered = a.desk.Answered
 	ctx, cancel := context.WithCancel(context.Background())
 	a.uplink.mounts = func(m wire.Message) { a.heardOfMounts(ctx, m) }
 	a.uplink.credentials = func(m wire.Message) { a.credentialMessage(ctx, m) }
@@ -107,6 +111,7 @@ func (a *agent) live(ctx context.Context) (order, error) {
 		return 0, err
 	}
 	a.uplink.serve(servers{wire.StreamSSH: server, wire.StreamBulk: a.newBulk(), wire.StreamPort: port.New("/proc")})
+	a.takeAddresses(ctx)
 	a.keeper = a.newKeeper()
 	a.steps.mark("ready")
 	report := a.steps.report(a.version)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guest/boot"
+	"github.com/smolvm/smolvm/internal/guest/browse"
 	"github.com/smolvm/smolvm/internal/guest/bulk"
 	"github.com/smolvm/smolvm/internal/guest/network"
 	"github.com/smolvm/smolvm/internal/guest/program"
@@ -71,8 +73,36 @@ func (a *agent) applySeed() error {
 	if err := setup.LinkPowerCommands("/", program.PowerDir, agentFile, !a.seed.Session.Build); err != nil {
 		return err
 	}
+	if err := a.offerBrowser(); err != nil {
+		return err
+	}
 	a.steps.mark("seed")
 	return makeRuntimeDir(wire.AgentUID)
+}
+
+// offerBrowser lets programs find one: it has the host open addresses. A layer
+// is made without.
+func (a *agent) offerBrowser() error {
+	if a.options.Mode != wire.ModeRun {
+		return nil
+	}
+	if _, chosen := a.env["BROWSER"]; !chosen {
+		a.env["BROWSER"] = filepath.Join(program.PowerDir, browse.Names()[0])
+	}
+	return browse.Link(program.PowerDir, agentFile)
+}
+
+// takeAddresses serves that browser.
+func (a *agent) takeAddresses(ctx context.Context) {
+	if a.options.Mode != wire.ModeRun {
+		return
+	}
+	listener, err := browse.Listen(ctx, wire.OpenSocket)
+	if err != nil {
+		a.console.printf("%v", err)
+		return
+	}
+	a.group.Go(func() { a.desk.Serve(ctx, listener) })
 }
 
 // layerEnv is set where a layer is made: programs that put times into what they

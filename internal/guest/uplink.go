@@ -33,6 +33,7 @@ type uplink struct {
 	orders      chan<- order
 	mounts      func(wire.Message) // told of lists and changes of mounts; set before keep
 	credentials func(wire.Message) // told of each message about them; set before keep
+	answered    func(wire.Message) // told what became of an address; set before keep
 	servers
 	ready chan struct{}  // closed when there are servers
 	group sync.WaitGroup // streams, which may outlive their session for a moment
@@ -161,6 +162,8 @@ func (u *uplink) obey(session *link.Session) {
 			u.group.Go(func() { u.mounts(message) })
 		case wire.GiveCredentials, wire.AskLogins:
 			u.group.Go(func() { u.credentials(message) })
+		case wire.AddressShown:
+			u.answered(message)
 		case wire.Clock:
 			_ = setClock(message.UnixNano) // cannot fail for process 1
 		}

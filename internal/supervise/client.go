@@ -35,6 +35,9 @@ type Streams struct {
 	Out, Err io.Writer
 	Resize   <-chan wire.Size
 	Signals  <-chan string // names without SIG
+	// Opening is called with what the guest wants opened; it does not block. Nil:
+	// it is not shown here.
+	Opening func(address string)
 }
 
 // Dial makes sure that a supervisor of this protocol version answers at the
@@ -128,6 +131,9 @@ func (b bulkStream) Read(p []byte) (int, error) { return b.call.conn.Read(p) }
 
 func (b bulkStream) Write(p []byte) (int, error) { return b.call.conn.Write(p) }
 
+// CloseWrite ends this side's bytes.
+func (b bulkStream) CloseWrite() error { return b.call.conn.CloseWrite() }
+
 func (b bulkStream) Close() error {
 	b.call.end()
 	return nil
@@ -151,6 +157,7 @@ func (c *Client) Port(ctx context.Context, wanted PortRequest) (PortReport, erro
 // it. Cancelling ctx hangs the program up. A Read of In that is in progress when
 // the program ends goes on in the background, unless In has SetReadDeadline.
 func (c *Client) Exec(ctx context.Context, command Command, streams Streams) (status int, err error) {
+	command.Addresses = streams.Opening != nil
 	call, err := c.begin(ctx, request{Op: opExec, Command: &command})
 	if err != nil {
 		return 0, err
@@ -321,6 +328,11 @@ func (x *call) receive(streams Streams, input *allowance) (int, error) {
 			var n int
 			if n, err = decodeCredit(payload); err == nil {
 				input.add(n)
+			}
+		case opening:
+			var v addressView
+			if err := json.Unmarshal(payload, &v); err == nil && wire.CheckAddress(v.Address) == nil && streams.Opening != nil {
+				streams.Opening(v.Address)
 			}
 		case exited:
 			var e exitReport

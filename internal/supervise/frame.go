@@ -28,6 +28,7 @@ const (
 	stderr    kind = 'x'
 	credit    kind = 'c' // 4 bytes big-endian: as many more bytes of stdin may be sent
 	exited    kind = 'q' // JSON: exitReport
+	opening   kind = 'u' // JSON: addressView, to clients that want addresses
 )
 
 const (

@@ -30,12 +30,13 @@ const (
 // guest keeps the link to the guest: it opens a session whenever the guest
 // boots, hands its messages on, and holds one SSH connection open on it.
 type guest struct {
-	config  sshx.Config
-	now     func() time.Time
-	log     *slog.Logger
-	notices chan notice // what the guest says, to the main loop
-	mounts  *mounts     // told to every boot; nil: none
-	secrets *credentials
+	config    sshx.Config
+	now       func() time.Time
+	log       *slog.Logger
+	notices   chan notice // what the guest says, to the main loop
+	mounts    *mounts     // told to every boot; nil: none
+	secrets   *credentials
+	addresses *addresses
 
 	mu       sync.Mutex
 	state    state
@@ -62,7 +63,7 @@ type notice struct {
 
 func newGuest(config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
 	return &guest{
-		config: config, now: now, log: log, notices: make(chan notice), secrets: newCredentials(nil, log),
+		config: config, now: now, log: log, notices: make(chan notice), secrets: newCredentials(nil, log), addresses: newAddresses(now),
 		change: make(chan struct{}), wanted: make(chan struct{}, 1),
 	}
 }
@@ -111,7 +112,7 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 			g.set(func(s *state) { s.kept = keptSessions(m.Sessions) })
 			continue
 		}
-		if g.secrets.heard(m) && ready {
+		if g.addresses.heard(link, m) || g.secrets.heard(m) && ready {
 			continue
 		}
 		g.tell(ctx, notice{Message: m})

@@ -23,18 +23,19 @@ const SocketName = "control"
 type operation string
 
 const (
-	opStatus  operation = "status"
-	opStop    operation = "stop"
-	opExec    operation = "exec"
-	opSSH     operation = "ssh"
-	opBulk    operation = "bulk"  // files, see wire.Copy
-	opWatch   operation = "watch" // nothing but the end of the connection
-	opRename  operation = "rename"
-	opGive    operation = "give"   // credentials
-	opLogins  operation = "logins" // how the login files are now
-	opPort    operation = "port"   // forwarded ports, see PortRequest
-	opMounts  operation = "mounts"
-	opNetwork operation = "network"
+	opStatus   operation = "status"
+	opStop     operation = "stop"
+	opExec     operation = "exec"
+	opSSH      operation = "ssh"
+	opBulk     operation = "bulk"  // files, see wire.Copy
+	opWatch    operation = "watch" // nothing but the end of the connection
+	opRename   operation = "rename"
+	opGive     operation = "give"   // credentials
+	opLogins   operation = "logins" // how the login files are now
+	opPort     operation = "port"   // forwarded ports, see PortRequest
+	opMounts   operation = "mounts"
+	opNetwork  operation = "network"
+	opLoopback operation = "loopback" // raw bytes of a port of the guest's loopback
 )
 
 // request is a client's first frame.
@@ -49,6 +50,7 @@ type request struct {
 	Credentials *wire.Credentials `json:"credentials,omitempty"` // give
 	Port        *PortRequest      `json:"port,omitempty"`        // port
 	Mounts      *MountChange      `json:"mounts,omitempty"`      // mounts
+	Loopback    int               `json:"loopback,omitempty"`    // loopback: the port
 }
 
 // Command is a program to run in the sandbox.
@@ -59,6 +61,8 @@ type Command struct {
 	Size wire.Size `json:"size,omitzero"`  // of the TTY
 	// SSHAgentAt is the socket of the user's SSH agent; empty: it is not forwarded.
 	SSHAgentAt string `json:"ssh_agent_at,omitempty"`
+	// Addresses says that the client shows what the guest wants opened.
+	Addresses bool `json:"addresses,omitempty"`
 }
 
 // Status is what a supervisor says of its sandbox.
@@ -127,6 +131,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, errors.New("decode a request: no credentials to give")
 	case r.Op == opMounts && (r.Mounts == nil || len(r.Mounts.Add) > 0 == (len(r.Mounts.Remove) > 0)):
 		return request{}, errors.New("decode a request: mounts are either added or removed")
+	case r.Op == opLoopback && (r.Loopback < 1 || r.Loopback > 1<<16-1):
+		return request{}, errors.New("decode a request: no port")
 	case r.Grace < 0:
 		return request{}, errors.New("decode a request: a negative grace period")
 	}

@@ -26,10 +26,11 @@ var errHungUp = errors.New("the client hung up")
 // credit bounds. Output is held back by the client's reading: a program writes
 // as fast as the client reads.
 type relay struct {
-	conn  *net.UnixConn
-	in    *frameReader
-	out   *frameWriter
-	guest sessions
+	conn   *net.UnixConn
+	in     *frameReader
+	out    *frameWriter
+	guest  sessions
+	wanted *addresses // that the guest wants opened
 
 	input *inflow
 
@@ -63,6 +64,15 @@ func (r *relay) run(ctx context.Context, command Command) error {
 	defer release()
 	if err := r.out.send(accepted, nil); err != nil {
 		return err
+	}
+	if command.Addresses && r.wanted != nil {
+		showing, end := context.WithCancel(ctx)
+		addresses, leave := r.wanted.join()
+		var sending sync.WaitGroup
+		sending.Go(func() { r.sendAddresses(showing, addresses) })
+		defer sending.Wait()
+		defer end()
+		defer leave()
 	}
 	exit, err := r.carry(ctx, session, hangUp)
 	if err != nil {

@@ -48,6 +48,7 @@ type server struct {
 	guest  sessions
 	vault  vault
 	ports  portTable
+	wanted *addresses
 	status func() Status
 	stops  chan<- stopRequest
 	// renames asks the main loop, as stops does.
@@ -137,7 +138,7 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 	case opStop:
 		return s.stop(conn, out, r.Grace)
 	case opExec:
-		return (&relay{conn: conn, in: in, out: out, guest: s.guest}).run(ctx, *r.Command)
+		return (&relay{conn: conn, in: in, out: out, guest: s.guest, wanted: s.wanted}).run(ctx, *r.Command)
 	case opSSH:
 		return s.ssh(ctx, conn, out)
 	case opBulk:
@@ -146,6 +147,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.watch(conn, out)
 	case opGive:
 		return s.give(ctx, conn, out, *r.Credentials)
+	case opLoopback:
+		return s.loopback(ctx, conn, out, r.Loopback)
 	case opLogins:
 		return s.logins(ctx, conn, out)
 	case opRename:

@@ -203,7 +203,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return err
 	}
 	s.server = &server{
-		guest: s.guest, vault: s.guest, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
+		guest: s.guest, vault: s.guest, wanted: s.guest.addresses, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
 		remounts: s.remounts, networks: s.networks, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
