@@ -39,6 +39,7 @@ const (
 	opRename2      = 45
 	opCopyRange    = 47
 	headerIn       = 40
+	leastOut       = 16 // the header of an answer alone
 	userAttributes = "user."
 )
 

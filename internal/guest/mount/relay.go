@@ -22,10 +22,9 @@ import (
 
 // Bounds of messages.
 const (
-	maxData  = 1 << 20         // of one read or write
-	maxIn    = maxData + 8<<10 // of the kernel: the buffer has to be larger than any
-	leastOut = 16              // the header alone
-	maxOut   = maxData + 4<<10 // of the host
+	maxData = 1 << 20         // of one read or write
+	maxIn   = maxData + 8<<10 // of the kernel: the buffer has to be larger than any
+	maxOut  = maxData + 4<<10 // of the host
 )
 
 // lazyTime is how long messages that nobody waits for may stay in the guest: the
