@@ -53,6 +53,8 @@ func TestGoldenOutputs(t *testing.T) {
 		"list-plain.txt":      "list --plain",
 		"info.txt":            "info box",
 		"info.json":           "info box --json",
+		"ssh-config.txt":      "ssh-config",
+		"ssh-config.json":     "ssh-config box --json",
 		"network.txt":         "network box",
 		"network.json":        "network box --json",
 		"image-list.txt":      "image list",

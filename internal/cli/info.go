@@ -122,12 +122,19 @@ func (a *App) infoOf(s sandbox.Status, folder record.Folder, c config.Config) sa
 // proxyCommand carries an SSH connection to a sandbox. It is run by ssh, maybe
 // from another shell, so it names a state folder that is not the usual one.
 func proxyCommand(self, name string, c config.Config) string {
-	command := shellQuote(self) + " ssh --stdio " + name
 	if c.OwnHome() {
-		command = "env " + shellQuote("SMOLVM_HOME="+c.Home) + " " + command
+		return proxyAt(self, name, c.Home)
 	}
-	return strings.ReplaceAll(command, "%", "%%") // ssh has its own use for %
+	return sshTokens(shellQuote(self) + " ssh --stdio " + name)
 }
+
+// proxyAt is such a command that names the state folder in any case.
+func proxyAt(self, name, home string) string {
+	return sshTokens("env " + shellQuote("SMOLVM_HOME="+home) + " " + shellQuote(self) + " ssh --stdio " + name)
+}
+
+// sshTokens keeps ssh from its own use for %.
+func sshTokens(command string) string { return strings.ReplaceAll(command, "%", "%%") }
 
 // sshQuote quotes a path for an option of OpenSSH.
 func sshQuote(path string) string {

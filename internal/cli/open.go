@@ -66,7 +66,9 @@ func (a *App) openSandboxes() (sandboxes, error) {
 	if err := m.Recover(); err != nil {
 		a.Streams.Say("smolvm: what an interrupted start left stays for now: %v", err)
 	}
-	return manager{m}, nil
+	keep := func() { a.keepSSHConfig(book, c) }
+	keep() // the state folder, or this program, may have been moved
+	return manager{m, keep}, nil
 }
 
 // runner prepares the programs that SmolVM runs.
@@ -80,7 +82,28 @@ func (a *App) runner() *process.Runner {
 }
 
 // manager is the sandbox room as the commands see it.
-type manager struct{ *sandbox.Manager }
+type manager struct {
+	*sandbox.Manager
+	named func() // after what changes the names that there are
+}
+
+// Create makes a sandbox.
+func (m manager) Create(ctx context.Context, spec sandbox.Spec) (record.Record, error) {
+	defer m.named()
+	return m.Manager.Create(ctx, spec)
+}
+
+// Start starts a sandbox, which is gone when its first start failed.
+func (m manager) Start(ctx context.Context, name string, options sandbox.StartOptions) (record.Record, error) {
+	defer m.named()
+	return m.Manager.Start(ctx, name, options)
+}
+
+// Rename gives a sandbox another name.
+func (m manager) Rename(ctx context.Context, from, to string) error {
+	defer m.named()
+	return m.Manager.Rename(ctx, from, to)
+}
 
 // Connect connects to the supervisor of a running sandbox.
 func (m manager) Connect(ctx context.Context, name string) (session, error) {
@@ -93,5 +116,6 @@ func (m manager) Connect(ctx context.Context, name string) (session, error) {
 
 // Delete removes a sandbox. One that runs is switched off: its disk goes anyway.
 func (m manager) Delete(ctx context.Context, name string) error {
+	defer m.named()
 	return m.Manager.Delete(ctx, name, sandbox.DeleteOptions{Force: true})
 }
