@@ -3,20 +3,16 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/login"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -38,9 +34,6 @@ func giveFlags(cmd *cobra.Command, o *giveOptions) {
 	flags.StringArrayVar(&o.EnvFiles, "env-file", nil, "`FILE` with NAME or NAME=VALUE lines, as for -e; may be repeated")
 	flags.BoolVar(&o.NoCredentials, "no-credentials", false, "give the agent none of your credentials, and do not ask")
 }
-
-// maxLogin bounds a login file: they take a few KiB.
-const maxLogin = 32 << 10
 
 // gift is what an agent gets, and how that is shown.
 type gift struct {
@@ -142,41 +135,8 @@ func (a *App) offered(c config.Config, p preset.Preset) []string {
 	return all
 }
 
-// readLogin reads a login file below the home folder. Keys are never logins,
-// whatever a link says.
-func (a *App) readLogin(file string) ([]byte, error) {
-	if a.UserHome == "" {
-		return nil, fs.ErrNotExist
-	}
-	real, err := filepath.EvalSymlinks(filepath.Join(a.UserHome, file))
-	if err != nil {
-		return nil, err
-	}
-	home, err := filepath.EvalSymlinks(a.UserHome)
-	if err != nil {
-		return nil, err
-	}
-	if below, err := filepath.Rel(home, real); err == nil && filepath.IsLocal(below) {
-		if err := preset.CheckLogin(below); err != nil {
-			return nil, err
-		}
-	}
-	f, err := os.OpenFile(real, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, errors.New("it is not a regular file")
-	case info.Size() > maxLogin:
-		return nil, fmt.Errorf("it has %d bytes, which no login has", info.Size())
-	}
-	return io.ReadAll(io.LimitReader(f, maxLogin))
-}
+// readLogin reads a login file of the user's.
+func (a *App) readLogin(file string) ([]byte, error) { return login.Read(a.UserHome, file) }
 
 // askFor asks once whether the agent gets what it could use, and remembers it.
 // The configuration that it gives has the answer.

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -236,7 +238,7 @@ func TestCopyBack(t *testing.T) {
 				w.app.Main([]string{"config", "set", "preset.claude-code.copy_back", "true"})
 			}
 			w.add("box", sandbox.Running)
-			w.logins = []supervise.Login{{LoginFile: wire.LoginFile{Path: ".claude/.credentials.json", Content: []byte(c.theirs)}, Given: digest([]byte(c.given))}}
+			w.logins = []supervise.Login{{LoginFile: wire.LoginFile{Path: ".claude/.credentials.json", Content: []byte(c.theirs)}, Given: fmt.Sprintf("%x", sha256.Sum256([]byte(c.given)))}}
 			if status := w.app.Main([]string{"attach", "box"}); status != 0 {
 				t.Fatal(w.errs.String())
 			}

@@ -124,7 +124,7 @@ func TestTheRunningSandboxComesFirst(t *testing.T) {
 	w.belongs("running", sandbox.Running, app, fakeTime.Add(-9*time.Hour))
 	w.belongs("stopped", sandbox.Stopped, app, fakeTime)
 	w.run(t, "claude start", want{
-		log: []string{"exec running claude --yolo user= dir= tty=true session=+"}, errs: "Going on with running of this directory",
+		log: []string{"wake", "exec running claude --yolo user= dir= tty=true session=+"}, errs: "Going on with running of this directory",
 	})
 	w.app.Streams.InTTY = false // a script makes its own
 	w.app.Main([]string{"claude", "start"})

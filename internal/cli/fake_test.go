@@ -79,6 +79,9 @@ type fakeWorld struct {
 	proxied    func(ctx context.Context) error
 	old        bool // supervisors keep no sessions
 	sessions   map[string][]wire.KeptSession
+	idle       supervise.Idle // of every sandbox that runs
+	wakeErr    error
+	order      sandbox.StartOptions // of the last start
 	loopback   map[int]string // of the sandbox, by port
 }
 
@@ -97,6 +100,7 @@ func newWorld(t *testing.T) *fakeWorld {
 			{Name: "kernel 0123456789ab", By: "sandbox off"},
 		},
 	}
+	w.idle = supervise.Idle{After: 10 * time.Minute, Stops: fakeTime.Add(8*time.Minute + 30*time.Second)}
 	w.program = func(supervise.Command, supervise.Streams) (int, error) { return 0, nil }
 	w.app = &App{
 		Outside: Outside{
@@ -355,7 +359,7 @@ func (w *fakeWorld) Create(_ context.Context, spec sandbox.Spec) (record.Record,
 
 func (w *fakeWorld) Start(ctx context.Context, name string, o sandbox.StartOptions) (record.Record, error) {
 	w.note("start %s %v", name, o.Timeout)
-	w.given = o.Credentials
+	w.given, w.order = o.Credentials, o
 	if w.started != nil {
 		w.started(ctx)
 	}
@@ -546,7 +550,20 @@ func (s fakeSession) Loopback(_ context.Context, port int) (io.ReadWriteCloser, 
 func (s fakeSession) Logins(context.Context) ([]supervise.Login, error) { return s.world.logins, nil }
 
 func (s fakeSession) Status(context.Context) (supervise.Status, error) {
-	return supervise.Status{Name: s.name, Ready: true, Keeps: !s.world.old, Sessions: s.world.sessions[s.name]}, nil
+	status := supervise.Status{Name: s.name, Ready: true, Keeps: !s.world.old, Sessions: s.world.sessions[s.name]}
+	if !s.world.old {
+		status.Idle = &s.world.idle
+	}
+	return status, nil
+}
+
+func (s fakeSession) Wake(_ context.Context, keep *bool) (supervise.Idle, error) {
+	if keep != nil {
+		s.world.note("keep %v", *keep)
+	} else {
+		s.world.note("wake")
+	}
+	return s.world.idle, s.world.wakeErr
 }
 
 func (fakeSession) Done() <-chan struct{} { return nil }

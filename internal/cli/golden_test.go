@@ -120,8 +120,8 @@ func TestListOfAnOutdatedSandbox(t *testing.T) {
 	w.boxes["box"] = s
 	w.seen = catalogues{"https://example.org/manifest.json": {Release: "2026.2", Rows: []manifest.Row{fakeRow("claude-code")}}}
 	w.run(t, "list", want{
-		out: "NAME  STATE    SESSIONS  PRESET       AGENT             MEMORY   DISK     PORTS  AGE      DIRECTORY\n" +
-			"box   stopped  -         claude-code  9.8.7 (outdated)  2.0 GiB  1.5 GiB  -      3 hours  ~/src/box\n",
+		out: "NAME  STATE    SESSIONS  PRESET       AGENT             MEMORY   DISK     PORTS  AGE      STOPS  DIRECTORY\n" +
+			"box   stopped  -         claude-code  9.8.7 (outdated)  2.0 GiB  1.5 GiB  -      3 hours  -      ~/src/box\n",
 		errs: "Newer images exist: smolvm update box",
 	})
 	if view := w.app.viewOf(s); view.Newer == nil || view.Newer.Release != "2026.2" || view.Directory != s.Directory {

@@ -90,7 +90,7 @@ func runInfo(ctx context.Context, app *App, o infoOptions) error {
 	if s.State == sandbox.Running {
 		app.askPorts(ctx, boxes, &info)
 	}
-	info.Sessions = app.askSessions(ctx, boxes, []sandbox.Status{s})[s.Name]
+	app.askLive(ctx, boxes, []sandbox.Status{s})[s.Name].add(&info.sandboxView)
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, info)
 	}
@@ -162,6 +162,10 @@ func (i sandboxInfo) text(now time.Time) string {
 	}
 	line("name", i.Name)
 	line("state", i.State)
+	line("stops", i.Idle.text(now))
+	if i.Unused {
+		line("ended", ui.Age(now, *i.Stopped)+" ago, as nobody used it")
+	}
 	line("error", i.LastError)
 	line("preset", i.Preset)
 	line("directory", i.Directory)

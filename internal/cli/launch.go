@@ -489,7 +489,10 @@ func (l *launch) create(ctx context.Context, spec sandbox.Spec) (string, error) 
 // boot starts the new sandbox. A start that fails or is interrupted leaves no
 // sandbox: it never held anything.
 func (l *launch) boot(ctx context.Context, name string) error {
-	_, err := l.boxes.Start(ctx, name, sandbox.StartOptions{Timeout: l.options.Timeout, Credentials: &l.gift.credentials})
+	_, err := l.boxes.Start(ctx, name, sandbox.StartOptions{
+		Timeout: l.options.Timeout, Credentials: &l.gift.credentials,
+		Idle: l.config.IdleStop(l.preset.Name), Keep: l.options.Keep, LoginHome: l.app.loginHome(l.config, l.preset.Name),
+	})
 	if err != nil {
 		return errors.Join(err, l.remove(ctx, name))
 	}

@@ -44,10 +44,10 @@ func runList(ctx context.Context, app *App, o listOptions) error {
 	switch {
 	case o.JSON:
 		views := make([]sandboxView, 0, len(all))
-		sessions := app.askSessions(ctx, boxes, all)
+		live := app.askLive(ctx, boxes, all)
 		for _, s := range all {
 			view := app.viewOf(s)
-			view.Sessions = sessions[s.Name]
+			live[s.Name].add(&view)
 			views = append(views, view)
 		}
 		return ui.WriteData(app.Streams.Out, views)
@@ -57,15 +57,15 @@ func runList(ctx context.Context, app *App, o listOptions) error {
 		app.Streams.Say("There are no sandboxes. Make one: smolvm claude start")
 		return nil
 	}
-	return app.listTable(all, app.askSessions(ctx, boxes, all))
+	return app.listTable(all, app.askLive(ctx, boxes, all))
 }
 
 // listTable shows the sandboxes for people. A narrow terminal gets fewer columns,
 // and is told which.
-func (a *App) listTable(all []sandbox.Status, sessions map[string][]sessionView) error {
-	table, outdated := a.sandboxTable(all, sessions)
+func (a *App) listTable(all []sandbox.Status, live map[string]liveView) error {
+	table, outdated := a.sandboxTable(all, live)
 	if a.Streams.OutTTY && !a.global.Plain {
-		gone := table.Fit(int(a.Streams.Size().Columns), "AGE", "SESSIONS", "PORTS", "DISK", "AGENT", "DIRECTORY", "MEMORY", "PRESET")
+		gone := table.Fit(int(a.Streams.Size().Columns), "AGE", "STOPS", "SESSIONS", "PORTS", "DISK", "AGENT", "DIRECTORY", "MEMORY", "PRESET")
 		if len(gone) > 0 {
 			defer a.Streams.Say("Too narrow for %s: see --plain, --json, or smolvm info NAME.", strings.Join(gone, ", "))
 		}
@@ -77,16 +77,17 @@ func (a *App) listTable(all []sandbox.Status, sessions map[string][]sessionView)
 }
 
 // sandboxTable names those that are outdated besides.
-func (a *App) sandboxTable(all []sandbox.Status, sessions map[string][]sessionView) (table *ui.Table, outdated []string) {
-	table = ui.NewTable("NAME", "STATE", "SESSIONS", "PRESET", "AGENT", "MEMORY", "DISK", "PORTS", "AGE", "DIRECTORY")
+func (a *App) sandboxTable(all []sandbox.Status, live map[string]liveView) (table *ui.Table, outdated []string) {
+	table = ui.NewTable("NAME", "STATE", "SESSIONS", "PRESET", "AGENT", "MEMORY", "DISK", "PORTS", "AGE", "STOPS", "DIRECTORY")
 	for _, s := range all {
 		v := a.viewOf(s)
+		live[s.Name].add(&v)
 		agent := v.Agent.Version
 		if v.Newer != nil {
 			agent += " (outdated)"
 			outdated = append(outdated, v.Name)
 		}
-		table.Add(v.Name, v.State, sessionsText(sessions[v.Name]), v.Preset, agent, size(v.MemoryMiB<<20), size(v.OnDisk), portsText(v), ui.Age(a.Now(), v.Created), a.tilde(v.Directory))
+		table.Add(v.Name, v.State, sessionsText(v.Sessions), v.Preset, agent, size(v.MemoryMiB<<20), size(v.OnDisk), portsText(v), ui.Age(a.Now(), v.Created), v.Idle.short(a.Now()), a.tilde(v.Directory))
 	}
 	return table, outdated
 }

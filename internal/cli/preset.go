@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +42,7 @@ type startOptions struct {
 	NoProject bool
 	Give      giveOptions
 	SSHAgent  bool
+	Keep      *bool // whether it runs on when nobody uses it; nil leaves it
 	JSON      bool
 	Args      []string // for the agent; nil: none were given
 	Wish      wish
@@ -93,6 +95,8 @@ Without a terminal at both ends the agent's three streams are three pipes. When
 the agent ends the sandbox keeps running, unless --rm says otherwise. On a terminal
 ctrl-p ctrl-q leaves the agent running, and so does closing the terminal, but for
 --rm; 'smolvm attach' or the same command again gives it back with its screen.
+A sandbox that nobody uses stops after 10 minutes, or what the setting idle_stop
+says; with --keep, and with a service, it runs until it is stopped.
 
 On a terminal the current folder is mounted read-write at /workspace, where the agent
 starts; your home folder, / and SmolVM's own folders only if you name them. --mount
@@ -146,10 +150,25 @@ func startFlags(cmd *cobra.Command, o *startOptions) {
 	sshAgentFlag(cmd, &o.SSHAgent)
 	o.Wish.Start = true
 	o.Wish.keysFlag(cmd)
+	flags.Var(maybeFlag{&o.Keep}, "keep", "keep the sandbox running when nobody uses it; --keep=false: no more")
+	flags.Lookup("keep").NoOptDefVal = "true"
 	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "how long the boot may take")
 	jsonFlag(cmd, &o.JSON, "the sandbox, or what an attached agent gave")
 	handBack(cmd)
 }
+
+// maybeFlag is a switch that knows whether it was given.
+type maybeFlag struct{ value **bool }
+
+func (f maybeFlag) Set(text string) error {
+	yes, err := strconv.ParseBool(text)
+	*f.value = &yes
+	return err
+}
+
+func (f maybeFlag) String() string { return "" }
+
+func (f maybeFlag) Type() string { return "bool" }
 
 // sizeFlag is a flag with a size such as 512M.
 type sizeFlag struct{ bytes *int64 }

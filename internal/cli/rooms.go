@@ -54,6 +54,7 @@ type session interface {
 	Give(ctx context.Context, given wire.Credentials) (note string, err error)
 	Loopback(ctx context.Context, port int) (io.ReadWriteCloser, error)
 	Logins(ctx context.Context) ([]supervise.Login, error)
+	Wake(ctx context.Context, keep *bool) (supervise.Idle, error)
 	Done() <-chan struct{}
 	Close() error
 }

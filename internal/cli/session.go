@@ -60,13 +60,20 @@ func (s sessionView) text(now time.Time) string {
 	return text + fmt.Sprintf(", on %d terminals", s.Watchers)
 }
 
-// askSessions asks the supervisors of running sandboxes. One that does not answer
-// in time, or is too old to know, has none.
-func (a *App) askSessions(ctx context.Context, boxes sandboxes, all []sandbox.Status) map[string][]sessionView {
-	found := make([][]sessionView, len(all))
+// liveView is what only a sandbox's supervisor knows of it.
+type liveView struct {
+	sessions []sessionView
+	idle     *idleView // nil: it does not run, or does not say
+}
+
+// askLive asks the supervisors of running sandboxes. One that does not answer in
+// time has nothing to say.
+func (a *App) askLive(ctx context.Context, boxes sandboxes, all []sandbox.Status) map[string]liveView {
+	found := make([]liveView, len(all))
 	var group errgroup.Group
 	group.SetLimit(8)
 	for i, s := range all {
+		found[i].sessions = []sessionView{}
 		if s.State != sandbox.Running {
 			continue
 		}
@@ -79,18 +86,21 @@ func (a *App) askSessions(ctx context.Context, boxes sandboxes, all []sandbox.St
 			}
 			defer conn.Close()
 			if status, err := conn.Status(ctx); err == nil {
-				found[i] = sessionsOf(status.Sessions)
+				found[i] = liveView{sessionsOf(status.Sessions), idleOf(status.Idle)}
 			}
 			return nil
 		})
 	}
 	_ = group.Wait() // none fails
-	by := map[string][]sessionView{}
+	by := map[string]liveView{}
 	for i, s := range all {
-		by[s.Name] = append([]sessionView{}, found[i]...)
+		by[s.Name] = found[i]
 	}
 	return by
 }
+
+// add adds it to what the record says.
+func (l liveView) add(v *sandboxView) { v.Sessions, v.Idle = l.sessions, l.idle }
 
 // wish says which session of its agent somebody wants in front of him.
 type wish struct {

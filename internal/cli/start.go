@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 )
@@ -63,36 +65,77 @@ func (a *App) startAgain(ctx context.Context, boxes sandboxes, s sandbox.Status,
 			return err
 		}
 		a.tellNewer(s)
-	} else if o.Give.any() {
-		if err := a.giveRunning(ctx, boxes, s, o.Give); err != nil {
-			return err
-		}
+	} else if err := a.goOnRunning(ctx, boxes, s, o); err != nil {
+		return err
 	}
 	return a.started(ctx, boxes, s.Name, attach, o)
 }
 
 // startGiving starts a sandbox with what its agent gets now.
 func (a *App) startGiving(ctx context.Context, boxes sandboxes, s sandbox.Status, o startOptions) error {
-	g, err := a.giftOf(ctx, s, o.Give)
+	g, c, err := a.giftOf(ctx, s, o.Give)
 	if err != nil {
 		return err
 	}
 	g.tell(a)
-	_, err = boxes.Start(ctx, s.Name, sandbox.StartOptions{Timeout: o.Timeout, Credentials: &g.credentials})
+	_, err = boxes.Start(ctx, s.Name, sandbox.StartOptions{
+		Timeout: o.Timeout, Credentials: &g.credentials,
+		Idle: c.IdleStop(s.Preset), Keep: o.Keep, LoginHome: a.loginHome(c, s.Preset),
+	})
 	return err
 }
 
-// giftOf is what the agent of a sandbox gets.
-func (a *App) giftOf(ctx context.Context, s sandbox.Status, o giveOptions) (gift, error) {
+// giftOf is what the agent of a sandbox gets, and the configuration that says so.
+func (a *App) giftOf(ctx context.Context, s sandbox.Status, o giveOptions) (gift, config.Config, error) {
 	c, err := a.localConfig()
 	if err != nil {
-		return gift{}, err
+		return gift{}, c, err
 	}
 	p, err := a.presetNamed(s.Preset)
 	if err != nil {
-		return gift{}, err
+		return gift{}, c, err
 	}
-	return a.giftFor(ctx, c, p, o)
+	g, err := a.giftFor(ctx, c, p, o)
+	return g, c, err
+}
+
+// goOnRunning makes sure that a sandbox that runs does so for a while, and gives it
+// what the flags name. One that is just being stopped, as nobody used it, is started
+// again.
+func (a *App) goOnRunning(ctx context.Context, boxes sandboxes, s sandbox.Status, o startOptions) error {
+	err := a.wake(ctx, boxes, s.Name, o.Keep)
+	if fault.CodeOf(err) == fault.NotRunning {
+		if err := boxes.Stop(ctx, s.Name, defaultGrace); err != nil { // waits for its end
+			return err
+		}
+		return a.startGiving(ctx, boxes, s, o)
+	}
+	if err != nil || !o.Give.any() {
+		return err
+	}
+	return a.giveRunning(ctx, boxes, s, o.Give)
+}
+
+// wake begins the time anew after which a sandbox stops that nobody uses.
+func (a *App) wake(ctx context.Context, boxes sandboxes, name string, keep *bool) error {
+	conn, err := boxes.Connect(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	status, err := conn.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if status.Idle == nil { // started by an earlier smolvm, which stops none
+		if keep != nil && !*keep {
+			return fault.New(fault.Conflict, fmt.Sprintf("Restart it: smolvm stop %s, then smolvm start %s.", name, name),
+				"sandbox %q was started by an earlier smolvm, which stops no sandbox that nobody uses", name)
+		}
+		return nil
+	}
+	_, err = conn.Wake(ctx, keep)
+	return err
 }
 
 // giveRunning gives a sandbox that runs what the flags name, for the sessions that
@@ -101,7 +144,7 @@ func (a *App) giveRunning(ctx context.Context, boxes sandboxes, s sandbox.Status
 	if o.NoCredentials {
 		return refuse("Stop it first: smolvm stop "+s.Name+".", "--no-credentials holds for a start, but %s runs with what it was given", s.Name)
 	}
-	g, err := a.giftOf(ctx, s, o)
+	g, _, err := a.giftOf(ctx, s, o)
 	if err != nil {
 		return err
 	}
@@ -141,7 +184,9 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 		return a.finishAgent(ctx, boxes, s, p, o.JSON, o.Wish.with(o.Args))
 	}
 	if o.JSON {
-		return ui.WriteData(a.Streams.Out, a.viewOf(s))
+		view := a.viewOf(s)
+		a.askLive(ctx, boxes, []sandbox.Status{s})[s.Name].add(&view)
+		return ui.WriteData(a.Streams.Out, view)
 	}
 	a.Streams.Say("%s is running. Run its agent with: smolvm attach %s", name, name)
 	_, err = fmt.Fprintln(a.Streams.Out, name)

@@ -37,6 +37,9 @@ type sandboxView struct {
 	Forwards  []forwardView    `json:"forwards"`
 	Services  []serviceView    `json:"services"`
 	Sessions  []sessionView    `json:"sessions"`
+	Keep      bool             `json:"keep"`         // it runs on when nobody uses it
+	Idle      *idleView        `json:"idle"`         // null: it does not run
+	Unused    bool             `json:"stopped_idle"` // it was stopped because nobody used it
 	LastError string           `json:"last_error"`
 	Boot      *wire.BootReport `json:"boot"` // null: never became ready
 }
@@ -91,7 +94,8 @@ func (a *App) viewOf(s sandbox.Status) sandboxView {
 		Newer:   a.SeenLast().viewOf(s.Record),
 		Created: s.Created, Started: when(s.Started), Stopped: when(s.Stopped),
 		Mounts: mountsOf(s.Mounts), Network: networkOf(s.Network, s.Egress), Ports: append([]int{}, s.Ports...), Forwards: forwardsOf(s), Services: servicesOf(s.Services),
-		Sessions:  []sessionView{},
+		Sessions: []sessionView{},
+		Keep:     s.Keep, Unused: s.StoppedIdle && s.State == sandbox.Stopped,
 		LastError: s.LastError, Boot: s.Boot,
 	}
 }

@@ -31,6 +31,7 @@ const (
 	envUsePublished = "SMOLVM_USE_PUBLISHED"
 	envBuildCache   = "SMOLVM_BUILD_CACHE"
 	envCPUs         = "SMOLVM_CPUS"
+	envIdleStop     = "SMOLVM_IDLE_STOP"
 	envMemory       = "SMOLVM_MEMORY"
 	envDisk         = "SMOLVM_DISK"
 	envFirecracker  = "SMOLVM_FIRECRACKER"
@@ -38,7 +39,7 @@ const (
 	envPrefix = "SMOLVM_"
 )
 
-var known = []string{envBackend, envBuildCache, envCPUs, envDisk, envFirecracker, envHome, envManifest, envMemory, envUsePublished}
+var known = []string{envBackend, envBuildCache, envCPUs, envDisk, envFirecracker, envHome, envIdleStop, envManifest, envMemory, envUsePublished}
 
 // The names of the VMMs. Whether one can be used here is not for this room to say.
 const (

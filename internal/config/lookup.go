@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/fault"
 )
@@ -126,6 +127,13 @@ func (c Config) Number(key, presetName string) int64 {
 		return 0 // it was checked when it was read: nothing is set
 	}
 	return n
+}
+
+// IdleStop is after what time a sandbox of a preset stops that nobody uses; 0: never.
+func (c Config) IdleStop(presetName string) time.Duration {
+	v, _ := c.Lookup("idle_stop", presetName)
+	d, _ := parseIdle(v.Text) // it was checked when it was read
+	return d
 }
 
 // EnvEntries are the variables of all files that a preset's agent gets, the

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/preset"
@@ -22,6 +23,7 @@ const (
 	Size   Kind = "size" // text such as 4G
 	Switch Kind = "true or false"
 	List   Kind = "list" // of texts
+	Time   Kind = "time" // text such as 10m, or never
 )
 
 // Setting is one thing that can be configured.
@@ -48,6 +50,7 @@ func Settings() []Setting {
 		{Key: "cpus", Kind: Count, Env: envCPUs, Top: true, Preset: true, Project: true, Help: "CPUs of a new sandbox; the image says how many", check: checkCPUs},
 		{Key: "memory", Kind: Size, Env: envMemory, Top: true, Preset: true, Project: true, Help: "memory of a new sandbox, such as 4G; the image says how much", check: checkSize},
 		{Key: "disk", Kind: Size, Env: envDisk, Top: true, Preset: true, Project: true, Help: "most that a new sandbox may write, such as 20G; the image says how much", check: checkSize},
+		{Key: "idle_stop", Kind: Time, Env: envIdleStop, Default: "10m", Top: true, Preset: true, Project: true, Help: "how long a sandbox that nobody uses runs on, such as 30m; never", check: checkIdle},
 		{Key: "env", Kind: List, Top: true, Preset: true, Project: true, Help: "variables for the agent: NAME for the value that it has here, or NAME=VALUE", check: checkEnvEntry},
 		{Key: "git_identity", Kind: Switch, Default: "true", Top: true, Help: "git in a sandbox knows your name and email address"},
 		{Key: "browser", Kind: Text, Default: "ask", Top: true, Help: "what becomes of an address that a sandbox wants opened: ask, or show", check: checkBrowser},
@@ -175,6 +178,27 @@ func checkSize(text string) error {
 	return err
 }
 
+// minIdle is far below what is of use, and above what a start and its first
+// session take apart on a busy computer.
+const minIdle = time.Second
+
+func checkIdle(text string) error {
+	_, err := parseIdle(text)
+	return err
+}
+
+// parseIdle reads a time; 0 is never.
+func parseIdle(text string) (time.Duration, error) {
+	if text == "never" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > 0 && d < minIdle {
+		return 0, fault.New(fault.Usage, "Write a number and a unit, such as 30m, or never.", "%.40q is not a time from 1s", text)
+	}
+	return d, nil
+}
+
 func checkEnvEntry(text string) error {
 	name, _, _ := strings.Cut(text, "=")
 	return checkVariable(name)
@@ -242,6 +266,7 @@ type settingTable struct {
 	CPUs         *int64   `toml:"cpus"`
 	Memory       string   `toml:"memory"`
 	Disk         string   `toml:"disk"`
+	IdleStop     string   `toml:"idle_stop"`
 	Env          []string `toml:"env"`
 	GitIdentity  *bool    `toml:"git_identity"`
 	Browser      string   `toml:"browser"`
@@ -253,7 +278,7 @@ type settingTable struct {
 func (t settingTable) each(call func(key string, words []string) error) error {
 	var errs []error
 	for key, text := range map[string]string{
-		"backend": t.Backend, "firecracker": t.Firecracker, "build_cache": t.BuildCache, "memory": t.Memory, "disk": t.Disk, "browser": t.Browser,
+		"backend": t.Backend, "firecracker": t.Firecracker, "build_cache": t.BuildCache, "memory": t.Memory, "disk": t.Disk, "idle_stop": t.IdleStop, "browser": t.Browser,
 	} {
 		if text != "" {
 			errs = append(errs, call(key, []string{text}))

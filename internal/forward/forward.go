@@ -45,6 +45,9 @@ type Table struct {
 	sandbox Sandbox
 	log     *slog.Logger
 	slots   chan struct{} // one for each connection
+	// Use is asked for each connection, and what it gives is called at its end. One
+	// that it refuses is closed. Set before Add.
+	Use     func() (end func(), err error)
 	running sync.WaitGroup
 
 	mu   sync.Mutex
@@ -60,7 +63,7 @@ type entry struct {
 // New makes an empty table. Connections end with ctx, and with Close.
 func New(ctx context.Context, sandbox Sandbox, log *slog.Logger) *Table {
 	ctx, cancel := context.WithCancel(ctx)
-	return &Table{ctx: ctx, cancel: cancel, sandbox: sandbox, log: log, slots: make(chan struct{}, most)}
+	return &Table{ctx: ctx, cancel: cancel, sandbox: sandbox, log: log, slots: make(chan struct{}, most), Use: func() (func(), error) { return func() {}, nil }}
 }
 
 // Add begins to listen, and gives the forward with the port it got. One that
@@ -155,15 +158,26 @@ func (t *Table) accept(l net.Listener, guest int) {
 
 // carry leads one connection into the sandbox.
 func (t *Table) carry(conn *net.TCPConn, guest int) {
+	end, err := t.Use()
+	if err != nil {
+		refuse(conn)
+		return
+	}
+	defer end()
 	in, stream, err := t.sandbox.Port(t.ctx, guest)
 	if err != nil {
-		_ = conn.SetLinger(0) // a refused connection, and not an empty answer
-		_ = conn.Close()
+		refuse(conn)
 		return
 	}
 	stop := context.AfterFunc(t.ctx, func() { _, _ = stream.Close(), conn.Close() })
 	defer stop()
 	_ = carry.Join(conn, in, stream) // what broke, both sides see
+}
+
+// refuse ends a connection as one to a closed port, and not with an empty answer.
+func refuse(conn *net.TCPConn) {
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
 }
 
 // listen opens a forward's port on all of its addresses.

@@ -75,9 +75,11 @@ type Record struct {
 	Egress        egress.Policy    `json:"egress,omitzero"`      // what the network lets through
 	Generation    int              `json:"generation,omitempty"` // how often it was given other layers
 	Created       time.Time        `json:"created"`
-	Started       time.Time        `json:"started,omitzero"` // of the last start
-	Stopped       time.Time        `json:"stopped,omitzero"` // of the last orderly stop
-	State         string           `json:"state"`            // Creating or Created
+	Started       time.Time        `json:"started,omitzero"`       // of the last start
+	Stopped       time.Time        `json:"stopped,omitzero"`       // of the last orderly stop
+	StoppedIdle   bool             `json:"stopped_idle,omitempty"` // that stop was made because nobody used it
+	Keep          bool             `json:"keep,omitempty"`         // it runs on when nobody uses it
+	State         string           `json:"state"`                  // Creating or Created
 	LastError     string           `json:"last_error,omitempty"`
 	Boot          *wire.BootReport `json:"boot,omitempty"` // of the last boot that became ready
 	// Pid and VMMPid are the processes of the last start, for information only:

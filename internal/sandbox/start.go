@@ -26,6 +26,9 @@ type StartOptions struct {
 	Timeout time.Duration // until the guest is ready; 0: two minutes
 	// Credentials are what the agent gets for this run; they are kept nowhere.
 	Credentials *wire.Credentials
+	Idle        time.Duration // without a use, after which it stops; 0: never
+	Keep        *bool         // whether it runs on unused, from now on; nil leaves it
+	LoginHome   string        // folder where login files are replaced by renewed ones before it stops by itself
 }
 
 // Start starts a sandbox and returns when it is ready. When it fails, or ctx
@@ -37,7 +40,9 @@ func (m *Manager) Start(ctx context.Context, name string, o StartOptions) (recor
 		o.Timeout = defaultTimeout
 	}
 	done := event.Span(m.Sink, m.Now, event.Boot, name)
-	if _, err := m.spawn(ctx, name, supervise.Order{Timeout: o.Timeout, Credentials: o.Credentials}); err != nil {
+	if _, err := m.spawn(ctx, name, supervise.Order{
+		Timeout: o.Timeout, Credentials: o.Credentials, Idle: o.Idle, Keep: o.Keep, LoginHome: o.LoginHome,
+	}); err != nil {
 		return record.Record{}, err
 	}
 	done(0)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/guestlink"
+	"github.com/smolvm/smolvm/internal/login"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -141,6 +142,32 @@ func (c *credentials) logins(ctx context.Context, link *guestlink.Link) ([]Login
 		}
 	}
 	return all, nil
+}
+
+// saveLogins replaces login files of the user by what the agent made of those that
+// it was given, where he said so. What goes wrong is in the log and stops nothing.
+func (s *supervisor) saveLogins(ctx context.Context) {
+	if s.order.LoginHome == "" || !s.guest.secrets.hasLogins() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, credentialTimeout)
+	defer cancel()
+	all, err := s.guest.logins(ctx)
+	if err != nil {
+		s.log.Warn("login files are not copied back", "error", err)
+	}
+	for _, l := range all {
+		renewed, err := login.Renew(s.order.LoginHome, l.Path, l.Content, l.Given)
+		if renewed || err != nil {
+			s.log.Info("login file copied back", "file", l.Path, "error", err)
+		}
+	}
+}
+
+func (c *credentials) hasLogins() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.given.Logins) > 0
 }
 
 // give passes credentials of a client on.

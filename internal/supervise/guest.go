@@ -37,6 +37,7 @@ type guest struct {
 	mounts    *mounts     // told to every boot; nil: none
 	secrets   *credentials
 	addresses *addresses
+	keeps     func(sessions int) // told how many run without a client
 
 	mu       sync.Mutex
 	state    state
@@ -64,6 +65,7 @@ type notice struct {
 func newGuest(config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
 	return &guest{
 		config: config, now: now, log: log, notices: make(chan notice), secrets: newCredentials(nil, log), addresses: newAddresses(now),
+		keeps:  func(int) {},
 		change: make(chan struct{}), wanted: make(chan struct{}, 1),
 	}
 }
@@ -95,6 +97,7 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 		_ = link.Close()
 		holding.Wait()
 		g.set(func(s *state) { *s = state{} })
+		g.keeps(0)
 		g.log.Info("guest link ended", "reason", link.Err())
 	}()
 	g.set(func(s *state) { s.link = link })
@@ -109,7 +112,9 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 			continue
 		}
 		if m.Type == wire.Sessions {
-			g.set(func(s *state) { s.kept = keptSessions(m.Sessions) })
+			kept := keptSessions(m.Sessions)
+			g.set(func(s *state) { s.kept = kept })
+			g.keeps(runningSessions(kept))
 			continue
 		}
 		if g.addresses.heard(link, m) || g.secrets.heard(m) && ready {

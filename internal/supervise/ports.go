@@ -80,6 +80,7 @@ type ports struct {
 func (s *supervisor) openPorts(life context.Context) error {
 	p := &ports{guest: s.guest, edit: s.edit, failed: map[port.Forward]string{}}
 	p.table = forward.New(life, p, s.log)
+	p.table.Use = s.idle.use
 	s.ports = p
 	if s.order.Mode != "" || s.rec.Mode != wire.ModeRun {
 		return nil

@@ -36,6 +36,7 @@ const (
 	opMounts   operation = "mounts"
 	opNetwork  operation = "network"
 	opLoopback operation = "loopback" // raw bytes of a port of the guest's loopback
+	opWake     operation = "wake"     // somebody is about to use the sandbox
 )
 
 // request is a client's first frame.
@@ -51,6 +52,7 @@ type request struct {
 	Port        *PortRequest      `json:"port,omitempty"`        // port
 	Mounts      *MountChange      `json:"mounts,omitempty"`      // mounts
 	Loopback    int               `json:"loopback,omitempty"`    // loopback: the port
+	Keep        *bool             `json:"keep,omitempty"`        // wake: whether it runs on unused; nil leaves it
 }
 
 // Command is a program to run in the sandbox.
@@ -75,6 +77,8 @@ type Status struct {
 	// the program and hang it up with its client.
 	Keeps    bool               `json:"keeps"`
 	Sessions []wire.KeptSession `json:"sessions,omitempty"` // cleaned; the guest's own word all the same
+	// Idle is nil from supervisors of earlier versions, which never stop for that.
+	Idle *Idle `json:"idle,omitempty"`
 }
 
 // exitReport is how a program ended.

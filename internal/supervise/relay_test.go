@@ -56,7 +56,7 @@ func newRoom(t *testing.T, run func(*sshtest.Process) sshx.Exit) *room {
 	r.end = end
 	r.server = &server{
 		guest: r, status: func() Status { return Status{Name: "box", Ready: true} }, stops: r.stops, over: r.over, done: r.done,
-		log: slog.New(slog.DiscardHandler),
+		log: slog.New(slog.DiscardHandler), idle: newIdle(0, time.Now),
 	}
 	if err := r.server.listen(life, folder); err != nil {
 		t.Fatal(err)

@@ -41,7 +41,10 @@ type vault interface {
 }
 
 // stopRequest asks the supervisor's main loop to end the guest.
-type stopRequest struct{ grace time.Duration }
+type stopRequest struct {
+	grace time.Duration
+	idle  bool // nobody used it; else somebody asked
+}
 
 // server answers the control socket.
 type server struct {
@@ -56,9 +59,12 @@ type server struct {
 	remounts chan<- remountRequest
 	// networks asks it too.
 	networks chan<- networkRequest
-	over     <-chan struct{} // closed when the main loop takes no more stops
-	done     <-chan struct{} // closed when the sandbox is released
-	log      *slog.Logger
+	idle     *idle
+	// keep decides whether the sandbox stops when nobody uses it.
+	keep func(ctx context.Context, keep bool) error
+	over <-chan struct{} // closed when the main loop takes no more stops
+	done <-chan struct{} // closed when the sandbox is released
+	log  *slog.Logger
 
 	listener *net.UnixListener
 	running  sync.WaitGroup
@@ -137,18 +143,14 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return out.sendJSON(accepted, s.status())
 	case opStop:
 		return s.stop(conn, out, r.Grace)
-	case opExec:
-		return (&relay{conn: conn, in: in, out: out, guest: s.guest, wanted: s.wanted}).run(ctx, *r.Command)
-	case opSSH:
-		return s.ssh(ctx, conn, out)
-	case opBulk:
-		return s.bulk(ctx, conn, out, *r.Copy)
+	case opExec, opSSH, opBulk, opLoopback:
+		return s.session(ctx, conn, in, out, r)
+	case opWake:
+		return s.wake(ctx, conn, out, r.Keep)
 	case opWatch:
 		return s.watch(conn, out)
 	case opGive:
 		return s.give(ctx, conn, out, *r.Credentials)
-	case opLoopback:
-		return s.loopback(ctx, conn, out, r.Loopback)
 	case opLogins:
 		return s.logins(ctx, conn, out)
 	case opRename:
@@ -172,7 +174,7 @@ func (s *server) refuse(conn *net.UnixConn, out *frameWriter, err error) error {
 // goes away does not take its request back.
 func (s *server) stop(conn *net.UnixConn, out *frameWriter, grace time.Duration) error {
 	select {
-	case s.stops <- stopRequest{grace}:
+	case s.stops <- stopRequest{grace: grace}:
 	case <-s.over:
 	}
 	<-s.done

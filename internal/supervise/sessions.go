@@ -32,6 +32,16 @@ func keptSessions(said []wire.KeptSession) []wire.KeptSession {
 	return all
 }
 
+// runningSessions is how many have a program that runs.
+func runningSessions(all []wire.KeptSession) (n int) {
+	for _, s := range all {
+		if s.Status == nil {
+			n++
+		}
+	}
+	return n
+}
+
 // shown is one line of what a guest wrote.
 func shown(text string) string {
 	text = strings.Join(strings.Fields(plain(text)), " ")

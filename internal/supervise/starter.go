@@ -36,7 +36,14 @@ type Order struct {
 	Extra   string        `json:"extra,omitempty"` // path of drive extra0, writable, instead of the record's
 	// Credentials are for this run only: they come through a pipe and stay in memory.
 	Credentials *wire.Credentials `json:"credentials,omitempty"`
-	NoNet       bool              `json:"no_network,omitempty"` // whatever the record says
+	// Idle is after what time without a use the sandbox stops; 0: never.
+	Idle time.Duration `json:"idle_ns,omitempty"`
+	// Keep is written into the record; nil leaves it.
+	Keep *bool `json:"keep,omitempty"`
+	// LoginHome is the folder in which login files that the agent renewed replace those
+	// that it was given, before the sandbox stops by itself; empty: they do not.
+	LoginHome string `json:"login_home,omitempty"`
+	NoNet     bool   `json:"no_network,omitempty"` // whatever the record says
 }
 
 // packs says whether the guest packs a layer and ends, instead of running on.

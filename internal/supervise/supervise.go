@@ -97,6 +97,7 @@ type supervisor struct {
 	died    chan struct{}          // closed when the machine has ended and its guest was heard out
 	death   error                  // why; set before died is closed
 	guest   *guest
+	idle    *idle
 	mounts  *mounts
 	ports   *ports
 	server  *server
@@ -177,6 +178,7 @@ func (s *supervisor) live(ctx, life context.Context) (committed bool, err error)
 	if err := s.commit(start, ready); err != nil {
 		return false, s.explain(start, err)
 	}
+	s.running.Go(func() { s.watchIdle(life) })
 	return true, s.serve(ctx)
 }
 
@@ -194,6 +196,8 @@ func (s *supervisor) boot(start, life context.Context) error {
 	}
 	s.guest = newGuest(config, s.Now, s.log)
 	s.guest.mounts, s.guest.secrets = s.mounts, newCredentials(s.order.Credentials, s.log)
+	s.idle = newIdle(s.order.Idle, s.Now)
+	s.guest.keeps = s.idle.keeps
 	s.mounts.news = s.guest.news
 	runDir, err := s.folder.MakeRunDir()
 	if err != nil {
@@ -204,7 +208,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 	}
 	s.server = &server{
 		guest: s.guest, vault: s.guest, wanted: s.guest.addresses, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
-		remounts: s.remounts, networks: s.networks, over: s.over, done: s.released, log: s.log,
+		remounts: s.remounts, networks: s.networks, idle: s.idle, keep: s.keep, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
 		return err
@@ -249,7 +253,11 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 // status is called by the server's goroutines.
 func (s *supervisor) status() Status {
 	state, _ := s.guest.look()
-	return Status{Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load()), Keeps: true, Sessions: state.kept}
+	idle := s.idle.look()
+	return Status{
+		Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load()), Keeps: true,
+		Sessions: state.kept, Idle: &idle,
+	}
 }
 
 // awaitReady takes the guest's messages until it is ready, or has packed and ended.
@@ -341,7 +349,10 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 			return context.Cause(start)
 		}
 	}
-	s.rec.State, s.rec.LastError = record.Created, ""
+	s.rec.State, s.rec.LastError, s.rec.StoppedIdle = record.Created, "", false
+	if s.order.Keep != nil {
+		s.rec.Keep = *s.order.Keep
+	}
 	s.rec.Started, s.rec.Boot = s.Now().UTC(), boot
 	s.rec.Pid, s.rec.VMMPid = os.Getpid(), s.machine.Pid()
 	if err := s.book.Write(s.rec); err != nil {
@@ -349,6 +360,8 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 	}
 	s.starter.report(report{Type: reportDone})
 	s.starter.close()
+	s.idle.forbid(neverIdle(s.rec))
+	s.idle.leave()       // the start's own use
 	debug.FreeOSMemory() // the unpacked agent's: from here on little is needed, for days
 	return nil
 }
@@ -376,6 +389,7 @@ func (s *supervisor) serve(ctx context.Context) error {
 				end.within(s.Now(), powerOffTime)
 			}
 		case r := <-s.stops:
+			s.rec.StoppedIdle = r.idle
 			s.powerOff(&end, r.grace)
 		case r := <-s.renames:
 			r.answer <- s.rename(r.to)

@@ -102,7 +102,10 @@ func newWorld() (*world, func() error, error) {
 		return nil, nil, err
 	}
 	server := httptest.NewServer(http.FileServer(http.Dir(*images)))
-	w := &world{small: small, bin: bin, home: home, address: server.URL + "/manifest.json", path: os.Getenv("PATH")}
+	w := &world{
+		small: small, bin: bin, home: home, address: server.URL + "/manifest.json", path: os.Getenv("PATH"),
+		env: []string{"SMOLVM_IDLE_STOP=never"}, // a case may come back to the shared sandbox after a long one
+	}
 	return w, func() error {
 		defer server.Close()
 		w.command(context.Background(), "delete", "--all", "--yes").Run()

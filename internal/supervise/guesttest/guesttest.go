@@ -8,6 +8,7 @@ package guesttest
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -165,15 +166,31 @@ func (b *boot) pack() error {
 const unmounting = 50 * time.Millisecond
 
 func (b *boot) receive() {
+	var given wire.Credentials
 	for {
 		m, err := b.link.Receive()
 		if err != nil {
 			return
 		}
-		if m.Type == wire.PowerOff && !b.stubborn {
+		switch {
+		case m.Type == wire.PowerOff && !b.stubborn:
 			b.stop("poweroff")
+		case m.Type == wire.GiveCredentials && m.Credentials != nil:
+			given = *m.Credentials
+		case m.Type == wire.AskLogins:
+			_ = b.link.Send(wire.Message{Type: wire.Logins, Credentials: renewed(given)})
 		}
 	}
+}
+
+// renewed are login files that the agent wrote anew: "old" in them is "new".
+func renewed(given wire.Credentials) *wire.Credentials {
+	after := &wire.Credentials{}
+	for _, l := range given.Logins {
+		l.Content = bytes.ReplaceAll(l.Content, []byte("old"), []byte("new"))
+		after.Logins = append(after.Logins, l)
+	}
+	return after
 }
 
 func (b *boot) stop(how string) {
