@@ -82,7 +82,7 @@ type fakeWorld struct {
 	idle       supervise.Idle // of every sandbox that runs
 	wakeErr    error
 	order      sandbox.StartOptions // of the last start
-	loopback   map[int]string // of the sandbox, by port
+	loopback   map[int]string       // of the sandbox, by port
 }
 
 func newWorld(t *testing.T) *fakeWorld {
