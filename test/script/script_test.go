@@ -109,6 +109,8 @@ func TestScripts(t *testing.T) {
 			"await":    await,
 			"empty":    empty,
 			"shell":    shell,
+
+			"documented": documented,
 		},
 	})
 }
