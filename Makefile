@@ -5,8 +5,10 @@
 #   make kernel      SmolVM's own kernel for ARCH=amd64 or arm64: 15 minutes of a processor
 #   make images      build kernel and images for ARCH, publish them into dist/images/
 #   make dist        what users install, into dist/release/: docs/release.md
+#   make release     one STAGE of a release of program and images
+#   make pins packages   newer agents, newer packages of the base; WRITE=1 locks them
 #   make test        unit, script and VM tests, linters
-#   make test-full   all of that and the long tests; records the result
+#   make test-full   all of that and the long tests, on our own kernels; records the result
 #   make test-vm     only the tests that boot virtual machines
 #   make lint bench fuzz clean
 
@@ -35,7 +37,7 @@ LINK = -X $(PACKAGE)/internal/embedded.commit=$(COMMIT) \
        -X $(PACKAGE)/internal/embedded.buildTime=$(BUILD_TIME) \
        -X $(PACKAGE)/internal/embedded.developmentKey=$$($(GO) run ./cmd/smolvm-devkey dist/dev)
 
-.PHONY: build guest quickstart kernel images publish dist test test-unit test-script test-vm test-full lint bench picture fuzz clean bootstrap bootstrap-tests
+.PHONY: build guest quickstart kernel images publish dist release pins packages test test-unit test-script test-vm test-full lint bench picture fuzz clean bootstrap bootstrap-tests
 
 bootstrap:
 	@scripts/bootstrap
@@ -72,7 +74,7 @@ kernel:
 
 images: kernel
 	@scripts/bootstrap --arch $(ARCH)
-	@COMPRESSION=best $(MAKE) --no-print-directory publish PRESETS=--all
+	@COMPRESSION=best UNLOCKED= $(MAKE) --no-print-directory publish PRESETS=--all
 
 # What is in the cache is not built again. Without a kernel of our own in it the
 # distribution's stands in: `make images` builds ours first, `make publish` does not.
@@ -81,6 +83,18 @@ publish: build
 
 dist: guest
 	@scripts/dist
+
+# The stages of a release, in this order: docs/release.md.
+#   make release STAGE='images|sign-images|tool|sign-tool|publish-images TARGET|publish-tool|check [ADDRESS]'
+release:
+	@scripts/release $(STAGE)
+
+# Newer agents, newer packages of the base: a table; WRITE=1 changes images/.
+pins:
+	@scripts/refresh-pins $(if $(WRITE),--write)
+
+packages:
+	@scripts/refresh-pins --packages $(if $(WRITE),--write)
 
 test: bootstrap-tests lint test-unit test-script test-vm
 
@@ -100,7 +114,12 @@ test-vm: publish
 	@$(MAKE) --no-print-directory publish ARCH=$(OTHER) PRESETS=pi
 	scripts/test-vm
 
-test-full: test
+# Our own kernel for both architectures comes first: some cases need it, and the
+# images that `make test` publishes take it once it is there.
+test-full:
+	@$(MAKE) --no-print-directory kernel ARCH=$(HOST)
+	@$(MAKE) --no-print-directory kernel ARCH=$(OTHER)
+	@$(MAKE) --no-print-directory test
 	scripts/test-full
 
 lint:

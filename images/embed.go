@@ -3,7 +3,8 @@
 // anew by "npm install --package-lock-only --ignore-scripts
 // --omit-lockfile-registry-resolved" or "uv pip compile --universal
 // --python-version 3.13 --only-binary :all: --generate-hashes --no-header
-// --no-annotate", and its digest goes into the TOML file.
+// --no-annotate", and its digest goes into the TOML file; base/ has the locks of the
+// base's packages, one for each architecture. scripts/refresh-pins makes all of them.
 // They are data; internal/config decodes presets and internal/imagebuild builds
 // from them. Nothing here runs.
 package images
@@ -16,8 +17,11 @@ import (
 // BaseFile is the base layer's recipe; every other .toml file is a preset.
 const BaseFile = "base.toml"
 
-//go:embed *.toml */package-lock.json hermes/requirements.txt
+//go:embed *.toml */package-lock.json hermes/requirements.txt base/*
 var files embed.FS
+
+// BaseLock is the lock file of the base's packages for an architecture.
+func BaseLock(arch string) string { return "base/packages-" + arch + ".lock" }
 
 // Files are the recipes by file name.
 func Files() fs.FS { return files }

@@ -1,6 +1,7 @@
 // Command smolvm-pins looks for newer versions of the agents than the recipes pin.
 //
 //	smolvm-pins [-write] [-presets FILE] DIR
+//	smolvm-pins -packages [-write] DIR
 //
 // DIR holds the recipes and their lock files. The newest versions come from the npm
 // and Python package indexes that npm, pip and uv are configured for. A table goes to
@@ -10,7 +11,11 @@
 // A version that cannot be locked, as when the index lacks something that it needs, is
 // told, and the recipe stays as it is.
 //
-// No code of a package runs: lock files are resolved from metadata. Lock file and
+// With -packages it is the base's packages that are looked at: apt resolves them for
+// each architecture as Debian's archive has them today, and the lock files follow.
+//
+// No code of a package runs: lock files are resolved from metadata, and Debian's packages only
+// unpacked. Lock file and
 // recipe are replaced one after the other; a crash between the two leaves a recipe
 // whose digest does not fit, which every build refuses, and the next run mends.
 package main
@@ -23,6 +28,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/smolvm/smolvm/internal/config"
 )
@@ -30,13 +36,19 @@ import (
 func main() {
 	write := flag.Bool("write", false, "change the recipes and their lock files")
 	changed := flag.String("presets", "", "`FILE` that gets the names of the presets that changed")
+	ofBase := flag.Bool("packages", false, "look at the base's packages instead")
 	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: smolvm-pins [-write] [-presets FILE] DIR")
+	if flag.NArg() != 1 || *ofBase && *changed != "" {
+		fmt.Fprintln(os.Stderr, "usage: smolvm-pins [-packages] [-write] [-presets FILE] DIR")
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := refresh(ctx, flag.Arg(0), *write, *changed, os.Stdout)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	var err error
+	if *ofBase {
+		err = refreshPackages(ctx, flag.Arg(0), *write, os.Stdout)
+	} else {
+		err = refresh(ctx, flag.Arg(0), *write, *changed, os.Stdout)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "smolvm-pins:", err)

@@ -28,6 +28,7 @@ type imageBuildOptions struct {
 	Release string   // name of the manifest's release; empty: by its content
 	NoSign  bool     // publish without signatures
 	Pack    string   // how archives are compressed: fast or best
+	Newer   bool     // packages of today for the base, where those locked are gone
 	Mirrors []string // folders with the same files; nil: as it is
 	DryRun  bool
 	JSON    bool
@@ -66,6 +67,7 @@ func buildFlags(cmd *cobra.Command, o *imageBuildOptions) {
 	cmd.Flags().BoolVar(&o.All, "all", false, "every preset that is published")
 	cmd.Flags().StringArrayVar(&o.Keys, "key", nil, keyUsage)
 	cmd.Flags().BoolVar(&o.NoSign, "no-sign", false, "publish without signatures, for 'smolvm image sign'")
+	cmd.Flags().BoolVar(&o.Newer, "unlocked", false, "build the base from the packages that Debian has today where it does not have those locked any more")
 	cmd.Flags().StringVar(&o.Pack, "compression", packFast, "fast, or best: about 16 % smaller, by the zstd program, and minutes longer")
 	jsonFlag(cmd, &o.JSON, "what was built and what it takes, or the plan")
 }
@@ -189,7 +191,7 @@ func sizeTable(views []builtView) *ui.Table {
 func percent(part, whole int64) float64 { return 100 * float64(part) / float64(max(whole, 1)) }
 
 func (a *App) buildRequest(o imageBuildOptions) (imagebuild.Request, error) {
-	request := imagebuild.Request{Arch: o.Arch, Kernel: o.Kernel}
+	request := imagebuild.Request{Arch: o.Arch, Kernel: o.Kernel, Unlocked: o.Newer}
 	all, err := a.AllPresets()
 	if err != nil {
 		return request, err

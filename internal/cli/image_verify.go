@@ -47,7 +47,8 @@ func newImageVerify(app *App, run func(context.Context, *App, imageVerifyOptions
 byte with what the signed manifest said when they were fetched: frames, whole
 files, archives that were kept. Status 8 means that something is wrong; with
 --json the data is there then, too. Nothing that is wrong is booted, and the next
-pull or start downloads just the frames that are wrong.
+pull or start downloads just the frames that are wrong. A published folder, or any
+other address, is verified by 'smolvm image check'.
 
 ` + imageSyntax,
 		Example: `  smolvm image verify

@@ -26,6 +26,9 @@ type Base struct {
 	Wheels    []Wheel          `toml:"wheels" json:"wheels,omitempty"`
 	Kernel    KernelSource     `toml:"kernel" json:"kernel"`
 	Recipe    preset.Recipe    `toml:"recipe" json:"recipe"`
+	// Locks are the packages with all they depend on, by architecture, from the lock
+	// files beside the recipe. Each is part of its own architecture's key only.
+	Locks map[string][]Locked `toml:"-" json:"-"`
 }
 
 // Wheel is a pinned archive of the Python package index, of which some files are
@@ -82,6 +85,9 @@ func ReadBase(files fs.FS) (Base, error) {
 	if err := config.DecodeRecipe(data, "base recipe "+images.BaseFile, &b); err != nil {
 		return Base{}, err
 	}
+	if b.Locks, err = readLocks(files); err != nil {
+		return Base{}, err
+	}
 	return b, b.Validate()
 }
 
@@ -108,6 +114,9 @@ func (b Base) validate() error {
 		if !packageName(p) {
 			return fmt.Errorf("package %q is not a package name", p)
 		}
+	}
+	if err := b.validateLocks(); err != nil {
+		return err
 	}
 	for _, w := range b.Wheels {
 		if err := w.validate(); err != nil {

@@ -52,6 +52,7 @@ func TestShippedPresetsInstallWhatTheyPin(t *testing.T) {
 
 func TestBadBase(t *testing.T) {
 	for name, change := range map[string]func(*Base){
+		"not locked":        func(b *Base) { b.Locks["arm64"] = b.Locks["arm64"][1:] },
 		"no packages":       func(b *Base) { b.Packages = nil },
 		"option as package": func(b *Base) { b.Packages = []string{"--hook=rm"} },
 		"suite is a path":   func(b *Base) { b.Suite = "../trixie" },
@@ -69,6 +70,7 @@ func TestBadBase(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := shippedBase(t)
+			b.Packages = append(b.Packages, b.Locks["arm64"][0].Name)
 			change(&b)
 			if err := b.Validate(); fault.CodeOf(err) != fault.Usage {
 				t.Errorf("error %v", err)

@@ -2,6 +2,7 @@ package imagebuild
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -144,7 +145,7 @@ func newBuilder(t *testing.T, dir string) (*Builder, *fakeMachines) {
 	zipOf(t, filepath.Join(packages, "node.whl"), map[string]string{"node/bin/node": "ELF"})
 	platform := Platform{Tag: "any", SHA256: strings.Repeat("0", 64)}
 	base := Base{
-		Name: "base", Suite: "stable", Epoch: 1, Packages: []string{"git"},
+		Name: "base", Suite: "stable", Epoch: 1, Packages: []string{"linux-image-6.12.1-demo"}, Locks: demoLocks(),
 		Wheels: []Wheel{{
 			Name: "node", Version: "24.1.0", License: "MIT", Platforms: map[string]Platform{"amd64": platform, "arm64": platform},
 			Paths: []WheelPath{{From: "node/bin/node", To: "/usr/local/bin/node"}},
@@ -159,6 +160,15 @@ func newBuilder(t *testing.T, dir string) (*Builder, *fakeMachines) {
 		Agent:    func(string) ([]byte, error) { return []byte("agent"), nil },
 	}), machines
 }
+
+// demoLocks lock the package of newBuilder.
+func demoLocks() map[string][]Locked {
+	const name = "linux-image-6.12.1-demo" // which is what is in its file, too
+	lock := []Locked{{Name: name, Version: "6", SHA256: hexSum(name)}}
+	return map[string][]Locked{"amd64": lock, "arm64": lock}
+}
+
+func hexSum(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
 func demoRequest() Request { return Request{Arch: "amd64", Presets: []preset.Preset{demoPreset()}} }
 
@@ -226,7 +236,7 @@ func TestPlanSaysWhatIsCached(t *testing.T) {
 	if err := after.Write(&text); err != nil || strings.Count(text.String(), "in the cache") != 2 {
 		t.Errorf("%v\n%s", err, text.String())
 	}
-	b.base.Packages = append(b.base.Packages, "jq")
+	b.base.Locks["amd64"] = append(b.base.Locks["amd64"], Locked{Name: "jq", Version: "1", SHA256: hexSum("jq")})
 	if moved, err := b.Plan(demoRequest()); err != nil || moved.Base.Key == before.Base.Key || moved.Layers[0].Key == before.Layers[0].Key {
 		t.Errorf("another base changes base and layer: %+v %v", moved, err)
 	}

@@ -181,6 +181,17 @@ func (b *Builder) build(ctx context.Context, req Request) (images []Image, err e
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	images, err = b.attempt(ctx, req)
+	if req.Unlocked && errors.Is(err, errOutrun) {
+		b.sink.Emit(event.Event{Time: b.now(), Kind: event.Warning, Text: "The base is built from Debian's packages of today, not from those locked: " + err.Error()})
+		req.outrun = true
+		return b.attempt(ctx, req)
+	}
+	return images, err
+}
+
+// attempt builds, of the base's packages, those locked or those of today.
+func (b *Builder) attempt(ctx context.Context, req Request) (images []Image, err error) {
 	plan, err := b.Plan(req)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,11 @@ type Request struct {
 	Presets []preset.Preset
 	// Kernel is the folder that kernel/build left; "": a distribution's stands in.
 	Kernel string
+	// Unlocked takes the base's packages as the archive has them today, where it does
+	// not have those that are locked any more.
+	Unlocked bool
+
+	outrun bool // the archive does not have them
 }
 
 // Step is one result of a build.
@@ -32,7 +37,8 @@ type Plan struct {
 	Base   Step   `json:"base"`
 	Layers []Step `json:"layers"`
 
-	kernelDir string // of our own kernel; empty: the stand-in
+	kernelDir string   // of our own kernel; empty: the stand-in
+	lock      []Locked // the base's packages; nil: as the archive has them
 }
 
 // kernelFiles are the files of the kernel's step: our own has no modules.
@@ -62,11 +68,11 @@ func (b *Builder) Plan(req Request) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	plan := Plan{Arch: req.Arch, Kernel: kernel, kernelDir: req.Kernel}
+	plan := Plan{Arch: req.Arch, Kernel: kernel, kernelDir: req.Kernel, lock: b.base.lock(req)}
 	layer := b.base
 	layer.Kernel = KernelSource{}
 	plan.Base = b.step(kindBase, b.base.Name, baseInputs{
-		Arch: req.Arch, Base: layer, Configure: configureScript, Clean: cleanScript,
+		Arch: req.Arch, Base: layer, Lock: plan.lock, Configure: configureScript, Clean: cleanScript,
 	})
 	for _, p := range req.Presets {
 		if len(p.Recipe.Steps) == 0 {
@@ -95,6 +101,7 @@ type (
 	baseInputs struct {
 		Arch             string
 		Base             Base
+		Lock             []Locked
 		Configure, Clean string
 	}
 	layerInputs struct {

@@ -112,8 +112,8 @@ func (b *Builder) downloadBase(ctx context.Context, plan Plan) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(b.cache.workDir(), "packages-base")
-	debs, wheels, err := b.fetchBase(ctx, plan.Arch, dir)
+	dir := filepath.Join(b.cache.workDir(), fmt.Sprintf("packages-base-%d", len(plan.lock)))
+	debs, wheels, err := b.fetchBase(ctx, plan, dir)
 	if err != nil {
 		return "", err
 	}
@@ -143,16 +143,16 @@ func (b *Builder) downloadBase(ctx context.Context, plan Plan) (string, error) {
 const rootFile = "root.tar"
 
 // fetchBase downloads packages and wheels side by side.
-func (b *Builder) fetchBase(ctx context.Context, arch, dir string) (debs []*deb, wheels []string, err error) {
+func (b *Builder) fetchBase(ctx context.Context, plan Plan, dir string) (debs []*deb, wheels []string, err error) {
 	wheels = make([]string, len(b.base.Wheels))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
-		debs, err = b.packages(ctx, arch, append([]string{"?essential"}, b.base.Packages...), dir)
+		debs, err = b.basePackages(ctx, plan.Arch, plan.lock, dir)
 		return err
 	})
 	group.Go(func() (err error) {
 		for i, w := range b.base.Wheels {
-			if wheels[i], err = fetchWheel(ctx, b.run, w, arch, filepath.Join(dir, "wheels")); err != nil {
+			if wheels[i], err = fetchWheel(ctx, b.run, w, plan.Arch, filepath.Join(dir, "wheels")); err != nil {
 				return err
 			}
 		}

@@ -80,6 +80,7 @@ func fakeTools(t *testing.T) (run *process.Runner, packages string) {
 	scripts := map[string]string{
 		"mmdebstrap": `for a; do case $a in
   --extract-hook=*) dir=$(echo "$a" | sed "s/.* '\(.*\)'$/\1/") ;;
+  --include=gone=*) echo "E: Version '${a#*gone=}' for 'gone' was not found" >&2; exit 1 ;;
   --include=fails) echo "E: no such package" >&2; exit 1 ;;
 esac; done
 mkdir -p "$dir"; cp -R ` + packages + `/archives "$dir/"; echo "deb somewhere" >"$dir/sources.list"; echo run >>` + packages + `/calls`,

@@ -29,6 +29,7 @@ import (
 // kernel is one that can be booted with the guest agent.
 type kernel struct {
 	arch, release string
+	name          string // of the file, where a kernel has several
 	image         string // path
 	modules       string // path; empty: it needs none
 	commandLine   string
@@ -37,38 +38,44 @@ type kernel struct {
 // kernels compares ours with the distribution's that stands in for it.
 func (b *bench) kernels(ctx context.Context) (string, error) {
 	text := "## Kernels\n\nOurs, and the distribution's that stands in for it, in turn.\n\n"
-	ready, err := b.timeToReady(ctx)
-	if err != nil {
-		return "", err
-	}
-	text += ready
-	for _, arch := range imagebuild.Arches {
-		part, err := b.timeToAgent(ctx, arch)
-		if err != nil {
-			return "", err
+	for _, measure := range []func(context.Context, string) (string, error){b.timeToReady, b.timeToAgent} {
+		for _, arch := range imagebuild.Arches {
+			part, err := measure(ctx, arch)
+			if err != nil {
+				return "", err
+			}
+			text += part + "\n"
 		}
-		text += "\n" + part
 	}
 	return text, nil
 }
 
-// timeToReady launches real sandboxes that differ in nothing but the kernel.
-func (b *bench) timeToReady(ctx context.Context) (string, error) {
-	folder, ok := ownKernelFolder(runtime.GOARCH)
-	if !ok {
-		return "Not measured: SmolVM's own kernel is not in the build cache (make kernel).\n", nil
+// booted is the preset that is booted to compare kernels: for another architecture
+// the smallest, since it may have to be built first.
+func booted(arch string) string {
+	if arch == runtime.GOARCH {
+		return "claude-code"
 	}
-	ours, theirs := filepath.Join(b.scratch, "own-kernel"), filepath.Join(b.scratch, "stand-in")
-	if err := b.publishKernel(ctx, ours, "--kernel", folder); err != nil {
+	return "pi"
+}
+
+// timeToReady launches real sandboxes that differ in nothing but the kernel.
+func (b *bench) timeToReady(ctx context.Context, arch string) (string, error) {
+	folder, ok := ownKernelFolder(arch)
+	if !ok {
+		return fmt.Sprintf("Not measured on %s: SmolVM's own kernel is not in the build cache (make kernel ARCH=%[1]s).\n", arch), nil
+	}
+	ours, theirs := filepath.Join(b.scratch, "own-kernel-"+arch), filepath.Join(b.scratch, "stand-in-"+arch)
+	if err := b.publishKernel(ctx, ours, arch, "--kernel", folder); err != nil {
 		return "", err
 	}
-	if err := b.publishKernel(ctx, theirs); err != nil {
+	if err := b.publishKernel(ctx, theirs, arch); err != nil {
 		return "", err
 	}
 	var times [2]series
 	for range b.rounds + 1 { // the first of each pulls
 		for i, folder := range []string{ours, theirs} {
-			d, err := b.bootOnce(ctx, filepath.Join(folder, imagebuild.ManifestFile))
+			d, err := b.bootOnce(ctx, arch, filepath.Join(folder, imagebuild.ManifestFile))
 			if err != nil {
 				return "", err
 			}
@@ -76,14 +83,15 @@ func (b *bench) timeToReady(ctx context.Context) (string, error) {
 		}
 	}
 	own, standIn := times[0][1:], times[1][1:]
-	return fmt.Sprintf("QEMU's start to the agent ready for sessions, `smolvm claude start` of a new sandbox on %s:\n\n| | time |\n|---|---|\n| ours | %s |\n| stand-in | %s |\n| ratio | %.2f (%s) |\n",
-		runtime.GOARCH, own, standIn, ratio(own, standIn), verdict(ratio(own, standIn), 0.5)), nil
+	return fmt.Sprintf("QEMU's start to the agent ready for sessions, `smolvm %s start` of a new sandbox, %s:\n\n| | time |\n|---|---|\n| ours | %s |\n| stand-in | %s |\n| ratio | %.2f (%s) |\n",
+		booted(arch), arch, own, standIn, ratio(own, standIn), verdict(ratio(own, standIn), 0.5)), nil
 }
 
-// publishKernel publishes claude-code with one kernel or the other.
-func (b *bench) publishKernel(ctx context.Context, folder string, args ...string) error {
+// publishKernel publishes a preset with one kernel or the other.
+func (b *bench) publishKernel(ctx context.Context, folder, arch string, args ...string) error {
 	key := filepath.Join(filepath.Dir(b.images), "dev", "minisign.key")
-	cmd := exec.CommandContext(ctx, b.smolvm, append(append([]string{"image", "publish", "--key", key}, args...), folder, "claude-code")...)
+	all := append([]string{"image", "publish", "--unlocked", "--key", key, "--arch", arch}, args...)
+	cmd := exec.CommandContext(ctx, b.smolvm, append(all, folder, booted(arch))...)
 	cmd.Env = append(os.Environ(), "SMOLVM_HOME="+b.home, "SMOLVM_BUILD_CACHE="+buildCache())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("publish into %s: %w\n%s", folder, err, out)
@@ -92,8 +100,9 @@ func (b *bench) publishKernel(ctx context.Context, folder string, args ...string
 }
 
 // bootOnce gives the time that the stage "boot" of a new sandbox took.
-func (b *bench) bootOnce(ctx context.Context, manifest string) (time.Duration, error) {
-	events, err := b.launch(ctx, "claude", "start", "-n", "kernel", "--no-mount", "--no-attach", "--progress", "json", "--manifest", manifest)
+func (b *bench) bootOnce(ctx context.Context, arch, manifest string) (time.Duration, error) {
+	events, err := b.launch(ctx, booted(arch), "start", "--arch", arch, "--backend", "qemu", "-n", "kernel", "--no-mount", "--no-attach",
+		"--progress", "json", "--manifest", manifest)
 	if err != nil {
 		return 0, err
 	}
@@ -113,9 +122,9 @@ func (b *bench) bootOnce(ctx context.Context, manifest string) (time.Duration, e
 func (b *bench) timeToAgent(ctx context.Context, arch string) (string, error) {
 	var found []kernel
 	var missing []string
-	own, ok := ownKernel(arch)
+	own, ok := ownKernels(arch)
 	if ok {
-		found = append(found, own)
+		found = append(found, own...)
 	} else {
 		missing = append(missing, fmt.Sprintf("ours (make kernel ARCH=%s)", arch))
 	}
@@ -126,7 +135,7 @@ func (b *bench) timeToAgent(ctx context.Context, arch string) (string, error) {
 		missing = append(missing, "the stand-in (image build with it)")
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "QEMU's start to the agent's link, without disks, %s:\n\n| kernel | image, expanded | image, as published | modules | time |\n|---|---|---|---|---|\n", arch)
+	fmt.Fprintf(&text, "QEMU's start to the agent's link, without disks, %s:\n\n| kernel | image | image, packed | modules | time |\n|---|---|---|---|---|\n", arch)
 	times := make([]series, len(found))
 	for range b.rounds {
 		for i, k := range found {
@@ -144,8 +153,11 @@ func (b *bench) timeToAgent(ctx context.Context, arch string) (string, error) {
 		}
 		text.WriteString(row)
 	}
-	if len(found) == 2 {
-		fmt.Fprintf(&text, "| ratio | | | | %.2f |\n", ratio(times[0], times[1]))
+	if len(missing) == 0 {
+		fmt.Fprintf(&text, "| ratio | | | | %.2f |\n", ratio(times[0], times[len(times)-1]))
+	}
+	if ok {
+		text.WriteString(besides(arch))
 	}
 	if len(missing) > 0 {
 		fmt.Fprintf(&text, "\nNot in the build cache: %s.\n", strings.Join(missing, ", "))
@@ -190,7 +202,7 @@ func (k kernel) row(ctx context.Context, times series) (string, error) {
 		}
 		modules = mib(packed)
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", k.release, mib(plain), mib(packed), modules, times), nil
+	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", strings.TrimSpace(k.release+" "+k.name), mib(plain), mib(packed), modules, times), nil
 }
 
 // sizes are a file's own and that of its archive, made as a published one is.
@@ -214,16 +226,37 @@ func ownKernelFolder(arch string) (string, bool) {
 	return strings.TrimSpace(string(out)), err == nil
 }
 
-func ownKernel(arch string) (kernel, bool) {
+// ownFiles are the forms of our own kernel that boot; the first is published.
+var ownFiles = map[string][]string{"amd64": {"vmlinux", "bzImage"}, "arm64": {"Image"}}
+
+// ownKernels are our own kernel in each of its forms.
+func ownKernels(arch string) ([]kernel, bool) {
 	folder, ok := ownKernelFolder(arch)
 	if !ok {
-		return kernel{}, false
+		return nil, false
 	}
 	base, err := imagebuild.ReadBase(images.Files())
 	release, failed := os.ReadFile(filepath.Join(folder, "release"))
-	k := kernel{arch: arch, release: strings.TrimSpace(string(release)), commandLine: base.Kernel.OwnCommandLine}
-	k.image = filepath.Join(folder, map[string]string{"amd64": "vmlinux", "arm64": "Image"}[arch])
-	return k, cmp.Or(err, failed) == nil
+	var forms []kernel
+	for _, name := range ownFiles[arch] {
+		forms = append(forms, kernel{
+			arch: arch, release: strings.TrimSpace(string(release)), name: name, image: filepath.Join(folder, name),
+			commandLine: base.Kernel.OwnCommandLine,
+		})
+	}
+	return forms, cmp.Or(err, failed) == nil
+}
+
+// besides says how large the kernel's files are that nothing boots.
+func besides(arch string) string {
+	folder, _ := ownKernelFolder(arch)
+	var sizes []string
+	for _, name := range []string{"System.map", "config"} {
+		if info, err := os.Stat(filepath.Join(folder, name)); err == nil {
+			sizes = append(sizes, fmt.Sprintf("`%s` %.2f MiB", name, float64(info.Size())/(1<<20)))
+		}
+	}
+	return "\nBeside it: " + strings.Join(sizes, ", ") + ".\n"
 }
 
 // standInKernel is the newest kernel of a distribution in the build cache.

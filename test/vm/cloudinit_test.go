@@ -99,25 +99,40 @@ func TestCloudInitReadsTheSeed(t *testing.T) {
 // takenFromSeed is what scripts print where the seed was understood.
 func takenFromSeed(given nocloud.Document) map[string]string {
 	return map[string]string{
-		"readlink -f /var/lib/cloud/instance":                       "/var/lib/cloud/instances/" + given.Meta.InstanceID,
-		"cut -d: -f1 /var/lib/cloud/instance/datasource":            "DataSourceNoCloud",
-		"cat /etc/made/errors":                                      "[]",
-		"cat /etc/hostname":                                         given.User.Hostname,
-		"cat /etc/ssh/ssh_host_ed25519_key":                         strings.TrimSpace(given.User.HostKeys.Private),
-		"cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub":         keyOf(given.User.HostKeys.Public),
-		"ls /etc/ssh | grep -c ^ssh_host_":                          "2",
-		"cat /etc/ssh/sshd_config":                                  "PasswordAuthentication no",
-		"getent passwd agent | cut -d: -f3,6,7":                     "1000:/home/agent:/bin/bash",
-		"passwd --status agent | cut -d' ' -f2":                     "L",
-		"su agent -c 'sudo -n id -un'":                              "root",
-		"cut -d' ' -f1,2 /home/agent/.ssh/authorized_keys":          keyOf(given.User.AuthorizedKeys[0]),
-		"stat -c '%a %U' /home/agent/.ssh/authorized_keys":          "600 agent",
-		"cut -d' ' -f1,2 /root/.ssh/authorized_keys":                keyOf(given.User.AuthorizedKeys[0]),
-		"cat /etc/smolvm.text; stat -c '%a %U:%G' /etc/smolvm.text": "one: line\n640 root:root",
-		"od -A n -t x1 /etc/smolvm.bytes":                           "00 ff 0a",
-		"grep -hE '^(Name|Address|Gateway|DNS)=' /etc/made/*.network | sort": "Address=" + given.Network.Ethernets["uplink"].Addresses[0] +
-			"\nDNS=10.0.2.3\nGateway=10.0.2.2\nName=e*",
+		"readlink -f /var/lib/cloud/instance":                                         "/var/lib/cloud/instances/" + given.Meta.InstanceID,
+		"cut -d: -f1 /var/lib/cloud/instance/datasource":                              "DataSourceNoCloud",
+		"cat /etc/made/errors":                                                        "[]",
+		"cat /etc/hostname":                                                           given.User.Hostname,
+		"cat /etc/ssh/ssh_host_ed25519_key":                                           strings.TrimSpace(given.User.HostKeys.Private),
+		"cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub":                           keyOf(given.User.HostKeys.Public),
+		"ls /etc/ssh | grep -c ^ssh_host_":                                            "2",
+		"cat /etc/ssh/sshd_config":                                                    "PasswordAuthentication no",
+		"getent passwd agent | cut -d: -f3,6,7":                                       "1000:/home/agent:/bin/bash",
+		"passwd --status agent | cut -d' ' -f2":                                       "L",
+		"su agent -c 'sudo -n id -un'":                                                "root",
+		"cut -d' ' -f1,2 /home/agent/.ssh/authorized_keys":                            keyOf(given.User.AuthorizedKeys[0]),
+		"stat -c '%a %U' /home/agent/.ssh/authorized_keys":                            "600 agent",
+		"cut -d' ' -f1,2 /root/.ssh/authorized_keys":                                  keyOf(given.User.AuthorizedKeys[0]),
+		"cat /etc/smolvm.text; stat -c '%a %U:%G' /etc/smolvm.text":                   "one: line\n640 root:root",
+		"od -A n -t x1 /etc/smolvm.bytes":                                             "00 ff 0a",
+		"grep -hE '^(Name|Address|Gateway|DNS)=' /etc/made/*.network | LC_ALL=C sort": networkFile(given.Network.Ethernets["uplink"]),
 	}
+}
+
+// networkFile are the sorted lines that netplan writes for an interface.
+func networkFile(e wire.Ethernet) string {
+	lines := []string{"Name=" + e.Match.Name}
+	for _, address := range e.Addresses {
+		lines = append(lines, "Address="+address)
+	}
+	for _, route := range e.Routes {
+		lines = append(lines, "Gateway="+route.Via)
+	}
+	for _, server := range e.Nameservers.Addresses {
+		lines = append(lines, "DNS="+server)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }
 
 // keyOf is a public key without its comment.

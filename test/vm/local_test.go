@@ -236,7 +236,7 @@ func TestOwnBuildOfAPublishedPreset(t *testing.T) {
 	conform(t, theWorld, published, want)
 	for _, script := range []string{
 		"cat ~/.claude.json", "cat ~/.claude/settings.json", "stat -c '%n %U %a' ~/.claude.json ~/.claude",
-		"find /usr/local/lib/node_modules/@anthropic-ai -type f | sort | sha256sum",
+		"find /opt/claude-code -type f | sort | sha256sum",
 	} {
 		here := w.must(t, "exec", "own", "--", "sh", "-c", script)
 		if there := theWorld.must(t, "exec", published, "--", "sh", "-c", script); here != there {
