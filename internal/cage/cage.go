@@ -49,6 +49,9 @@ type Plan struct {
 	Args     []string `json:"args"`
 	Limits   Limits   `json:"limits"`
 	OOMScore int      `json:"oom_score"` // added to the program's badness when memory runs out
+	// Tap is the cage's network card; nil: none. Who starts the command gives it a
+	// Handout too.
+	Tap *Tap `json:"tap,omitempty"`
 }
 
 // Bind shows a file or folder of the outside in the cage.
@@ -129,17 +132,30 @@ func Failed(exit error, said string) bool {
 const complaint = "cage: "
 
 // Try builds a cage with nothing in it, and says why that is not possible here.
-func Try(ctx context.Context, runner *process.Runner) error {
+func Try(ctx context.Context, runner *process.Runner) error { return try(ctx, runner, nil) }
+
+// TryTap does the same with a cage that has a network card.
+func TryTap(ctx context.Context, runner *process.Runner) error {
+	return try(ctx, runner, &Tap{Name: "tap0", MTU: 1500})
+}
+
+func try(ctx context.Context, runner *process.Runner, tap *Tap) error {
 	root, err := os.MkdirTemp("", "smolvm-cage-")
 	if err != nil {
 		return fault.New(fault.Storage, "", "try a cage: %w", err)
 	}
 	defer os.Remove(root)
-	cmd, err := Command(ctx, runner, Plan{Root: root})
+	cmd, err := Command(ctx, runner, Plan{Root: root, Tap: tap})
 	if err != nil {
 		return err
 	}
 	defer cmd.ExtraFiles[0].Close()
+	handout, err := NewHandout()
+	if err != nil {
+		return err
+	}
+	defer handout.Close()
+	handout.Give(cmd)
 	if err := process.Run(cmd); err != nil && ctx.Err() == nil {
 		return Forbidden(os.DirFS("/"), runner.SelfPath(), err)
 	}
@@ -153,8 +169,9 @@ func Forbidden(root fs.FS, self string, cause error) error {
 		text, _ := fs.ReadFile(root, "proc/sys/"+name)
 		return strings.TrimSpace(string(text))
 	}
-	why, fix := "", "Look for what forbids it: a container's seccomp filter, SELinux, or a hardened kernel."
+	why, fix := tapTrouble(cause.Error())
 	switch {
+	case why != "":
 	case setting("user/max_user_namespaces") == "0":
 		why = "this system allows no user namespaces (user.max_user_namespaces is 0)"
 		fix = "Allow them once: echo user.max_user_namespaces=15000 | sudo tee /etc/sysctl.d/60-smolvm.conf && sudo sysctl --system"
@@ -165,6 +182,8 @@ func Forbidden(root fs.FS, self string, cause error) error {
 		why = "AppArmor allows user namespaces only to programs with a profile (kernel.apparmor_restrict_unprivileged_userns is 1)"
 		fix = fmt.Sprintf("Give smolvm one, once: printf 'abi <abi/4.0>,\\nprofile smolvm %s flags=(unconfined) { userns, }\\n' | "+
 			"sudo tee /etc/apparmor.d/smolvm && sudo apparmor_parser -r /etc/apparmor.d/smolvm", self)
+	default:
+		fix = "Look for what forbids it: a container's seccomp filter, SELinux, or a hardened kernel."
 	}
 	if why != "" {
 		cause = fmt.Errorf("%s: %w", why, cause)

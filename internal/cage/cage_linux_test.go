@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		os.Exit(Stage(os.Stderr))
 	case len(os.Args) > 1 && os.Args[1] == prisoner:
 		os.Exit(escape(os.Args[2:]))
+	case len(os.Args) > 1 && os.Args[1] == tapUser:
+		os.Exit(useTap())
 	}
 	os.Exit(m.Run())
 }

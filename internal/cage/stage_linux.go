@@ -49,6 +49,7 @@ func (p Plan) build() error {
 		{"follow the parent's death", func() error { return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0) }},
 		{"keep files private", func() error { unix.Umask(0o077); return nil }},
 		{"set the badness", p.setBadness},
+		{tapStep, p.makeTap},
 		{"forbid further namespaces", forbidNamespaces},
 		{"build the root", p.buildRoot},
 		{"enter the root", enter},

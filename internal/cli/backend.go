@@ -16,7 +16,7 @@ type grounds struct {
 	KVM         host.Verdict
 	Unprobed    bool  // nothing is known of KVM yet
 	Firecracker error // why it cannot be used; nil: it can
-	Unconnected bool  // Firecracker gives sandboxes no network: it has to be asked for
+	Unconnected bool  // Firecracker has to be asked for
 }
 
 // fitting is the VMM for a sandbox: the one that is wanted, else Firecracker where

@@ -17,9 +17,6 @@ import (
 	"github.com/smolvm/smolvm/internal/vmm/firecracker"
 )
 
-// networked tells whether the launch's machine monitor gives a network.
-func (l *launch) networked() bool { return l.machine.vmm != config.Firecracker }
-
 // firecrackerFlag lets a command be told which Firecracker to use.
 func (a *App) firecrackerFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.global.Firecracker, "firecracker", "",
@@ -62,13 +59,14 @@ func (a *App) programOf(ctx context.Context, m machine) (*record.Program, error)
 	return &record.Program{Path: p.Path, Version: p.Version, SHA256: p.SHA256}, err
 }
 
-// soundFirecracker refuses a Firecracker that is too old, a system without cages, and
-// a KVM that does not even run an instruction: all that is known before a download.
+// soundFirecracker refuses a Firecracker that is too old, a system without cages or
+// without taps for their network, and a KVM that does not even run an instruction: all
+// that is known before a download.
 func (a *App) soundFirecracker(ctx context.Context, m machine) error {
 	if _, err := a.firecracker().Describe(ctx); err != nil {
 		return err
 	}
-	if err := cage.Try(ctx, a.runner()); err != nil {
+	if err := cage.TryTap(ctx, a.runner()); err != nil {
 		return err
 	}
 	g := a.groundsFor(m.arch)

@@ -186,9 +186,6 @@ func (l *launch) checkNew(ctx context.Context) (err error) {
 	if l.policy, err = l.options.Network.policy(l.preset); err != nil {
 		return err
 	}
-	if l.options.Network.given() && !l.networked() {
-		return refuse("Use --backend qemu.", "--network, --allow and --allow-host: Firecracker gives no network yet")
-	}
 	name, err := l.freeName()
 	if err != nil {
 		return err
@@ -366,7 +363,7 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
 		Mounts: l.mounts, Forwards: l.forwards(), Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
-		Mode: wire.ModeRun, Network: l.networked(), Egress: l.policy, VMMProgram: program, Env: surroundings.SessionEnv(), CACerts: certificates,
+		Mode: wire.ModeRun, Network: true, Egress: l.policy, VMMProgram: program, Env: surroundings.SessionEnv(), CACerts: certificates,
 	}, nil
 }
 
@@ -422,9 +419,6 @@ func (l *launch) notices(surroundings config.Config, image record.Image, accel v
 	}
 	for _, withheld := range surroundings.WithheldEnv() {
 		l.app.notice("%s", withheld)
-	}
-	if !l.networked() {
-		l.app.notice("The sandbox has no network: Firecracker gives none yet. Use --backend qemu for one.")
 	}
 	if accel == vmm.TCG {
 		l.app.notice("The sandbox is emulated and therefore slow: %s.", reason)

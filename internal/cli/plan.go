@@ -66,7 +66,7 @@ type plannedPart struct {
 func (l *launch) plan(ctx context.Context) (startPlan, error) {
 	p := startPlan{
 		Preset: l.preset.Name, Agent: agentView{Name: l.preset.Agent.Name, Version: l.preset.Agent.Version},
-		Command: append(slices.Clone(l.command()), l.options.Args...), VMM: l.machine.vmm, Network: networkOf(l.networked(), l.policy),
+		Command: append(slices.Clone(l.command()), l.options.Args...), VMM: l.machine.vmm, Network: networkOf(true, l.policy),
 		Mounts: mountsOf(l.mounts), Ports: append([]int{}, l.preset.Ports...), Services: []string{},
 	}
 	c, err := l.app.Config()

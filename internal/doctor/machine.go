@@ -80,7 +80,7 @@ func firecracker(f Facts) Check {
 		c.Found, c.Means, c.Fix = "none that can be used: "+f.FirecrackerError.Error(), "sandboxes run on QEMU", fault.HintOf(f.FirecrackerError)
 	default:
 		c.Found = f.Firecracker + ", SHA-256 " + f.FirecrackerSum
-		c.Means = "it runs sandboxes with --backend firecracker, without network"
+		c.Means = "it runs sandboxes with --backend firecracker"
 		if !f.KVM.Usable {
 			c.Means = "it needs KVM, which is of no use here: sandboxes run on QEMU"
 		}

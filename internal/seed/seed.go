@@ -77,7 +77,7 @@ func Build(in Input) Document {
 		Meta:    wire.MetaData{InstanceID: in.InstanceID, LocalHostname: in.Hostname},
 		Network: wire.NetworkConfig{Version: 2, Ethernets: map[string]wire.Ethernet{
 			"uplink": {
-				Match:     wire.Match{Name: "e*"},
+				Match: wire.Match{Name: "e*"}, MTU: wire.MTU,
 				Addresses: []string{wire.Guest4.String(), wire.Guest6.String()},
 				Routes: []wire.Route{
 					{To: "default", Via: wire.Gateway4.Addr().String()}, {To: "default", Via: wire.Gateway6.Addr().String()},

@@ -10,6 +10,8 @@ import (
 	"context"
 	"io"
 	"net"
+
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // Accel is the way guest instructions are run.
@@ -83,8 +85,8 @@ type Card interface {
 	io.Closer
 }
 
-// CardMTU is that of a machine's card: the largest a packet of IPv4 fits in.
-const CardMTU = 65520
+// CardMTU is that of a machine's card. Where a VMM cannot tell the guest, the seed does.
+const CardMTU = wire.MTU
 
 // Pauser is a Machine that can be halted, and goes on as if nothing had been.
 type Pauser interface {

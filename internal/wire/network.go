@@ -13,3 +13,6 @@ var (
 	Gateway6  = netip.MustParsePrefix("fd5a:6d6f:6c76::2/64")
 	Resolver6 = netip.MustParsePrefix("fd5a:6d6f:6c76::3/64")
 )
+
+// MTU is that of the guest's card: the largest a packet of IPv4 fits in.
+const MTU = 65520

@@ -84,6 +84,7 @@ type NetworkConfig struct {
 type Ethernet struct {
 	Match       Match       `json:"match"`
 	DHCP4       bool        `json:"dhcp4"`
+	MTU         int         `json:"mtu,omitempty"`       // 0: as the card says
 	Addresses   []string    `json:"addresses,omitempty"` // with prefix length
 	Routes      []Route     `json:"routes,omitempty"`
 	Nameservers Nameservers `json:"nameservers"`

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
@@ -21,6 +22,7 @@ import (
 // plan is one interface's settings, checked.
 type plan struct {
 	pattern   string
+	mtu       int // 0: as it is
 	addresses []netip.Prefix
 	routes    []route
 }
@@ -73,7 +75,7 @@ func Loopback() error {
 		return err
 	}
 	defer c.close()
-	if err := c.request(linkUp(c.next(), lo.Index)); err != nil {
+	if err := c.request(linkUp(c.next(), lo.Index, 0)); err != nil {
 		return fmt.Errorf("set up loopback: %w", err)
 	}
 	return nil
@@ -93,6 +95,9 @@ func Configure(config wire.NetworkConfig) error {
 	plans, err := newPlans(config)
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat("/proc/net/if_inet6"); errors.Is(err, fs.ErrNotExist) {
+		plans = withoutIPv6(plans)
 	}
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -121,7 +126,7 @@ func (p plan) apply(c *conn, index int) error {
 			return fmt.Errorf("add address %s: %w", address, err)
 		}
 	}
-	if err := c.request(linkUp(c.next(), index)); err != nil {
+	if err := c.request(linkUp(c.next(), index, p.mtu)); err != nil {
 		return fmt.Errorf("set up: %w", err)
 	}
 	for _, r := range p.routes {
@@ -130,6 +135,16 @@ func (p plan) apply(c *conn, index int) error {
 		}
 	}
 	return nil
+}
+
+// withoutIPv6 leaves out what a kernel without IPv6 cannot have.
+func withoutIPv6(plans []plan) []plan {
+	for i := range plans {
+		p := &plans[i]
+		p.addresses = slices.DeleteFunc(p.addresses, func(a netip.Prefix) bool { return a.Addr().Is6() })
+		p.routes = slices.DeleteFunc(p.routes, func(r route) bool { return r.via.Is6() })
+	}
+	return plans
 }
 
 func newPlans(config wire.NetworkConfig) ([]plan, error) {
@@ -148,7 +163,7 @@ func newPlans(config wire.NetworkConfig) ([]plan, error) {
 }
 
 func newPlan(name string, card wire.Ethernet) (plan, error) {
-	p := plan{pattern: cmp.Or(card.Match.Name, name)}
+	p := plan{pattern: cmp.Or(card.Match.Name, name), mtu: card.MTU}
 	if card.DHCP4 {
 		return p, errors.New("DHCP is not supported")
 	}

@@ -44,14 +44,17 @@ func (m *message) bytes() []byte {
 	return m.buf
 }
 
-// linkUp asks to set an interface up.
-func linkUp(sequence uint32, index int) []byte {
+// linkUp asks to set an interface up, with packets of so many bytes; 0: as it is.
+func linkUp(sequence uint32, index, mtu int) []byte {
 	m := newMessage(unix.RTM_NEWLINK, 0, sequence)
 	info := make([]byte, unix.SizeofIfInfomsg)
 	native.PutUint32(info[4:], uint32(index))
 	native.PutUint32(info[8:], unix.IFF_UP)
 	native.PutUint32(info[12:], unix.IFF_UP) // the flags to change
 	m.buf = append(m.buf, info...)
+	if mtu > 0 {
+		m.attribute(unix.IFLA_MTU, native.AppendUint32(nil, uint32(mtu)))
+	}
 	return m.bytes()
 }
 

@@ -30,8 +30,12 @@ func TestMessages(t *testing.T) {
 		want string
 	}{
 		"ip link set eth0 up": {
-			linkUp(1, 2),
+			linkUp(1, 2, 0),
 			"20000000 1000 0500 01000000 00000000  00 00 0000 02000000 01000000 01000000",
+		},
+		"ip link set eth0 mtu 65520 up": {
+			linkUp(1, 2, 65520),
+			"28000000 1000 0500 01000000 00000000  00 00 0000 02000000 01000000 01000000  0800 0400 f0ff0000",
 		},
 		"ip addr replace 10.0.2.15/24 dev eth0": {
 			addAddress(2, 2, netip.MustParsePrefix("10.0.2.15/24")),
@@ -104,6 +108,17 @@ func TestNewPlans(t *testing.T) {
 	}
 }
 
+func TestWithoutIPv6(t *testing.T) {
+	plans, err := newPlans(card(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := withoutIPv6(plans)[0]
+	if len(p.addresses) != 1 || !p.addresses[0].Addr().Is4() || len(p.routes) != 2 {
+		t.Errorf("%+v", p)
+	}
+}
+
 func TestNewPlansRefuses(t *testing.T) {
 	for name, change := range map[string]func(*wire.Ethernet){
 		"dhcp":           func(e *wire.Ethernet) { e.DHCP4 = true },
@@ -158,6 +173,7 @@ func TestKernelTakesTheMessages(t *testing.T) {
 	}
 	defer c.close()
 	p := plan{
+		mtu:       1400,
 		addresses: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fd00::15/64")},
 		routes:    []route{{netip.MustParsePrefix("10.9.0.0/16"), netip.MustParseAddr("10.0.2.2")}},
 	}
@@ -165,6 +181,9 @@ func TestKernelTakesTheMessages(t *testing.T) {
 		if err := p.apply(c, lo.Index); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if lo, err = net.InterfaceByName("lo"); err != nil || lo.MTU != 1400 {
+		t.Errorf("packets of %d bytes, %v", lo.MTU, err)
 	}
 	addresses, err := lo.Addrs()
 	if err != nil {

@@ -35,8 +35,6 @@ type Setup struct {
 	Left func() []string
 	// CPUs are the processors of a machine; 0: two.
 	CPUs int
-	// NoNetwork leaves the network card out, for a driver that has none.
-	NoNetwork bool
 	// Bulk is how much the throughput is measured with, in bytes; 0: 10 MiB.
 	Bulk int64
 	// Slowest is the lowest acceptable link throughput in bytes a second; 0: any.
@@ -78,6 +76,7 @@ type bench struct {
 	machine vmm.Machine
 	console *buffer
 	scratch string
+	network *uplink // nil: its card does not end here
 }
 
 func newSpec(t *testing.T, s Setup, layer string) (vmm.Spec, *buffer) {
@@ -89,7 +88,7 @@ func newSpec(t *testing.T, s Setup, layer string) (vmm.Spec, *buffer) {
 			{ID: "layer0", Path: layer, ReadOnly: true},
 			{ID: wire.ScratchRole, Path: makeDrive(t, "scratch, with a comma.img", scratchBytes, "")},
 		},
-		Network: !s.NoNetwork, RunDir: t.TempDir(), Console: console,
+		Network: true, RunDir: t.TempDir(), Console: console,
 	}, console
 }
 
@@ -106,7 +105,7 @@ func start(t *testing.T, s Setup, layer string) *bench {
 			t.Logf("console:\n%s", console)
 		}
 	})
-	return &bench{setup: s, spec: spec, machine: m, console: console, scratch: spec.Drives[1].Path}
+	return &bench{setup: s, spec: spec, machine: m, console: console, scratch: spec.Drives[1].Path, network: connect(t, m)}
 }
 
 // link opens the next session.
@@ -135,6 +134,7 @@ func life(t *testing.T, s Setup, layer string) {
 	t.Run("Scratch", func(t *testing.T) { writable(t, c, b.scratch) })
 	t.Run("Console", func(t *testing.T) { sayings(t, c, b.console) })
 	t.Run("Throughput", func(t *testing.T) { throughput(t, c, s) })
+	t.Run("Network", func(t *testing.T) { talk(t, c, b.network, s.Bulk) })
 	if t.Failed() {
 		return // the session's state is unknown
 	}
@@ -153,12 +153,8 @@ func devices(t *testing.T, s Setup, info guest.Info) {
 	if !strings.Contains(info.CommandLine, marker) {
 		t.Errorf("command line %q lacks %q", info.CommandLine, marker)
 	}
-	cards := 1
-	if s.NoNetwork {
-		cards = 0
-	}
-	if info.Networks != cards || !info.Random {
-		t.Errorf("%d network cards, random source %v; want %d and true", info.Networks, info.Random, cards)
+	if info.Networks != 1 || !info.Random {
+		t.Errorf("%d network cards, random source %v; want 1 and true", info.Networks, info.Random)
 	}
 	want := map[string]guest.Drive{
 		"layer0":  {ID: "layer0", Bytes: layerBytes, ReadOnly: true},
@@ -241,6 +237,9 @@ func reboot(t *testing.T, b *bench, c *client, before guest.Info) *client {
 	next := b.link(t)
 	if got := next.look(t).BootID; got == before.BootID {
 		t.Errorf("boot %s after a reboot, want another", got)
+	}
+	if b.network != nil {
+		talk(t, next, b.network, b.setup.Bulk)
 	}
 	if got := next.ask(t, guest.Request{Op: guest.Read, Drive: "scratch", Offset: 4096, N: 4}); string(got.Data) != "kept" {
 		t.Errorf("scratch holds %q after a reboot (%s)", got.Data, got.Error)

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"runtime"
@@ -100,6 +101,8 @@ func (m *machine) use(drive string, do func(*os.File) error) error {
 	}
 	return fmt.Errorf("no drive %s", drive)
 }
+
+func (m *machine) Dial(string) (io.ReadWriteCloser, error) { return nil, errors.New("no network") }
 
 func (m *machine) Say(text string) error {
 	m.Console(text)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/process"
 )
 
@@ -38,7 +39,12 @@ func BenchmarkStart(b *testing.B) {
 	}
 	b.Run("caged", func(b *testing.B) {
 		run(b, func(m *machine) *process.Child {
-			child, tail, err := m.spawn()
+			handout, err := cage.NewHandout()
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer handout.Close()
+			child, tail, err := m.spawn(handout)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 // Package firecracker drives Firecracker: it decides a machine's devices and boot
 // arguments, starts Firecracker in a cage without root, configures it over its API,
-// and turns vsock connections of the guest into the sessions of the guest link.
+// and turns vsock connections of the guest into the sessions of the guest link, and
+// the frames of its tap into those of a vmm.Card.
 //
 // Inputs are a vmm.Spec and a Firecracker of version 1.10 or later; the output is a
 // running machine. All paths that Firecracker is given are the same for every
@@ -113,8 +114,6 @@ func check(spec vmm.Spec) error {
 		return refuse("%d processors: Firecracker gives 1 to %d", spec.CPUs, maxCPUs)
 	case spec.MemoryMiB < 64:
 		return refuse("%d MiB of memory", spec.MemoryMiB)
-	case spec.Network:
-		return refuse("Firecracker has no network in this version of smolvm")
 	case spec.Console == nil:
 		return refuse("nowhere to write the console")
 	}
@@ -178,9 +177,12 @@ func (m *machine) cagePlan() cage.Plan {
 	for _, d := range s.Drives {
 		binds = append(binds, cage.Bind{From: d.Path, To: drivesAt + "/" + d.ID, Writable: !d.ReadOnly})
 	}
+	if m.card != nil {
+		binds = append(binds, cage.Bind{From: cage.TapDevice, To: cage.TapDevice, Device: true})
+	}
 	binds = append(binds, m.snapshotBind()...)
 	return cage.Plan{
-		Root: m.root, Binds: binds, Program: programAt,
+		Root: m.root, Binds: binds, Program: programAt, Tap: m.tap(),
 		Args: []string{
 			"--id", "smolvm", "--api-sock", runAt + "/" + apiName, "--level", "Info",
 			"--log-path", runAt + "/" + logName, "--metrics-path", runAt + "/" + metricsName,
@@ -238,6 +240,9 @@ func (m *machine) settings() []setting {
 		{"/vsock", "the guest link", vsockConfig{CID: guestCID, Socket: runAt + "/" + vsockName}},
 		{"/entropy", "the random source", entropyConfig{}},
 		{"/balloon", "the balloon", balloonConfig{Deflate: true, Interval: statisticsSeconds}},
+	}
+	if m.card != nil {
+		list = append(list, setting{"/network-interfaces/" + cardID, "the network card", networkConfig{ID: cardID, Tap: tapName, MAC: cardMAC}})
 	}
 	if len(m.driver.options.CPU) > 0 {
 		list = append(list, setting{"/cpu-config", "the processor", m.driver.options.CPU})

@@ -176,7 +176,6 @@ func TestRefusedSpecs(t *testing.T) {
 		"no processor":    func(s *vmm.Spec) { s.CPUs = 0 },
 		"many processors": func(s *vmm.Spec) { s.CPUs = 33 },
 		"little memory":   func(s *vmm.Spec) { s.MemoryMiB = 8 },
-		"a network":       func(s *vmm.Spec) { s.Network = true },
 		"drives of a name": func(s *vmm.Spec) {
 			s.Drives = []vmm.Drive{{ID: "a"}, {ID: "a"}}
 		},

@@ -36,6 +36,7 @@ type machine struct {
 	token  string
 	from   string // folder of the snapshot that the first Firecracker is filled with; empty: none
 
+	card    *card // the host's end of the network card; nil: none
 	door    *door // where the guest connects
 	log     *lines
 	metrics *lines
@@ -56,6 +57,9 @@ func (d *Driver) newMachine(spec vmm.Spec, binary, from, token string) (_ *machi
 	m := &machine{driver: d, spec: spec, binary: binary, from: from, token: token, done: make(chan struct{})}
 	if m.dir, err = makeFolder(spec.RunDir); err != nil {
 		return nil, err
+	}
+	if spec.Network {
+		m.card = newCard()
 	}
 	m.root = filepath.Join(spec.RunDir, "root")
 	err = os.Mkdir(m.root, 0o700)
@@ -111,6 +115,9 @@ func (m *machine) clean() {
 	if m.door != nil {
 		m.door.close()
 	}
+	if m.card != nil {
+		_ = m.card.Close()
+	}
 	for _, l := range []*lines{m.log, m.metrics} {
 		if l != nil {
 			l.close()
@@ -131,7 +138,12 @@ func (m *machine) launch(ctx context.Context) error {
 	m.log.begin()
 	m.metrics.begin()
 	m.door.expect()
-	child, tail, err := m.spawn()
+	handout, err := cage.NewHandout()
+	if err != nil {
+		return err
+	}
+	defer handout.Close()
+	child, tail, err := m.spawn(handout)
 	if err != nil {
 		return err
 	}
@@ -147,11 +159,27 @@ func (m *machine) launch(ctx context.Context) error {
 		child.Kill()
 		return errKilled
 	}
-	if err := m.configure(ctx, child, api); err != nil {
+	if err = m.connect(ctx, handout); err == nil {
+		err = m.configure(ctx, child, api)
+	}
+	if err != nil {
 		child.Kill()
 		return m.explain(ctx, err)
 	}
 	return nil
+}
+
+// connect takes the other end of the tap, which the stage makes before Firecracker
+// runs.
+func (m *machine) connect(ctx context.Context, handout *cage.Handout) error {
+	if m.card == nil {
+		return nil
+	}
+	far, err := handout.Take(ctx)
+	if err == nil {
+		m.card.attach(far)
+	}
+	return err
 }
 
 // sweep removes the sockets of an earlier Firecracker: one that is there is an error.
@@ -167,16 +195,18 @@ func (m *machine) sweep() error {
 var errKilled = errors.New("it was ended")
 
 // spawn starts the process in its cage.
-func (m *machine) spawn() (*process.Child, *process.Tail, error) {
+func (m *machine) spawn(handout *cage.Handout) (*process.Child, *process.Tail, error) {
 	// Not a start's context: it ends the start, not the machine.
 	cmd, err := cage.Command(context.Background(), m.driver.runner, m.cagePlan())
 	if err != nil {
 		return nil, nil, err
 	}
 	defer cmd.ExtraFiles[0].Close()
+	handout.Give(cmd)
 	tail := process.NewTail(nil)
 	cmd.Stdout, cmd.Stderr = lossless{m.spec.Console}, tail // the serial port is its standard output in every version
 	child, err := process.StartBound(cmd)
+	handout.Started()
 	if err != nil {
 		return nil, nil, cage.Forbidden(os.DirFS("/"), m.driver.runner.SelfPath(), err)
 	}
@@ -244,6 +274,9 @@ func (m *machine) watch() {
 		child := m.child
 		m.mu.Unlock()
 		<-child.Done()
+		if m.card != nil {
+			m.card.attach(nil)
+		}
 		err := m.verdict(child.Wait())
 		if errors.Is(err, errReboot) {
 			m.from = "" // a guest that reboots boots

@@ -35,6 +35,12 @@ type vsockConfig struct {
 	Socket string `json:"uds_path"`
 }
 
+type networkConfig struct {
+	ID  string `json:"iface_id"`
+	Tap string `json:"host_dev_name"`
+	MAC string `json:"guest_mac"`
+}
+
 type balloonConfig struct {
 	MiB      int64 `json:"amount_mib"`
 	Deflate  bool  `json:"deflate_on_oom"`

@@ -46,12 +46,13 @@ type keptMachine struct {
 	CPUs      int      `json:"cpus"`
 	MemoryMiB int64    `json:"memory_mib"`
 	Drives    []string `json:"drives"` // in order; a * behind those that are read-only
-	Token     string   `json:"token"`  // that the guest has in its memory
+	Network   bool     `json:"network,omitempty"`
+	Token     string   `json:"token"` // that the guest has in its memory
 }
 
 // kept describes the machine of a spec.
 func kept(spec vmm.Spec, token string) keptMachine {
-	k := keptMachine{Version: keptVersion, Arch: spec.Arch, CPUs: evenCPUs(spec.CPUs), MemoryMiB: spec.MemoryMiB, Token: token}
+	k := keptMachine{Version: keptVersion, Arch: spec.Arch, CPUs: evenCPUs(spec.CPUs), MemoryMiB: spec.MemoryMiB, Network: spec.Network, Token: token}
 	for _, d := range spec.Drives {
 		name := d.ID
 		if d.ReadOnly {
@@ -70,6 +71,8 @@ func (k keptMachine) fits(spec vmm.Spec) error {
 		return fmt.Errorf("it has version %d, this smolvm knows version %d", k.Version, keptVersion)
 	case k.Arch != want.Arch, k.CPUs != want.CPUs, k.MemoryMiB != want.MemoryMiB:
 		return fmt.Errorf("it is of an %s machine with %d processors and %d MiB of memory", k.Arch, k.CPUs, k.MemoryMiB)
+	case k.Network != want.Network:
+		return fmt.Errorf("it is of a machine with a network card: %v", k.Network)
 	case !slices.Equal(k.Drives, want.Drives):
 		return fmt.Errorf("it is of a machine with the drives %q", k.Drives)
 	case len(k.Token) != 2*tokenBytes:

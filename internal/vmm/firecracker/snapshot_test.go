@@ -43,6 +43,7 @@ func TestSnapshot(t *testing.T) {
 		"another size":    func(s *vmm.Spec) { s.MemoryMiB *= 2 },
 		"more processors": func(s *vmm.Spec) { s.CPUs = 2 },
 		"another order":   func(s *vmm.Spec) { s.Drives[0], s.Drives[1] = s.Drives[1], s.Drives[0] },
+		"a network card":  func(s *vmm.Spec) { s.Network = true },
 		"a writable layer": func(s *vmm.Spec) {
 			s.Drives[0].ReadOnly = false
 		},

@@ -28,6 +28,7 @@ const (
 	Say      Op = "say"      // write Text to the console
 	Send     Op = "send"     // after the answer, N bytes of Pattern follow
 	Take     Op = "take"     // N bytes follow; then answer with their SHA-256
+	Echo     Op = "echo"     // send N bytes of Pattern to the address Text; answer with the SHA-256 of what comes back
 	Reopen   Op = "reopen"   // close the port and open it again
 	Reboot   Op = "reboot"   // ends the session
 	PowerOff Op = "poweroff" // ends the session
@@ -77,6 +78,7 @@ type Machine interface {
 	ReadAt(drive string, p []byte, offset int64) error
 	WriteAt(drive string, p []byte, offset int64) error
 	Say(text string) error
+	Dial(address string) (io.ReadWriteCloser, error) // over the network
 }
 
 // pattern repeats in what Send transfers; its length shares no factor with
@@ -171,10 +173,32 @@ func carryOut(in io.Reader, m Machine, r Request) (Answer, error) {
 		return Answer{}, m.Say(r.Text)
 	case Send:
 		return Answer{}, nil
+	case Echo:
+		return echo(m, r.Text, r.N)
 	case Take:
 		h := sha256.New()
 		_, err := io.CopyN(h, in, r.N)
 		return Answer{Data: h.Sum(nil)}, err
 	}
 	return Answer{}, errors.New("no such command")
+}
+
+// echo sends n bytes to an address and takes as many, at the same time.
+func echo(m Machine, address string, n int64) (Answer, error) {
+	conn, err := m.Dial(address)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer conn.Close()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.CopyN(conn, Pattern(), n)
+		sent <- err
+	}()
+	h := sha256.New()
+	_, err = io.CopyN(h, conn, n)
+	if err != nil {
+		_ = conn.Close() // it may still send
+	}
+	return Answer{Data: h.Sum(nil)}, errors.Join(err, <-sent)
 }

@@ -12,16 +12,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/guest/link"
+	"github.com/smolvm/smolvm/internal/guest/network"
 	"github.com/smolvm/smolvm/internal/vmm/conformance/guest"
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -235,6 +238,21 @@ func (m *machine) use(drive string, flag int, do func(*os.File) error) error {
 	}
 	return errors.Join(do(f), f.Close())
 }
+
+// Dial makes a connection over the network card, which is set up first.
+func (m *machine) Dial(address string) (io.ReadWriteCloser, error) {
+	err := network.Configure(wire.NetworkConfig{Version: 2, Ethernets: map[string]wire.Ethernet{"uplink": {
+		Match: wire.Match{Name: "e*"}, MTU: wire.MTU, Addresses: []string{wire.Guest4.String()},
+		Routes: []wire.Route{{To: "default", Via: wire.Gateway4.Addr().String()}},
+	}}})
+	if err != nil {
+		return nil, err
+	}
+	return net.DialTimeout("tcp", address, dialTime)
+}
+
+// dialTime is patience with a network that drops what it is sent.
+const dialTime = 30 * time.Second
 
 // Say writes to the console.
 func (m *machine) Say(text string) error {

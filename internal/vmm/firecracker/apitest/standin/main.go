@@ -1,7 +1,7 @@
 // Command standin is a stand-in for the program firecracker, for tests of its
 // driver: it serves the scripted API at --api-sock and writes the log lines that the
 // real one writes. Once started, its guest connects, and does what the kernel's
-// option standin= says. It keeps nothing.
+// option standin= says; its network card sends every frame back. It keeps nothing.
 package main
 
 import (
@@ -62,6 +62,9 @@ func (g *guest) on(request string, body map[string]any) error {
 		if _, err := os.ReadFile(body["kernel_image_path"].(string)); err != nil {
 			return fmt.Errorf("the kernel file cannot be opened: %w", err)
 		}
+	case "PUT /network-interfaces/net0":
+		name, _ := body["host_dev_name"].(string)
+		return plugIn(name)
 	case "PUT /vsock":
 		g.vsock, _ = body["uds_path"].(string)
 	case "PUT /snapshot/create": // all that this guest has in its memory
