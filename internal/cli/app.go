@@ -65,6 +65,8 @@ type App struct {
 	// wrongPresets is what is wrong with files of the user's folder of presets.
 	wrongPresets []error
 
+	soundAt string // path of the Firecracker that was asked and can run sandboxes; empty: none yet
+
 	left string // what to say when the command is interrupted now
 
 	*rooms

@@ -16,7 +16,6 @@ type grounds struct {
 	KVM         host.Verdict
 	Unprobed    bool  // nothing is known of KVM yet
 	Firecracker error // why it cannot be used; nil: it can
-	Unconnected bool  // Firecracker has to be asked for
 }
 
 // fitting is the VMM for a sandbox: the one that is wanted, else Firecracker where
@@ -25,7 +24,7 @@ func (g grounds) fitting(wanted string) string {
 	switch {
 	case wanted != "":
 		return wanted
-	case g.refuseFirecracker() == nil && !g.Unconnected:
+	case g.refuseFirecracker() == nil:
 		return config.Firecracker
 	}
 	return config.QEMU
@@ -78,7 +77,7 @@ func (a *App) groundsFor(guest string) grounds {
 	if guest == "" {
 		guest = info.Arch
 	}
-	g := grounds{OS: info.OS, Arch: info.Arch, Guest: guest, Unprobed: true, Unconnected: true}
+	g := grounds{OS: info.OS, Arch: info.Arch, Guest: guest, Unprobed: true}
 	if info.OS == "linux" {
 		_, g.Firecracker = a.firecracker().Binary()
 	}
@@ -98,5 +97,12 @@ func (a *App) chooseMachine(arch, backend string) (machine, error) {
 		return machine{}, err
 	}
 	g, info := a.groundsFor(arch), a.Host()
-	return machine{arch: g.Guest, vmm: g.fitting(backend), named: backend != "", cpus: info.CPUs, memoryMiB: info.MemoryMiB}, nil
+	m := machine{arch: g.Guest, vmm: g.fitting(backend), named: backend != "", cpus: info.CPUs, memoryMiB: info.MemoryMiB}
+	if !m.named && g.OS == "linux" && g.Guest == g.Arch {
+		m.why = g.Firecracker
+		if m.why != nil && a.global.Firecracker == "" && c.Firecracker == "" {
+			m.why = errNoFirecracker
+		}
+	}
+	return m, nil
 }

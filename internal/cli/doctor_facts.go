@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/doctor"
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/imagebuild"
@@ -46,7 +48,7 @@ func (a *App) facts(ctx context.Context) (doctor.Facts, error) {
 		Host: info, Survey: info.Look(), User: userName(), Root: os.Geteuid() == 0,
 		Home: lookAtHome(c.Home), Now: a.Now(), Built: a.Build.Built, Proxy: proxyOf(c), OwnBuilds: !c.UsePublished,
 	}
-	f.Backend, f.BackendError = a.tryBackend(ctx, c)
+	a.tryBackend(ctx, c, &f)
 	program, err := a.driver().Describe(ctx, info.Arch)
 	f.Emulator, f.EmulatorError = program.String(), err
 	_, f.Formatter = a.runner().Find(process.MkfsExt4)
@@ -60,18 +62,29 @@ func (a *App) facts(ctx context.Context) (doctor.Facts, error) {
 }
 
 // tryBackend says which VMM is chosen, and why.
-func (a *App) tryBackend(ctx context.Context, c config.Config) (string, error) {
+func (a *App) tryBackend(ctx context.Context, c config.Config, f *doctor.Facts) {
 	m, err := a.Machine("", "")
-	switch {
-	case err != nil:
-		return "", err
-	case c.Backend != "":
-		if m.vmm == config.Firecracker {
-			return m.vmm, a.soundFirecracker(ctx, m)
-		}
-		return m.vmm + ", as SMOLVM_BACKEND says", a.groundsFor(m.arch).refuse(m.vmm)
+	if err == nil {
+		err = a.settle(ctx, &m, 0)
 	}
-	return m.vmm + ", as it gives sandboxes a network", nil
+	chosen(m, f)
+	f.BackendError = err
+	if err == nil && c.Backend != "" {
+		f.Backend, f.BackendError = m.vmm+", as SMOLVM_BACKEND says", a.groundsFor(m.arch).refuse(m.vmm)
+	}
+}
+
+// chosen tells the doctor which VMM runs sandboxes, and what is in the way of
+// Firecracker.
+func chosen(m machine, f *doctor.Facts) {
+	f.VMM, f.Backend = m.vmm, m.vmm
+	switch {
+	case errors.Is(m.why, errNoFirecracker):
+		f.Backend += ", as " + m.why.Error() // whose own check has more
+	case m.why != nil:
+		f.Backend += ", as Firecracker is not used: " + m.why.Error()
+		f.BackendFix = fault.HintOf(m.why)
+	}
 }
 
 // builders tells which program is missing for building a base here.
@@ -159,7 +172,7 @@ func (a *App) tryImage(ctx context.Context, f *doctor.Facts) {
 	found, row, err := a.usualRow(limited, f)
 	f.Catalogue.Err = err
 	switch {
-	case f.EmulatorError != nil:
+	case f.EmulatorError != nil && f.VMM != config.Firecracker:
 		f.Boot.Why = "there is no QEMU for it"
 	case err != nil || !f.Catalogue.Base:
 		f.Boot.Why = "there is no kernel for it"
@@ -187,7 +200,7 @@ func (a *App) usualRow(ctx context.Context, f *doctor.Facts) (resolve.Catalogue,
 	}
 	f.Catalogue.Release, f.Catalogue.Signers = found.Manifest.Release, found.Signers
 	f.Catalogue.Expires, f.Catalogue.Expired = found.Manifest.Expires, found.Expired
-	row, there := found.Find(usualPreset, f.Host.Arch, config.QEMU)
+	row, there := found.Find(usualPreset, f.Host.Arch, cmp.Or(f.VMM, config.QEMU))
 	f.Catalogue.Image, f.Catalogue.Base = there, there
 	if !there || !c.UsePublished { // what is built here stands on what any image stands on
 		row = a.usualBase(found, f)
@@ -200,7 +213,7 @@ func (a *App) usualRow(ctx context.Context, f *doctor.Facts) (resolve.Catalogue,
 
 // usualBase is what the usual image is built on where it is built here.
 func (a *App) usualBase(found resolve.Catalogue, f *doctor.Facts) manifest.Row {
-	b := localBuild{found: found, machine: machine{arch: f.Host.Arch, vmm: config.QEMU}}
+	b := localBuild{found: found, machine: machine{arch: f.Host.Arch, vmm: cmp.Or(f.VMM, config.QEMU)}}
 	if all, err := a.AllPresets(); err == nil { // else nothing was built of it
 		b.preset, _ = preset.Find(all, usualPreset)
 	}
@@ -234,8 +247,12 @@ func (a *App) tryBoot(ctx context.Context, found resolve.Catalogue, row manifest
 		return
 	}
 	defer forget()
-	m := machine{arch: f.Host.Arch, vmm: config.QEMU}
+	m := machine{arch: f.Host.Arch, vmm: cmp.Or(f.VMM, config.QEMU)}
 	accel, reason, err := a.Accel(ctx, m, row, image)
+	if errors.As(err, new(distrust)) && m.doubt(err) == nil { // as a start would
+		chosen(m, f)
+		accel, reason, err = a.Accel(ctx, m, row, image)
+	}
 	if err != nil {
 		f.Boot.Why = err.Error()
 		return

@@ -388,6 +388,14 @@ func (w *fakeWorld) Delete(ctx context.Context, name string) error {
 	return ctx.Err()
 }
 
+func (w *fakeWorld) Rehost(name string, host sandbox.Host) (record.Record, error) {
+	w.note("rehost %s on %s, %s", name, host.VMM, host.Accel)
+	s := w.boxes[name]
+	s.VMM, s.Accel, s.VMMProgram = host.VMM, string(host.Accel), host.Program
+	w.boxes[name] = s
+	return s.Record, nil
+}
+
 func (w *fakeWorld) Resize(name string, size sandbox.Size) (record.Record, error) {
 	w.note("resize %s %+v", name, size)
 	s := w.boxes[name]

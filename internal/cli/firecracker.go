@@ -11,7 +11,6 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
-	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/vmm/firecracker"
@@ -42,8 +41,8 @@ func (a *App) driverOf(r record.Record) (vmm.Driver, error) {
 	case config.QEMU:
 		return a.driver(), nil
 	case config.Firecracker:
-		if r.VMMProgram != nil && process.Runnable(r.VMMProgram.Path) {
-			a.global.Firecracker = r.VMMProgram.Path
+		if r.VMMProgram != nil {
+			a.useProgram(*r.VMMProgram)
 		}
 		return a.firecracker(), nil
 	}
@@ -56,26 +55,33 @@ func (a *App) programOf(ctx context.Context, m machine) (*record.Program, error)
 		return nil, nil //nolint:nilnil // nothing is kept of QEMU
 	}
 	p, err := a.firecracker().Describe(ctx)
-	return &record.Program{Path: p.Path, Version: p.Version, SHA256: p.SHA256}, err
+	return &record.Program{Path: p.Path, Version: p.Version, SHA256: p.SHA256, Asked: m.named}, err
 }
 
-// soundFirecracker refuses a Firecracker that is too old, a system without cages or
-// without taps for their network, and a KVM that does not even run an instruction: all
+// soundFirecracker refuses a Firecracker that is too old, a KVM that does not even run
+// an instruction, and a system without cages or without taps for their network: all
 // that is known before a download.
 func (a *App) soundFirecracker(ctx context.Context, m machine) error {
-	if _, err := a.firecracker().Describe(ctx); err != nil {
+	g := a.groundsFor(m.arch)
+	if err := g.refuseFirecracker(); err != nil {
+		return err
+	}
+	p, err := a.firecracker().Describe(ctx)
+	if err != nil || p.Path == a.soundAt {
+		return err
+	}
+	if g.KVM, err = a.KVM(ctx, host.KVMOptions{VMM: a.Self}); err != nil {
+		return err
+	}
+	g.Unprobed = false
+	if err := g.refuseFirecracker(); err != nil {
 		return err
 	}
 	if err := cage.TryTap(ctx, a.runner()); err != nil {
 		return err
 	}
-	g := a.groundsFor(m.arch)
-	var err error
-	if g.KVM, err = a.KVM(ctx, host.KVMOptions{VMM: a.Self}); err != nil {
-		return err
-	}
-	g.Unprobed = false
-	return g.refuseFirecracker()
+	a.soundAt = p.Path
+	return nil
 }
 
 // accelFirecracker trusts KVM after a guest of the image's kernel came up under
@@ -86,7 +92,7 @@ func (a *App) accelFirecracker(ctx context.Context, m machine, row manifest.Row,
 		return "", "", err
 	}
 	if err := a.soundFirecracker(ctx, m); err != nil {
-		return "", "", err
+		return "", "", distrust{err}
 	}
 	binary, err := a.firecracker().Binary()
 	if err != nil {
@@ -100,5 +106,8 @@ func (a *App) accelFirecracker(ctx context.Context, m machine, row manifest.Row,
 	}); err != nil {
 		return "", "", err
 	}
-	return vmm.KVM, "", g.refuseFirecracker()
+	if err := g.refuseFirecracker(); err != nil {
+		return "", "", distrust{err}
+	}
+	return vmm.KVM, "", nil
 }

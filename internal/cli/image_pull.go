@@ -70,6 +70,9 @@ func (a *App) machineFor(arch, backend string) (machine, error) {
 
 func runImagePull(ctx context.Context, app *App, o imagePullOptions) error {
 	m, err := app.machineFor(o.Arch, o.Backend)
+	if err == nil && !m.named {
+		err = app.settle(ctx, &m, 0)
+	}
 	if err != nil {
 		return err
 	}

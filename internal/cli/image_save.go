@@ -64,6 +64,9 @@ func runImageSave(ctx context.Context, app *App, o imageSaveOptions) error {
 		}
 	}
 	m, err := app.machineFor(o.Arch, o.Backend)
+	if err == nil && !m.named {
+		err = app.settle(ctx, &m, 0)
+	}
 	if err != nil {
 		return err
 	}

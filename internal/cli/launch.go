@@ -19,6 +19,7 @@ import (
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/vmm/firecracker"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -52,6 +53,7 @@ type launch struct {
 type machine struct {
 	arch, vmm string
 	named     bool  // the VMM was asked for
+	why       error // why it is not Firecracker, where that would have been chosen; nil: nothing is in the way
 	cpus      int   // of the host
 	memoryMiB int64 // of the host
 }
@@ -86,32 +88,28 @@ func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptio
 // then on QEMU.
 func (l *launch) bring(ctx context.Context) (name string, err error) {
 	for failed := 1; ; failed++ {
-		if name, err = l.make(ctx); err != nil {
+		if name, err = l.make(ctx); l.distrusts(err) {
+			if name, err = l.make(ctx); err != nil { // the same sandbox on QEMU
+				return "", err
+			}
+		}
+		if err != nil {
 			return "", err
 		}
-		if err = l.boot(ctx, name); err == nil || !l.again(failed, err) {
+		if err = l.boot(ctx, name); err == nil || !l.app.again(&l.machine, failed, err) {
 			return name, err
 		}
 	}
 }
 
-// again decides what follows after a sandbox did not come up so many times. A probe
-// guest did come up on the same Firecracker, so it is tried once more; then QEMU
-// takes its place, unless Firecracker was asked for.
-func (l *launch) again(failed int, err error) bool {
-	if code := fault.CodeOf(err); l.machine.vmm != config.Firecracker || code != fault.Boot && code != fault.Host {
+// distrusts tells whether a sandbox was not made because Firecracker brought no probe
+// guest up, and QEMU takes its place.
+func (l *launch) distrusts(err error) bool {
+	var d distrust
+	if !errors.As(err, &d) || l.machine.doubt(d.error) != nil {
 		return false
 	}
-	switch {
-	case failed == 1:
-		l.app.notice("Firecracker did not bring the sandbox up and is tried once more: %v", err)
-		return true
-	case failed == 2 && !l.machine.named:
-		l.app.notice("Firecracker did not bring the sandbox up again: QEMU runs it instead.")
-		l.machine.vmm = config.QEMU
-		return true
-	}
-	return false
+	return l.app.Able(l.machine) == nil
 }
 
 // show says what the launch would do.
@@ -196,7 +194,10 @@ func (l *launch) checkNew(ctx context.Context) (err error) {
 	if err := l.configure(ctx); err != nil {
 		return err
 	}
-	return l.app.Able(l.machine)
+	if err := l.app.settle(ctx, &l.machine, l.options.CPUs); err != nil {
+		return err
+	}
+	return l.app.ableInstead(l.machine)
 }
 
 // configure fills what no flag says from the configuration.
@@ -420,6 +421,7 @@ func (l *launch) notices(surroundings config.Config, image record.Image, accel v
 	for _, withheld := range surroundings.WithheldEnv() {
 		l.app.notice("%s", withheld)
 	}
+	l.app.sayInstead(l.machine, accel, reason)
 	if accel == vmm.TCG {
 		l.app.notice("The sandbox is emulated and therefore slow: %s.", reason)
 	}
@@ -435,6 +437,9 @@ func (a *App) warn(format string, args ...any) {
 
 func (l *launch) cpus(row manifest.Row) int {
 	wanted := firstSet(l.options.CPUs, row.Resources.CPUs, l.preset.Resources.CPUs, maxOwnCPUs)
+	if l.options.CPUs == 0 && l.machine.vmm == config.Firecracker {
+		return firecracker.FewerProcessors(min(wanted, l.machine.cpus))
+	}
 	return min(wanted, l.machine.cpus)
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/manifest"
@@ -30,6 +31,7 @@ type startPlan struct {
 	VMM       string        `json:"vmm"`
 	Accel     string        `json:"accel"`
 	Reason    string        `json:"reason,omitempty"` // of emulation, or that a probe guest decides
+	Instead   string        `json:"not_firecracker_because,omitempty"`
 	CPUs      int           `json:"cpus"`
 	Memory    int64         `json:"memory_bytes"`
 	Disk      int64         `json:"disk_bytes"`
@@ -158,6 +160,14 @@ func (p *plannedImage) add(ctx context.Context, found resolve.Catalogue, row man
 // planAccel says how the sandbox would run, as far as that is known without
 // booting a guest.
 func (l *launch) planAccel(ctx context.Context, p *startPlan) (err error) {
+	if l.machine.why != nil {
+		p.Instead = l.machine.why.Error()
+	}
+	const ifProbed = "if a probe guest comes up"
+	if l.machine.vmm == config.Firecracker {
+		p.Accel, p.Reason = string(vmm.KVM), ifProbed // settled, but for that
+		return nil
+	}
 	g := l.app.groundsFor(l.machine.arch)
 	g.Unprobed = false
 	if g.needsKVM() {
@@ -167,7 +177,7 @@ func (l *launch) planAccel(ctx context.Context, p *startPlan) (err error) {
 	}
 	accel, reason := g.accelerator()
 	if accel == vmm.KVM {
-		reason = "if a probe guest comes up"
+		reason = ifProbed
 	}
 	p.Accel, p.Reason = string(accel), reason
 	return nil
@@ -185,6 +195,7 @@ func (p startPlan) text() string {
 		{"agent", p.Agent.Name + " " + p.Agent.Version},
 		{"command", strings.Join(p.Command, " ")},
 		{"runs on", p.VMM + " (" + accel + ")"},
+		{"not Firecracker", p.Instead},
 		{"size", fmt.Sprintf("%d CPUs, %s of memory, %s of disk at most", p.CPUs, ui.Bytes(p.Memory), ui.Bytes(p.Disk))},
 		{"network", p.Network.text()},
 		{"mounts", p.mountText()},

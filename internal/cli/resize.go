@@ -10,6 +10,7 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/vmm/firecracker"
 )
 
 // resizeOptions are what `resize` was asked for; zero leaves as it is.
@@ -67,6 +68,11 @@ func runResize(_ context.Context, app *App, o resizeOptions) error {
 	}
 	if err := checkSizes(startOptions{CPUs: o.CPUs, Memory: o.Memory, Disk: o.Disk}, host); err != nil {
 		return err
+	}
+	if s.VMMProgram != nil && s.VMMProgram.Asked && o.CPUs > 0 {
+		if err := tooMany(firecracker.Processors(o.CPUs)); err != nil {
+			return err
+		}
 	}
 	if o.Disk > 0 && o.Disk < s.DiskBytes {
 		return refuse("Make a new sandbox with a smaller --disk, and copy what is needed.",

@@ -32,6 +32,7 @@ type sandboxes interface {
 	Stop(ctx context.Context, name string, grace time.Duration) error
 	Delete(ctx context.Context, name string) error
 	Resize(name string, size sandbox.Size) (record.Record, error)
+	Rehost(name string, host sandbox.Host) (record.Record, error)
 	Update(name string, image record.Image, agent record.Agent) (record.Record, error)
 	Changes(name string) (sandbox.Changes, error)
 	Rename(ctx context.Context, from, to string) error

@@ -52,16 +52,8 @@ func runStart(ctx context.Context, app *App, o startOptions) error {
 // startAgain starts a sandbox that there is, unless it runs already.
 func (a *App) startAgain(ctx context.Context, boxes sandboxes, s sandbox.Status, attach bool, o startOptions) error {
 	if s.State != sandbox.Running {
-		if err := a.Able(machine{arch: s.Arch, vmm: s.VMM}); err != nil {
-			return err
-		}
-		if err := a.Intact(ctx, s.Image); err != nil {
-			return err
-		}
-		stop := a.AskNewer(ctx, s.Image)
-		err := a.startGiving(ctx, boxes, s, o)
-		stop()
-		if err != nil {
+		r := restart{app: a, boxes: boxes, sandbox: s, options: o}
+		if err := r.run(ctx); err != nil {
 			return err
 		}
 		a.tellNewer(s)

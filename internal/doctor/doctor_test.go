@@ -22,7 +22,7 @@ func good() Facts {
 	return Facts{
 		Host:   host.Info{OS: "linux", Arch: "amd64", CPUs: 8, MemoryMiB: 32 << 10},
 		Survey: host.Survey{Extensions: "vmx", AvailableMiB: 20 << 10, Controllers: []string{"cpu", "memory", "pids"}, OpenFiles: 4096, Watches: 65536, Synced: true},
-		User:   "ana", Backend: "qemu, as it gives sandboxes a network", Firecracker: "Firecracker 1.12.1 (/usr/bin/firecracker)", FirecrackerSum: "ab12", FirecrackerKnown: "the official 1.12.1", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: host.Verdict{Usable: true},
+		User:   "ana", VMM: "qemu", Backend: "qemu, as SMOLVM_BACKEND says", Firecracker: "Firecracker 1.12.1 (/usr/bin/firecracker)", FirecrackerSum: "ab12", FirecrackerKnown: "the official 1.12.1", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: host.Verdict{Usable: true},
 		Boot:      Boot{Accel: "kvm", Took: 312 * time.Millisecond, Kernel: "6.12.85-smolvm"},
 		Home:      Home{Path: "/home/ana/.smolvm", Exists: true, Mode: 0o755, Folder: host.Folder{FreeBytes: 90 << 30, HardLinks: true, Holes: true, Locks: true}},
 		Catalogue: Catalogue{Address: "https://example.org/m.json", Release: "2026.3", Signers: []string{"A1"}, Expires: now.AddDate(0, 3, 0), Image: true, Base: true, Missing: 180 << 20, Expands: 800 << 20},
@@ -92,6 +92,14 @@ var hosts = []struct {
 	{"firecracker-wanted", func(f *Facts) {
 		f.BackendError = fault.New(fault.Usage, "Use qemu.", "backend firecracker runs on Linux only")
 	}, 2},
+	{"firecracker", func(f *Facts) { f.VMM, f.Backend = "firecracker", "firecracker" }, 0},
+	{"firecracker-without-qemu", func(f *Facts) {
+		f.VMM, f.Backend = "firecracker", "firecracker"
+		f.Emulator, f.EmulatorError = "", fault.New(fault.Host, "Install it: sudo apt-get install qemu-system-x86", "run qemu-system-x86_64: it is not installed")
+	}, 1},
+	{"closed-tun", func(f *Facts) {
+		f.Backend, f.BackendFix = "qemu, as Firecracker is not used: /dev/net/tun is closed to ordinary users", "Open it, once: sudo chmod 0666 /dev/net/tun"
+	}, 0},
 	{"no-firecracker", func(f *Facts) {
 		f.Firecracker, f.FirecrackerError = "", fault.New(fault.Host, "Take its release.", "find program firecracker: not in /usr/bin")
 	}, 0},

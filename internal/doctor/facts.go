@@ -23,7 +23,9 @@ type Facts struct {
 	FirecrackerError error  // why there is none that can be used
 	FirecrackerNamed bool   // a flag or a setting names it
 
-	Backend      string // the VMM that is chosen, or wanted
+	VMM          string // what would run a sandbox: qemu or firecracker
+	Backend      string // the same, and why
+	BackendFix   string // what would let Firecracker be used; empty: nothing is known, or it is
 	BackendError error  // why the wanted one cannot be used
 
 	KVM  host.Verdict

@@ -58,17 +58,23 @@ func backend(f Facts) Check {
 	if f.BackendError != nil {
 		return failed("backend", Unusable, f.BackendError, "no sandbox can start")
 	}
-	return Check{Name: "backend", State: OK, Found: f.Backend}
+	return Check{Name: "backend", State: OK, Found: f.Backend, Fix: f.BackendFix}
 }
 
 func emulator(f Facts) Check {
+	if f.EmulatorError != nil && f.onFirecracker() {
+		return failed("qemu", Degraded, f.EmulatorError, "sandboxes run on Firecracker; images cannot be built, nor those of another architecture run")
+	}
 	if f.EmulatorError != nil {
 		return failed("qemu", Unusable, f.EmulatorError, "no sandbox can start")
 	}
 	return Check{Name: "qemu", State: OK, Found: f.Emulator}
 }
 
-// firecracker is no condition of anything yet: QEMU is used where it is missing.
+// onFirecracker tells whether Firecracker would run sandboxes.
+func (f Facts) onFirecracker() bool { return f.VMM == "firecracker" }
+
+// firecracker is no condition of anything: QEMU is used where it is missing.
 func firecracker(f Facts) Check {
 	c := Check{Name: "firecracker", State: OK}
 	switch {
@@ -80,9 +86,13 @@ func firecracker(f Facts) Check {
 		c.Found, c.Means, c.Fix = "none that can be used: "+f.FirecrackerError.Error(), "sandboxes run on QEMU", fault.HintOf(f.FirecrackerError)
 	default:
 		c.Found = f.Firecracker + ", SHA-256 " + f.FirecrackerSum
-		c.Means = "it runs sandboxes with --backend firecracker"
-		if !f.KVM.Usable {
+		switch {
+		case f.onFirecracker():
+			c.Means = "it runs sandboxes"
+		case !f.KVM.Usable:
 			c.Means = "it needs KVM, which is of no use here: sandboxes run on QEMU"
+		default:
+			c.Means = "sandboxes run on QEMU, as backend says"
 		}
 		if f.FirecrackerKnown != "" {
 			c.Found += ": " + f.FirecrackerKnown

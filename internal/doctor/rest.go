@@ -40,7 +40,7 @@ func limits(f Facts) Check {
 }
 
 // cage is what Firecracker is locked into without root. QEMU, which runs sandboxes
-// unless the other is asked for, does without: that a computer lacks it is no loss.
+// where that is not possible, does without: that a computer lacks it is no loss.
 func cage(f Facts) Check {
 	c := Check{Name: "confinement", State: OK, Found: "a cage without root works"}
 	if f.Namespaces != nil {
@@ -118,6 +118,8 @@ func obtain(f Facts) string {
 // how is what the sandbox runs on.
 func how(f Facts) string {
 	switch {
+	case f.onFirecracker():
+		return "Firecracker"
 	case f.KVM.Usable:
 		return "QEMU with KVM"
 	case f.Host.OS == "darwin":

@@ -97,12 +97,13 @@ type Mount struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
-// Program is the machine monitor that the sandbox was made with. Where it is no
-// longer at Path, one is looked for.
+// Program is the machine monitor that the sandbox was made for; another one may run
+// it meanwhile, as VMM says. Where it is no longer at Path, one is looked for.
 type Program struct {
 	Path    string `json:"path"`
 	Version string `json:"version"`
 	SHA256  string `json:"sha256"`
+	Asked   bool   `json:"asked,omitempty"` // for by the user: no other will do
 }
 
 // Agent is the program the sandbox was made for.

@@ -11,6 +11,7 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/vmm"
 )
 
 // scratchWith replaces a sandbox's disk by one with these files.
@@ -73,6 +74,24 @@ func TestUpdate(t *testing.T) {
 }
 
 // TestResize changes what a stopped sandbox has, and never makes its disk smaller.
+func TestRehost(t *testing.T) {
+	b := newBench(t)
+	b.create("one")
+	b.start("one")
+	to := sandbox.Host{VMM: "fake", Accel: vmm.TCG, Program: &record.Program{Path: "/bin/firecracker", Asked: true}}
+	_, err := b.m.Rehost("one", to)
+	wantFault(t, err, fault.Conflict, "running")
+	if err := b.m.Stop(t.Context(), "one", 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.m.Rehost("one", to); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.start("one"); r.VMM != "fake" || r.Accel != "tcg" || r.VMMProgram == nil || *r.VMMProgram != *to.Program {
+		t.Errorf("runs by %s, %s, made for %+v", r.VMM, r.Accel, r.VMMProgram)
+	}
+}
+
 func TestResize(t *testing.T) {
 	b := newBench(t)
 	b.create("one")

@@ -95,6 +95,22 @@ var idPattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,19}$`)
 // maxCPUs is what Firecracker gives one machine.
 const maxCPUs = 32
 
+// Processors refuses a number of processors that Firecracker does not give.
+func Processors(n int) error {
+	if n < 1 || n > maxCPUs || n > 1 && n%2 == 1 {
+		return fmt.Errorf("%d processors: Firecracker gives 1 or an even number up to %d", n, maxCPUs)
+	}
+	return nil
+}
+
+// FewerProcessors is the largest number that Firecracker gives, up to n.
+func FewerProcessors(n int) int {
+	if n > 1 && n%2 == 1 {
+		n--
+	}
+	return min(n, maxCPUs)
+}
+
 // check refuses what Firecracker cannot do, before anything is started.
 func check(spec vmm.Spec) error {
 	refuse := func(format string, args ...any) error {
@@ -110,8 +126,8 @@ func check(spec vmm.Spec) error {
 	switch {
 	case spec.Accel != vmm.KVM:
 		return refuse("Firecracker cannot run a machine without KVM (%s was asked for)", spec.Accel)
-	case spec.CPUs < 1 || spec.CPUs > maxCPUs:
-		return refuse("%d processors: Firecracker gives 1 to %d", spec.CPUs, maxCPUs)
+	case Processors(spec.CPUs) != nil:
+		return refuse("%w", Processors(spec.CPUs))
 	case spec.MemoryMiB < 64:
 		return refuse("%d MiB of memory", spec.MemoryMiB)
 	case spec.Console == nil:
@@ -235,7 +251,7 @@ const guestCID = 3
 func (m *machine) settings() []setting {
 	s := m.spec
 	list := []setting{
-		{"/machine-config", "the machine", machineConfig{CPUs: evenCPUs(s.CPUs), MemoryMiB: s.MemoryMiB}},
+		{"/machine-config", "the machine", machineConfig{CPUs: s.CPUs, MemoryMiB: s.MemoryMiB}},
 		{"/boot-source", "kernel and initrd", bootSource{Kernel: kernelAt, Initrd: initrdAt, Args: m.commandLine()}},
 		{"/vsock", "the guest link", vsockConfig{CID: guestCID, Socket: runAt + "/" + vsockName}},
 		{"/entropy", "the random source", entropyConfig{}},
@@ -261,14 +277,6 @@ func (m *machine) settings() []setting {
 
 // driveID is the name in the API, which knows letters, digits and underscores.
 func driveID(id string) string { return strings.ReplaceAll(id, "-", "_") }
-
-// evenCPUs is a number of processors that Firecracker takes: 1 or an even one.
-func evenCPUs(n int) int {
-	if n > 1 && n%2 == 1 {
-		return n + 1
-	}
-	return n
-}
 
 // hintFor knows what helps against messages users meet.
 func hintFor(said string) string {

@@ -174,7 +174,8 @@ func TestRefusedSpecs(t *testing.T) {
 	for name, change := range map[string]func(*vmm.Spec){
 		"emulation":       func(s *vmm.Spec) { s.Accel = vmm.TCG },
 		"no processor":    func(s *vmm.Spec) { s.CPUs = 0 },
-		"many processors": func(s *vmm.Spec) { s.CPUs = 33 },
+		"many processors": func(s *vmm.Spec) { s.CPUs = 34 },
+		"odd processors":  func(s *vmm.Spec) { s.CPUs = 3 },
 		"little memory":   func(s *vmm.Spec) { s.MemoryMiB = 8 },
 		"drives of a name": func(s *vmm.Spec) {
 			s.Drives = []vmm.Drive{{ID: "a"}, {ID: "a"}}

@@ -141,7 +141,7 @@ func (c *conversation) ask(t *testing.T, r guest.Request) guest.Answer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = c.conn.SetDeadline(time.Now().Add(time.Minute))
+	_ = c.conn.SetDeadline(time.Now().Add(3 * time.Minute))
 	if _, err := c.conn.Write(append(line, '\n')); err != nil {
 		t.Fatal(err)
 	}

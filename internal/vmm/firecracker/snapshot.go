@@ -52,7 +52,7 @@ type keptMachine struct {
 
 // kept describes the machine of a spec.
 func kept(spec vmm.Spec, token string) keptMachine {
-	k := keptMachine{Version: keptVersion, Arch: spec.Arch, CPUs: evenCPUs(spec.CPUs), MemoryMiB: spec.MemoryMiB, Network: spec.Network, Token: token}
+	k := keptMachine{Version: keptVersion, Arch: spec.Arch, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Network: spec.Network, Token: token}
 	for _, d := range spec.Drives {
 		name := d.ID
 		if d.ReadOnly {

@@ -252,7 +252,7 @@ func (m *machine) Dial(address string) (io.ReadWriteCloser, error) {
 }
 
 // dialTime is patience with a network that drops what it is sent.
-const dialTime = 30 * time.Second
+const dialTime = 2 * time.Minute
 
 // Say writes to the console.
 func (m *machine) Say(text string) error {
