@@ -16,8 +16,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/egress"
@@ -86,6 +87,9 @@ type Record struct {
 	// whether they live is what the lock says.
 	Pid    int `json:"pid,omitempty"`     // supervisor
 	VMMPid int `json:"vmm_pid,omitempty"` // virtual machine monitor
+
+	// Unknown are fields that a newer program wrote. They are written back as they were.
+	Unknown map[string]any `json:"-"`
 }
 
 // Mount is a folder or file of this computer in the sandbox. Host stays absolute
@@ -157,8 +161,10 @@ func clip(s string) string {
 	return s
 }
 
-// Decode parses a record strictly: bounded size, known version, no unknown
-// fields, nothing after it. Errors do not name the sandbox; callers do.
+// Decode parses a record strictly: bounded size, known version, nothing after it.
+// Fields that this program does not know are kept: a newer one of the same version
+// only adds what may be ignored. Inside of the known fields there are none, because
+// they would be lost. Errors do not name the sandbox; callers do.
 func Decode(data []byte) (Record, error) {
 	if len(data) > maxRecord {
 		return Record{}, fmt.Errorf("the record is larger than %d bytes", maxRecord)
@@ -166,16 +172,58 @@ func Decode(data []byte) (Record, error) {
 	if err := checkVersion(data); err != nil {
 		return Record{}, err
 	}
-	var r Record
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
+	data, unknown, err := split(data)
+	if err != nil {
 		return Record{}, fmt.Errorf("the record is damaged: %w", err)
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return Record{}, errors.New("the record is damaged: something follows it")
+	r := Record{Unknown: unknown}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil && strings.HasPrefix(err.Error(), "json: unknown field") {
+		return Record{}, fault.New(fault.Conflict, "Use the smolvm that wrote it, or upgrade this one.",
+			"the record has something that this smolvm does not know: %w", err)
+	} else if err != nil {
+		return Record{}, fmt.Errorf("the record is damaged: %w", err)
 	}
 	return r, r.check()
+}
+
+// split takes the fields out of a record that a Record has not.
+func split(data []byte) (known []byte, unknown map[string]any, err error) {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		return nil, nil, err
+	}
+	names := fields()
+	for name, raw := range all {
+		if names[name] {
+			continue
+		}
+		delete(all, name)
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.UseNumber()
+		var value any
+		if err := d.Decode(&value); err != nil {
+			return nil, nil, err
+		}
+		if unknown == nil {
+			unknown = map[string]any{}
+		}
+		unknown[name] = value
+	}
+	known, err = json.Marshal(all)
+	return known, unknown, err
+}
+
+// fields are the names that a Record's fields have in JSON.
+func fields() map[string]bool {
+	names := map[string]bool{}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Record]()) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		names[name] = true
+	}
+	delete(names, "-")
+	return names
 }
 
 // checkVersion comes before the strict decoding, because another version may
@@ -232,10 +280,29 @@ func encode(r Record) ([]byte, error) {
 		return nil, err
 	}
 	data, err := json.MarshalIndent(r, "", "  ")
+	if err == nil && len(r.Unknown) > 0 {
+		data, err = r.withUnknown(data)
+	}
 	if err == nil && len(data) >= maxRecord {
 		err = fmt.Errorf("it would take %d bytes, the limit is %d", len(data), maxRecord)
 	}
 	return append(data, '\n'), err
+}
+
+// withUnknown adds what a newer program wrote to the known fields.
+func (r Record) withUnknown(known []byte) ([]byte, error) {
+	all := map[string]any{}
+	for name, value := range r.Unknown {
+		all[name] = value
+	}
+	var ours map[string]json.RawMessage
+	if err := json.Unmarshal(known, &ours); err != nil {
+		return nil, err
+	}
+	for name, raw := range ours {
+		all[name] = raw
+	}
+	return json.MarshalIndent(all, "", "  ")
 }
 
 // paths are the fields that hold paths.

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,8 +41,7 @@ type Streams struct {
 	Opening func(address string)
 }
 
-// Dial makes sure that a supervisor of this protocol version answers at the
-// socket. It fails with NotRunning where none does.
+// Dial makes sure that a supervisor answers at the socket. It fails with NotRunning where none does.
 func Dial(ctx context.Context, socket string) (*Client, error) {
 	c := &Client{socket: socket, done: make(chan struct{})}
 	c.closed, c.close = context.WithCancel(context.Background())
@@ -204,13 +204,13 @@ func (c *Client) begin(ctx context.Context, r request) (*call, error) {
 	}
 	x := &call{ctx: ctx, conn: conn.(*net.UnixConn), in: frameReader{in: conn}, out: frameWriter{out: conn}}
 	x.stop = context.AfterFunc(ctx, func() { _ = conn.Close() })
-	r.Version = protocolVersion
+	r.Version = r.Op.since()
 	k, payload, err := x.exchange(r)
 	switch {
 	case err != nil:
 		err = x.explain("ask the sandbox's supervisor", err)
 	case k == failed:
-		err = decodeFailure(payload)
+		err = decodeFailure(payload, r.Op)
 	case k != accepted:
 		err = fmt.Errorf("ask the sandbox's supervisor: it answered with frame %q", byte(k))
 	}
@@ -258,12 +258,12 @@ func dialFault(ctx context.Context, err error) error {
 	return fmt.Errorf("connect to the sandbox's supervisor: %w", err)
 }
 
-func decodeFailure(payload []byte) error {
+func decodeFailure(payload []byte, op operation) error {
 	var f failure
 	if err := json.Unmarshal(payload, &f); err != nil {
 		return fmt.Errorf("decode a failure: %w", err)
 	}
-	return f.err()
+	return cmp.Or(errOther(op, f.Text), f.err())
 }
 
 // sendStdin passes the input on as far as the server gives credit.
@@ -341,7 +341,7 @@ func (x *call) receive(streams Streams, input *allowance) (int, error) {
 			}
 			return e.Status, nil
 		case failed:
-			return 0, fmt.Errorf("%s: %w", attempt, decodeFailure(payload))
+			return 0, fmt.Errorf("%s: %w", attempt, decodeFailure(payload, opExec))
 		default:
 			err = fmt.Errorf("unknown frame %q", byte(k))
 		}

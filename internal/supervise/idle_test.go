@@ -151,7 +151,7 @@ func TestIdleSaysWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := begun()
 		pass(rest / 2)
-		if left := i.look().Stops.Sub(time.Now()); left != rest/2 {
+		if left := time.Until(i.look().Stops); left != rest/2 {
 			t.Errorf("half way %v are left", left)
 		}
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/egress"
@@ -96,9 +95,6 @@ func (s *server) network(conn *net.UnixConn, out *frameWriter, change egress.Cha
 func (c *Client) Network(ctx context.Context, change egress.Change) (netstack.Snapshot, error) {
 	var snapshot netstack.Snapshot
 	call, err := c.begin(ctx, request{Op: opNetwork, Network: &change})
-	if err != nil && strings.Contains(err.Error(), "unknown operation") {
-		return snapshot, fault.New(fault.Conflict, "Stop and start it first.", "it was started by an older smolvm, which has another network")
-	}
 	if err != nil {
 		return snapshot, fmt.Errorf("change the sandbox's network: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/egress"
@@ -12,9 +13,49 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// protocolVersion is that of the control socket. A client of another version is
-// refused; the frames' form and the request's field version never change.
-const protocolVersion = 1
+// The versions of the control socket. A request has the version that its operation
+// came with, so a client is understood by every supervisor that is old enough to
+// have the operation at all; a supervisor takes all versions from the oldest to its
+// own. The frames' form, the request's fields version and op, and the first words of
+// the two refusals below never change.
+const (
+	oldestProtocol  = 1
+	protocolVersion = 2
+)
+
+// since is the version that an operation came with.
+func (o operation) since() int {
+	if o == opWake {
+		return 2
+	}
+	return 1
+}
+
+// What the refusals of a supervisor begin with that is too old, or too new, for a
+// request.
+const (
+	unknownOperation = "unknown operation"
+	otherProtocol    = "its supervisor speaks version"
+)
+
+// errOther turns a refusal of another version's supervisor into what to do; nil: it
+// is none.
+func errOther(op operation, refusal string) error {
+	if !strings.HasPrefix(refusal, unknownOperation) && !strings.HasPrefix(refusal, otherProtocol) {
+		return nil
+	}
+	what := map[operation]string{
+		opMounts: "change the mounts of a running sandbox", opRename: "rename a running sandbox",
+		opNetwork: "change the network of a running sandbox", opPort: "forward ports of a running sandbox",
+		opBulk: "copy files", opGive: "give a running sandbox credentials", opWake: "keep an unused sandbox or stop it",
+		opLoopback: "carry the answer of a login",
+	}[op]
+	if what == "" {
+		what = string(op)
+	}
+	return fault.New(fault.Conflict, "Stop and start it: it keeps its files.",
+		"the sandbox was started by another version of smolvm, which cannot %s", what)
+}
 
 // SocketName is the control socket's file in the sandbox's run folder.
 const SocketName = "control"
@@ -73,6 +114,8 @@ type Status struct {
 	Ready  bool   `json:"ready"` // sessions are accepted
 	Pid    int    `json:"pid"`
 	VMMPid int    `json:"vmm_pid"`
+	// Protocol is the newest version of the control socket that it speaks; 0 is 1.
+	Protocol int `json:"protocol,omitempty"`
 	// Keeps says that Command.Keep is honoured: supervisors of earlier versions run
 	// the program and hang it up with its client.
 	Keeps    bool               `json:"keeps"`
@@ -119,10 +162,10 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, fmt.Errorf("decode a request: %w", err)
 	}
 	switch {
-	case r.Version != protocolVersion:
+	case r.Version < oldestProtocol || r.Version > protocolVersion:
 		return request{}, fault.New(fault.Conflict,
 			"The sandbox was started by another version of smolvm: stop it with that one, or restart it.",
-			"its supervisor speaks version %d of the control protocol, this smolvm %d", protocolVersion, r.Version)
+			"%s %d to %d of the control protocol, this smolvm %d", otherProtocol, oldestProtocol, protocolVersion, r.Version)
 	case r.Op == opNetwork && r.Network == nil:
 		return request{}, errors.New("decode a request: network without a change")
 	case r.Op == opExec && r.Command == nil:

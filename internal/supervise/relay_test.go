@@ -381,7 +381,7 @@ func TestBadClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		k, payload, err := (&frameReader{in: conn}).next()
-		if err != nil || k != failed || decodeFailure(payload) == nil {
+		if err != nil || k != failed || decodeFailure(payload, opExec) == nil {
 			t.Errorf("%s: %q, %v", name, byte(k), err)
 		}
 		_ = conn.Close()

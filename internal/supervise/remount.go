@@ -187,10 +187,6 @@ func (s *server) remount(conn *net.UnixConn, out *frameWriter, change MountChang
 // programs see that.
 func (c *Client) Remount(ctx context.Context, change MountChange) error {
 	call, err := c.begin(ctx, request{Op: opMounts, Mounts: &change})
-	if err != nil && strings.Contains(err.Error(), "unknown operation") {
-		return fault.New(fault.Conflict, "Stop it first, then change its mounts.",
-			"it was started by an older smolvm, which cannot change the mounts of a running sandbox")
-	}
 	if err != nil {
 		return fmt.Errorf("change the sandbox's mounts: %w", err)
 	}

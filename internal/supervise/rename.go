@@ -92,10 +92,6 @@ func (s *server) rename(conn *net.UnixConn, out *frameWriter, to string) error {
 // what it has begun: the socket is somewhere else then.
 func (c *Client) Rename(ctx context.Context, to string) error {
 	call, err := c.begin(ctx, request{Op: opRename, Name: to})
-	if err != nil && strings.Contains(err.Error(), "unknown operation") {
-		return fault.New(fault.Conflict, "Stop it first, then rename it.",
-			"it was started by an older smolvm, which cannot rename a running sandbox")
-	}
 	if err != nil {
 		return fmt.Errorf("rename the sandbox: %w", err)
 	}

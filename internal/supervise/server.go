@@ -162,7 +162,7 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 	case opNetwork:
 		return s.network(conn, out, *r.Network)
 	}
-	return s.refuse(conn, out, fmt.Errorf("unknown operation %.40q", r.Op))
+	return s.refuse(conn, out, fmt.Errorf("%s %.40q", unknownOperation, r.Op))
 }
 
 func (s *server) refuse(conn *net.UnixConn, out *frameWriter, err error) error {

@@ -255,7 +255,7 @@ func (s *supervisor) status() Status {
 	state, _ := s.guest.look()
 	idle := s.idle.look()
 	return Status{
-		Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load()), Keeps: true,
+		Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load()), Protocol: protocolVersion, Keeps: true,
 		Sessions: state.kept, Idle: &idle,
 	}
 }
