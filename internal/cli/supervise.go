@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/supervise"
 )
 
@@ -33,6 +34,6 @@ func runSupervise(ctx context.Context, app *App, o superviseOptions) error {
 	}
 	return supervise.Run(ctx, supervise.Options{
 		Home: o.Home, Name: o.Name, Agent: app.Build.Agent, Now: app.Now, Log: app.Streams.Err,
-		Driver: app.driverOf,
+		Driver: app.driverOf, Jumps: host.ClockJumps,
 	})
 }

@@ -31,9 +31,10 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 1 && os.Args[1] == cage.Word:
 		os.Exit(cage.Stage(os.Stderr))
 	case len(os.Args) == 6 && os.Args[1] == "supervise":
+		clock := benchClock{os.Args[3]}
 		err := supervise.Run(context.Background(), supervise.Options{
-			Home: os.Args[3], Name: os.Args[5], Driver: driver, Now: time.Now, Log: os.Stderr,
-			Agent: agent,
+			Home: os.Args[3], Name: os.Args[5], Driver: driver, Now: clock.now, Log: os.Stderr,
+			Agent: agent, Jumps: clock.jumps,
 		})
 		if err != nil {
 			os.Exit(1)

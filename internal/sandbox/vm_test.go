@@ -78,6 +78,7 @@ func newVM(t *testing.T) (*bench, record.Record) {
 	if _, err := b.m.Create(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
+	b.canSleep()
 	return b, b.start("vm")
 }
 
@@ -108,6 +109,7 @@ func TestVM(t *testing.T) {
 		{"parallel", vmParallel},
 		{"latency", vmLatency},
 		{"service", vmService},
+		{"clock", vmClock},
 		{"reboot", vmReboot},
 		{"stop and start", vmStopStart},
 		{"service stopped in order", vmServiceStopped},
@@ -387,4 +389,12 @@ func vmSupervisorKilled(t *testing.T, b *bench) {
 	if out, _ := b.exec("vm", "", "sh", "-c", "cat ~/a"); out != "kept" {
 		t.Errorf("the disk lost its files: %q", out)
 	}
+}
+
+// vmClock: the guest's clock is right within seconds after its computer slept.
+func vmClock(t *testing.T, b *bench) {
+	b.sleeps(6 * time.Hour)
+	b.soonAhead("vm", 6*time.Hour, "date", "+%s%N")
+	b.sleeps(0)
+	b.soonAhead("vm", 0, "date", "+%s%N")
 }

@@ -143,9 +143,7 @@ func (g *guest) logins(ctx context.Context) ([]Login, error) {
 
 // hold sets the clock, then keeps the SSH connection for the rest of the boot.
 func (g *guest) hold(ctx context.Context, link *guestlink.Link, ready wire.Message) {
-	if err := link.Send(wire.Message{Type: wire.Clock, UnixNano: g.now().UnixNano()}); err != nil {
-		g.log.Warn("set the guest's clock", "error", err)
-	}
+	g.tellTime()
 	g.mu.Lock()
 	stopping := g.stopping
 	g.mu.Unlock()

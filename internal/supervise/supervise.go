@@ -55,6 +55,8 @@ type Options struct {
 	Agent func(arch string) ([]byte, error)
 	Now   func() time.Time
 	Log   io.Writer // the supervisor's own messages, standard error
+	// Jumps calls tell after each jump of this computer's clock, until ctx ends.
+	Jumps func(ctx context.Context, tell func())
 }
 
 // Run is the whole life of a supervisor that Spawn has started: it takes over
@@ -179,6 +181,7 @@ func (s *supervisor) live(ctx, life context.Context) (committed bool, err error)
 		return false, s.explain(start, err)
 	}
 	s.running.Go(func() { s.watchIdle(life) })
+	s.running.Go(func() { s.keepClock(life) })
 	return true, s.serve(ctx)
 }
 

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestlink/linktest"
@@ -75,6 +76,7 @@ type boot struct {
 	link    *linktest.Guest
 	end     chan string // "poweroff", "reboot", "crash"
 	hangups hangups
+	clock   atomic.Int64 // as the host said last
 }
 
 // drive is the path of a drive by its role.
@@ -175,6 +177,8 @@ func (b *boot) receive() {
 		switch {
 		case m.Type == wire.PowerOff && !b.stubborn:
 			b.stop("poweroff")
+		case m.Type == wire.Clock:
+			b.clock.Store(m.UnixNano)
 		case m.Type == wire.GiveCredentials && m.Credentials != nil:
 			given = *m.Credentials
 		case m.Type == wire.AskLogins:
@@ -275,6 +279,8 @@ func (b *boot) program(p *sshtest.Process) sshx.Exit {
 	case "kept":
 		data, _ := os.ReadFile(b.drive(wire.ScratchRole))
 		fmt.Fprint(p.Stdout, strings.TrimRight(string(data[:min(len(data), 100)]), "\x00"))
+	case "clock":
+		fmt.Fprint(p.Stdout, b.clock.Load())
 	case "vanish":
 		return sshtest.Vanish
 	case "console":
