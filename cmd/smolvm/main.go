@@ -32,7 +32,7 @@ func run() int {
 	}
 	home, _ := os.UserHomeDir() // without one, SMOLVM_HOME has to be set, and the error says so
 	signals := make(chan os.Signal, 8)
-	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+	for _, sig := range cli.Signals() {
 		if !signal.Ignored(sig) { // under nohup, hanging up stays ignored
 			signal.Notify(signals, sig)
 		}

@@ -97,10 +97,13 @@ func TestParseAttach(t *testing.T) {
 }
 
 func TestParseExec(t *testing.T) {
-	check(t, newExec, "box ls -l --json", execOptions{Name: "box", Argv: []string{"ls", "-l", "--json"}, User: "agent"})
-	check(t, newExec, "box -- ls --", execOptions{Name: "box", Argv: []string{"ls", "--"}, User: "agent"})
+	check(t, newExec, "box ls -l --json", execOptions{Name: "box", Argv: []string{"ls", "-l", "--json"}, User: "agent", Input: true})
+	check(t, newExec, "box -- ls --", execOptions{Name: "box", Argv: []string{"ls", "--"}, User: "agent", Input: true})
 	check(t, newExec, "-T -u root -w /etc --json box -- -x", execOptions{
-		Name: "box", Argv: []string{"-x"}, User: "root", Dir: "/etc", NoTTY: true, JSON: true,
+		Name: "box", Argv: []string{"-x"}, User: "root", Dir: "/etc", NoTTY: true, JSON: true, Input: true,
+	})
+	check(t, newExec, "-it -e A=1 -e B box sh", execOptions{
+		Name: "box", Argv: []string{"sh"}, User: "agent", Input: true, TTY: true, Env: []string{"A=1", "B"},
 	})
 	for _, line := range []string{"", "box", "box --", "--user", "-x box ls"} {
 		if o, err := parsed(t, newExec, strings.Fields(line)...); err == nil {

@@ -2,13 +2,12 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"maps"
-	"os"
 	"strings"
-	"syscall"
 
 	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -24,13 +23,18 @@ type terminalChoice int
 const (
 	whenInteractive terminalChoice = iota // when input and output are terminals
 	never
+	always
 )
+
+// endOfTyping is Ctrl-D: once to hand over a line that has no end, once for the end.
+const endOfTyping = "\x04\x04"
 
 // program is something to run in a sandbox with the user's streams.
 type program struct {
 	start    wire.Start
 	terminal terminalChoice
 	sshAgent string // socket of the user's SSH agent, to be forwarded
+	empty    bool   // it gets no input
 	detach   []byte // keys that leave it running; none: it is not kept
 }
 
@@ -48,7 +52,13 @@ type ended struct {
 // its three streams are three pipes, and signals are passed on to it.
 func (a *App) attach(ctx context.Context, conn session, p program) (int, error) {
 	streams := supervise.Streams{In: a.Streams.In, Out: a.Streams.Out, Err: a.Streams.Err}
-	if p.terminal == never || !a.Streams.Interactive() {
+	switch {
+	case p.empty:
+		streams.In = strings.NewReader("")
+		return a.attachPipes(ctx, conn, p, streams)
+	case p.terminal == always && !a.Streams.Interactive():
+		return a.attachForced(ctx, conn, p, streams)
+	case p.terminal == never || !a.Streams.Interactive():
 		return a.attachPipes(ctx, conn, p, streams)
 	}
 	restore, err := a.Streams.Raw()
@@ -67,6 +77,9 @@ func (a *App) attach(ctx context.Context, conn session, p program) (int, error) 
 	if len(p.detach) > 0 {
 		streams.In = newKeyboard(aside, p.detach, func() { cancel(errDetached) })
 	}
+	names, stopSignals := a.passSignals(!passEnding)
+	defer stopSignals()
+	streams.Signals = names
 	stopBrowsing := a.browse(ctx, conn, &streams, aside)
 	status, err := conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
 	stopBrowsing()
@@ -89,17 +102,30 @@ func giveBack(out io.Writer, terminal *ui.Terminal, detached bool) {
 }
 
 func (a *App) attachPipes(ctx context.Context, conn session, p program, streams supervise.Streams) (int, error) {
-	names := make(chan string, forceAfter) // more than the watcher ever sends before it cancels
-	streams.Signals = names
-	detach := a.signals.attach(func(sig os.Signal) {
-		select {
-		case names <- signalName(sig):
-		default: // the program is not taking them: the next ones force the end
-		}
-	})
+	names, detach := a.passSignals(passEnding)
 	defer detach()
+	streams.Signals = names
 	defer a.browse(ctx, conn, &streams, nil)()
 	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent}, streams)
+}
+
+// attachForced gives a program a terminal although there is none at one end here.
+// What comes in is typed, and its end too.
+func (a *App) attachForced(ctx context.Context, conn session, p program, streams supervise.Streams) (int, error) {
+	restore, err := a.Streams.Raw() // where input is a terminal and output is not
+	if err != nil {
+		return 0, err
+	}
+	defer restore()
+	names, detach := a.passSignals(passEnding)
+	defer detach()
+	streams.Signals = names
+	if !a.Streams.InTTY {
+		streams.In = io.MultiReader(streams.In, strings.NewReader(endOfTyping))
+	}
+	return conn.Exec(ctx, supervise.Command{
+		Start: a.localized(p.start), SSHAgentAt: p.sshAgent, TTY: true, Term: cmp.Or(a.Streams.Term, "dumb"), Size: a.Streams.Size(),
+	}, streams)
 }
 
 // localized adds the user's locale; the guest keeps what it has installed.
@@ -119,23 +145,14 @@ func (a *App) localized(start wire.Start) wire.Start {
 	return start
 }
 
-// signalName is the name SSH has for a signal (RFC 4254, 6.10).
-func signalName(sig os.Signal) string {
-	switch sig {
-	case syscall.SIGTERM:
-		return "TERM"
-	case syscall.SIGHUP:
-		return "HUP"
-	case syscall.SIGQUIT:
-		return "QUIT"
-	}
-	return "INT"
-}
-
 // attachJSON runs p with its outputs captured, for --json.
 func (a *App) attachJSON(ctx context.Context, conn session, name string, p program) (ended, error) {
 	out, errs := &capture{limit: capturedMax}, &capture{limit: capturedMax}
-	status, err := a.attachPipes(ctx, conn, p, supervise.Streams{In: a.Streams.In, Out: out, Err: errs})
+	in := a.Streams.In
+	if p.empty {
+		in = strings.NewReader("")
+	}
+	status, err := a.attachPipes(ctx, conn, p, supervise.Streams{In: in, Out: out, Err: errs})
 	return ended{
 		Sandbox: name, ExitStatus: status, Stdout: out.String(), Stderr: errs.String(),
 		Truncated: out.full || errs.full,

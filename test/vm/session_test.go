@@ -3,6 +3,7 @@
 package vm_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"fmt"
@@ -58,6 +59,66 @@ func TestExecPassesSignalsOn(t *testing.T) {
 	cmd.Wait()
 	if string(rest) != "caught\n" || cmd.ProcessState.ExitCode() != 7 {
 		t.Fatalf("after SIGTERM: output %q, status %d; want \"caught\\n\", 7", rest, cmd.ProcessState.ExitCode())
+	}
+}
+
+// Every signal that smolvm passes on arrives as what it is.
+func TestExecPassesOtherSignalsOn(t *testing.T) {
+	w := theWorld
+	name := w.common(t)
+	cmd := w.command(t.Context(), "exec", name, "--", "bash", "-c",
+		`for s in USR1 USR2 ALRM CONT WINCH ABRT HUP; do trap "echo $s" $s; done; trap 'exit 3' QUIT; echo waiting; while :; do sleep 600 & wait $!; kill $!; done`)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	heard := func(want string) {
+		t.Helper()
+		if !lines.Scan() || lines.Text() != want {
+			t.Fatalf("the program says %q, want %q", lines.Text(), want)
+		}
+	}
+	heard("waiting")
+	for _, sig := range []syscall.Signal{
+		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGCONT, syscall.SIGWINCH, syscall.SIGABRT, syscall.SIGHUP, syscall.SIGUSR1,
+	} {
+		cmd.Process.Signal(sig)
+		heard(strings.TrimPrefix(unix.SignalName(sig), "SIG"))
+	}
+	cmd.Process.Signal(syscall.SIGQUIT)
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 3 {
+		t.Errorf("status %d, want 3", got)
+	}
+}
+
+func TestExecInputTerminalAndVariables(t *testing.T) {
+	w := theWorld
+	name := w.common(t)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-i=false", name, "cat"}, ""},
+		{[]string{"-i", name, "cat"}, "one\ntwo"},
+		{[]string{"-t", name, "sh", "-c", "test -t 0 && test -t 1 && stty -echo && echo ready && cat"}, "ready\r\none\r\ntwo"},
+		{[]string{"-e", "A=b c", "-e", "EMPTY=", name, "sh", "-c", `echo "$A|${EMPTY-unset}"`}, "b c|\n"},
+	} {
+		r := w.run(t, strings.NewReader("one\ntwo"), append([]string{"exec"}, c.args...)...)
+		got := r.stdout
+		if strings.Contains(c.want, "ready") { // what came before stty is echoed
+			got = got[max(0, strings.Index(got, "ready")):]
+		}
+		if r.status != 0 || got != c.want {
+			t.Errorf("exec %q: status %d, %q, want %q; %s", c.args, r.status, got, c.want, r.stderr)
+		}
+	}
+	if got := w.must(t, "exec", name, "--", "sh", "-c", `echo "${A-unset}"`); got != "unset\n" {
+		t.Errorf("the variable of one command is there in another: %q", got)
 	}
 }
 

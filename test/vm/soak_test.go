@@ -3,6 +3,8 @@
 package vm_test
 
 import (
+	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -57,13 +59,16 @@ func life(t *testing.T, w *world) int {
 	return open
 }
 
-// TestSoakOfCommands runs 500 commands in one sandbox.
+// TestSoakOfCommands runs commands in one sandbox, one after the other: nothing
+// of them stays, in the supervisor or in the guest.
 func TestSoakOfCommands(t *testing.T) {
-	needLong(t)
 	w := theWorld
+	warm, total := 50, 200
+	if *long {
+		warm, total = 500, 10_000
+	}
 	name := w.sandbox(t, "busy")
 	supervisor := w.supervisor(t, name)
-	const warm, total = 50, 500
 	var before, after load
 	for i := range total {
 		if got := w.must(t, "exec", name, "--", "echo", strconv.Itoa(i)); got != strconv.Itoa(i)+"\n" {
@@ -75,11 +80,14 @@ func TestSoakOfCommands(t *testing.T) {
 	}
 	eventually(t, "sessions are closed", func() bool {
 		after = w.load(t, name, supervisor)
-		return after.files <= before.files && after.guest <= before.guest
+		return after.files <= before.files && after.threads <= before.threads+4 && after.guest <= before.guest && after.guestFiles <= before.guestFiles
 	})
 	t.Logf("supervisor and guest after %d commands: %+v, after %d: %+v", warm, before, total, after)
 	if after.memory > before.memory+16<<10 {
 		t.Errorf("the supervisor grew from %d to %d KiB", before.memory, after.memory)
+	}
+	if after.guestMemory > before.guestMemory+8<<10 {
+		t.Errorf("the guest's agent grew from %d to %d KiB", before.guestMemory, after.guestMemory)
 	}
 	if got := w.supervisor(t, name); got != supervisor {
 		t.Errorf("the supervisor is %d, was %d", got, supervisor)
@@ -88,18 +96,26 @@ func TestSoakOfCommands(t *testing.T) {
 
 // load is what a sandbox uses.
 type load struct {
-	files, memory int // of the supervisor; KiB
-	guest         int // processes of the guest that are no kernel threads
+	files, threads, memory int // of the supervisor; KiB
+	guest                  int // processes of the guest that are no kernel threads
+	guestFiles             int // of the guest's agent
+	guestMemory            int // of the guest's agent, KiB
 }
 
 func (w *world) load(t *testing.T, name string, supervisor int) load {
 	t.Helper()
-	out := w.must(t, "exec", name, "--", "sh", "-c", "ps -eo ppid= | grep -vcx ' *2'")
-	guest, err := strconv.Atoi(strings.TrimSpace(out))
+	out := w.must(t, "exec", "-u", "root", name, "--", "sh", "-c",
+		"ps -eo ppid= | grep -vcx ' *2'; ls /proc/1/fd | wc -l; sed -n 's/VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/1/status")
+	l := load{files: openFiles(t, supervisor), memory: resident(t, supervisor)}
+	if _, err := fmt.Sscan(out, &l.guest, &l.guestFiles, &l.guestMemory); err != nil {
+		t.Fatalf("%v: %q", err, out)
+	}
+	tasks, err := os.ReadDir("/proc/" + strconv.Itoa(supervisor) + "/task")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return load{openFiles(t, supervisor), resident(t, supervisor), guest}
+	l.threads = len(tasks)
+	return l
 }
 
 // TestIdleSandboxRests: a sandbox nobody uses costs its supervisor no work.
