@@ -41,7 +41,10 @@ func TestExecGivesInputTerminalAndVariables(t *testing.T) {
 		var have got
 		w.program = func(c supervise.Command, s supervise.Streams) (int, error) {
 			in, err := io.ReadAll(s.In)
-			have = got{string(in), c.TTY, c.Env}
+			have = got{string(in), c.TTY, nil}
+			if len(c.Env) > 0 {
+				have.Env = c.Env
+			}
 			return 0, err
 		}
 		if status := w.app.Main(strings.Fields(c.line)); status != 0 {
@@ -64,7 +67,7 @@ func TestExecRefusesWhatContradicts(t *testing.T) {
 	} {
 		w := newWorld(t)
 		w.add("box", sandbox.Running)
-		if status := w.app.Main(strings.Fields(line)); status != 125 || !strings.Contains(w.errs.String(), says) || len(w.log) > 0 {
+		if status := w.app.Main(strings.Fields(line)); status != 125 || !strings.Contains(w.errs.String()+w.out.String(), says) || len(w.log) > 0 {
 			t.Errorf("%s: status %d, did %v, said %s", line, status, w.log, &w.errs)
 		}
 	}
@@ -107,5 +110,5 @@ func TestOtherSignalsEndNoCommand(t *testing.T) {
 			t.Error("SIGUSR1 ended the start")
 		}
 	}
-	w.run(t, "start box", want{out: "box\n", log: []string{"start box 2m0s"}})
+	w.run(t, "start box", want{out: "box\n", log: []string{"start box 2m0s"}, errs: "box is running"})
 }
