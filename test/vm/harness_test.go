@@ -62,6 +62,10 @@ var theWorld *world
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := beApart(); err != nil {
+		fmt.Fprintln(os.Stderr, "vm tests cannot run apart:", err)
+		os.Exit(1)
+	}
 	os.Exit(runAll(m))
 }
 
