@@ -81,6 +81,7 @@ type fakeWorld struct {
 	sessions   map[string][]wire.KeptSession
 	idle       supervise.Idle // of every sandbox that runs
 	wakeErr    error
+	troubles   []record.Trouble     // of every sandbox that runs
 	order      sandbox.StartOptions // of the last start
 	loopback   map[int]string       // of the sandbox, by port
 }
@@ -560,7 +561,7 @@ func (s fakeSession) Logins(context.Context) ([]supervise.Login, error) { return
 func (s fakeSession) Status(context.Context) (supervise.Status, error) {
 	status := supervise.Status{Name: s.name, Ready: true, Keeps: !s.world.old, Sessions: s.world.sessions[s.name]}
 	if !s.world.old {
-		status.Idle = &s.world.idle
+		status.Idle, status.Troubles = &s.world.idle, s.world.troubles
 	}
 	return status, nil
 }

@@ -166,6 +166,9 @@ func (i sandboxInfo) text(now time.Time) string {
 	if i.Unused {
 		line("ended", ui.Age(now, *i.Stopped)+" ago, as nobody used it")
 	}
+	for _, t := range i.Troubles {
+		line("trouble", t.text(now))
+	}
 	line("error", i.LastError)
 	line("preset", i.Preset)
 	line("directory", i.Directory)

@@ -87,7 +87,7 @@ func (a *App) sandboxTable(all []sandbox.Status, live map[string]liveView) (tabl
 			agent += " (outdated)"
 			outdated = append(outdated, v.Name)
 		}
-		table.Add(v.Name, v.State, sessionsText(v.Sessions), v.Preset, agent, size(v.MemoryMiB<<20), size(v.OnDisk), portsText(v), ui.Age(a.Now(), v.Created), v.Idle.short(a.Now()), a.tilde(v.Directory))
+		table.Add(v.Name, troubledState(v), sessionsText(v.Sessions), v.Preset, agent, size(v.MemoryMiB<<20), size(v.OnDisk), portsText(v), ui.Age(a.Now(), v.Created), v.Idle.short(a.Now()), a.tilde(v.Directory))
 	}
 	return table, outdated
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -64,6 +65,7 @@ func (s sessionView) text(now time.Time) string {
 type liveView struct {
 	sessions []sessionView
 	idle     *idleView // nil: it does not run, or does not say
+	troubles []record.Trouble
 }
 
 // askLive asks the supervisors of running sandboxes. One that does not answer in
@@ -86,7 +88,7 @@ func (a *App) askLive(ctx context.Context, boxes sandboxes, all []sandbox.Status
 			}
 			defer conn.Close()
 			if status, err := conn.Status(ctx); err == nil {
-				found[i] = liveView{sessionsOf(status.Sessions), idleOf(status.Idle)}
+				found[i] = liveView{sessionsOf(status.Sessions), idleOf(status.Idle), status.Troubles}
 			}
 			return nil
 		})
@@ -100,7 +102,12 @@ func (a *App) askLive(ctx context.Context, boxes sandboxes, all []sandbox.Status
 }
 
 // add adds it to what the record says.
-func (l liveView) add(v *sandboxView) { v.Sessions, v.Idle = l.sessions, l.idle }
+func (l liveView) add(v *sandboxView) {
+	v.Sessions, v.Idle = l.sessions, l.idle
+	if l.idle != nil { // it answered
+		v.Troubles = troublesOf(l.troubles)
+	}
+}
 
 // wish says which session of its agent somebody wants in front of him.
 type wish struct {

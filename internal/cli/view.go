@@ -40,6 +40,7 @@ type sandboxView struct {
 	Keep      bool             `json:"keep"`         // it runs on when nobody uses it
 	Idle      *idleView        `json:"idle"`         // null: it does not run
 	Unused    bool             `json:"stopped_idle"` // it was stopped because nobody used it
+	Troubles  []troubleView    `json:"troubles"`     // of its last run, the worst first
 	LastError string           `json:"last_error"`
 	Boot      *wire.BootReport `json:"boot"` // null: never became ready
 }
@@ -96,6 +97,7 @@ func (a *App) viewOf(s sandbox.Status) sandboxView {
 		Mounts: mountsOf(s.Mounts), Network: networkOf(s.Network, s.Egress), Ports: append([]int{}, s.Ports...), Forwards: forwardsOf(s), Services: servicesOf(s.Services),
 		Sessions: []sessionView{},
 		Keep:     s.Keep, Unused: s.StoppedIdle && s.State == sandbox.Stopped,
+		Troubles:  troublesOf(s.Troubles),
 		LastError: s.LastError, Boot: s.Boot,
 	}
 }

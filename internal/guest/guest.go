@@ -119,6 +119,7 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	a.uplink.announce(nil) // which also says that sessions are kept
 	a.group.Go(func() { server.Tell(ctx, a.uplink.announce) })
 	a.console.printf("ready after %d ms", report.UptimeMS)
+	a.group.Go(func() { a.watchDisk(ctx) })
 	a.keeper.Start()
 	if err := a.root.Settle(); err != nil {
 		a.console.printf("%v", err)

@@ -82,7 +82,8 @@ type Record struct {
 	Keep          bool             `json:"keep,omitempty"`         // it runs on when nobody uses it
 	State         string           `json:"state"`                  // Creating or Created
 	LastError     string           `json:"last_error,omitempty"`
-	Boot          *wire.BootReport `json:"boot,omitempty"` // of the last boot that became ready
+	Troubles      []Trouble        `json:"troubles,omitempty"` // of the last run, the worst first
+	Boot          *wire.BootReport `json:"boot,omitempty"`     // of the last boot that became ready
 	// Pid and VMMPid are the processes of the last start, for information only:
 	// whether they live is what the lock says.
 	Pid    int `json:"pid,omitempty"`     // supervisor

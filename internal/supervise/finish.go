@@ -35,6 +35,9 @@ func (s *supervisor) finish(committed bool, reason error) error {
 		return errors.Join(reason, s.lock.Remove())
 	}
 	s.rec.Pid, s.rec.VMMPid = 0, 0
+	if s.troubles != nil {
+		s.rec.Troubles = s.troubles.list()
+	}
 	if committed {
 		s.rec.Stopped = s.Now().UTC()
 	}

@@ -38,6 +38,7 @@ type guest struct {
 	secrets   *credentials
 	addresses *addresses
 	keeps     func(sessions int) // told how many run without a client
+	troubles  *troubles
 
 	mu       sync.Mutex
 	state    state
@@ -65,7 +66,7 @@ type notice struct {
 func newGuest(config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
 	return &guest{
 		config: config, now: now, log: log, notices: make(chan notice), secrets: newCredentials(nil, log), addresses: newAddresses(now),
-		keeps:  func(int) {},
+		keeps: func(int) {}, troubles: newTroubles(now),
 		change: make(chan struct{}), wanted: make(chan struct{}, 1),
 	}
 }
@@ -101,6 +102,7 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 		g.log.Info("guest link ended", "reason", link.Err())
 	}()
 	g.set(func(s *state) { s.link = link })
+	g.troubles.opened()
 	stop := context.AfterFunc(ctx, func() { _ = link.Close() }) // ends Messages
 	defer stop()
 	g.mounts.tell(link)
@@ -115,6 +117,10 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 			kept := keptSessions(m.Sessions)
 			g.set(func(s *state) { s.kept = kept })
 			g.keeps(runningSessions(kept))
+			continue
+		}
+		if m.Type == wire.DiskFull {
+			g.troubles.disk(m.Text)
 			continue
 		}
 		if g.addresses.heard(link, m) || g.secrets.heard(m) && ready {

@@ -3,6 +3,7 @@ package supervise
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -35,7 +36,7 @@ func (s *supervisor) spec(runDir string) (_ vmm.Spec, err error) {
 		Name: s.Name, Arch: s.rec.Arch, Accel: vmm.Accel(s.rec.Accel), CPUs: s.rec.CPUs, MemoryMiB: s.rec.MemoryMiB,
 		Kernel: s.rec.Image.Kernel, Initrd: s.folder.Initrd(),
 		CommandLine: commandLine(s.rec, mode, drives) + s.mounts.option(),
-		Drives:      drives, Network: s.rec.Network && !s.order.NoNet, RunDir: runDir, Console: s.console,
+		Drives:      drives, Network: s.rec.Network && !s.order.NoNet, RunDir: runDir, Console: io.MultiWriter(s.console, s.troubles),
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -122,6 +123,8 @@ type Status struct {
 	Sessions []wire.KeptSession `json:"sessions,omitempty"` // cleaned; the guest's own word all the same
 	// Idle is nil from supervisors of earlier versions, which never stop for that.
 	Idle *Idle `json:"idle,omitempty"`
+	// Troubles are what went wrong in the guest in this run, the worst first.
+	Troubles []record.Trouble `json:"troubles,omitempty"`
 }
 
 // exitReport is how a program ended.

@@ -13,6 +13,7 @@
 package supervise
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,18 +93,19 @@ type supervisor struct {
 	lock   *record.Lock
 	rec    record.Record
 
-	console *console
-	machine vmm.Machine
-	name    atomic.Pointer[string] // of the sandbox now, for status
-	vmmPid  atomic.Int64           // of machine, for status
-	died    chan struct{}          // closed when the machine has ended and its guest was heard out
-	death   error                  // why; set before died is closed
-	guest   *guest
-	idle    *idle
-	mounts  *mounts
-	ports   *ports
-	server  *server
-	network atomic.Pointer[netstack.Network] // nil: none
+	console  *console
+	machine  vmm.Machine
+	name     atomic.Pointer[string] // of the sandbox now, for status
+	vmmPid   atomic.Int64           // of machine, for status
+	died     chan struct{}          // closed when the machine has ended and its guest was heard out
+	death    error                  // why; set before died is closed
+	guest    *guest
+	idle     *idle
+	troubles *troubles
+	mounts   *mounts
+	ports    *ports
+	server   *server
+	network  atomic.Pointer[netstack.Network] // nil: none
 
 	stops    chan stopRequest
 	changes  chan recordChange
@@ -200,7 +202,8 @@ func (s *supervisor) boot(start, life context.Context) error {
 	s.guest = newGuest(config, s.Now, s.log)
 	s.guest.mounts, s.guest.secrets = s.mounts, newCredentials(s.order.Credentials, s.log)
 	s.idle = newIdle(s.order.Idle, s.Now)
-	s.guest.keeps = s.idle.keeps
+	s.troubles = newTroubles(s.Now)
+	s.guest.keeps, s.guest.troubles = s.idle.keeps, s.troubles
 	s.mounts.news = s.guest.news
 	runDir, err := s.folder.MakeRunDir()
 	if err != nil {
@@ -259,7 +262,7 @@ func (s *supervisor) status() Status {
 	idle := s.idle.look()
 	return Status{
 		Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load()), Protocol: protocolVersion, Keeps: true,
-		Sessions: state.kept, Idle: &idle,
+		Sessions: state.kept, Idle: &idle, Troubles: s.troubles.list(),
 	}
 }
 
@@ -281,6 +284,8 @@ func (s *supervisor) awaitReady(start context.Context) (*wire.BootReport, error)
 			}
 		case <-s.died:
 			return nil, s.diedEarly()
+		case <-s.troubles.loop:
+			return nil, s.troubles.err()
 		case <-s.stops:
 			return nil, fault.New(fault.Interrupted, "", "it was stopped before it was ready")
 		case <-start.Done():
@@ -353,6 +358,7 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 		}
 	}
 	s.rec.State, s.rec.LastError, s.rec.StoppedIdle = record.Created, "", false
+	s.rec.Troubles = s.troubles.list()
 	if s.order.Keep != nil {
 		s.rec.Keep = *s.order.Keep
 	}
@@ -375,10 +381,17 @@ func (s *supervisor) serve(ctx context.Context) error {
 	defer end.stop()
 	remount := remounting{supervisor: s}
 	defer remount.finish(errStopped)
+	loop := s.troubles.loop
+	var reason error
 	for {
 		select {
 		case <-s.died:
-			return s.death
+			return cmp.Or(reason, s.death)
+		case <-loop:
+			loop, reason = nil, s.troubles.err()
+			_ = s.machine.Kill() // its end is seen above
+		case <-s.troubles.news:
+			s.note()
 		case r := <-remount.requests():
 			remount.begin(r)
 		case <-remount.late.over():

@@ -123,14 +123,15 @@ type MessageType string
 
 // Messages of the guest.
 const (
-	Ready    MessageType = "ready"    // sessions are accepted
-	Failed   MessageType = "failed"   // the sandbox cannot be brought up; Text says why
-	Working  MessageType = "working"  // Text names the step, for long modes (bootstrap, pack)
-	Packed   MessageType = "packed"   // pack mode is done; Bytes is the size of the file system
-	Goodbye  MessageType = "goodbye"  // an orderly end follows; Text is poweroff or reboot
-	PowerOff MessageType = "poweroff" // host to guest: stop in order
-	Clock    MessageType = "clock"    // host to guest: set the clock to UnixNano
-	Sessions MessageType = "sessions" // Sessions are those that are kept now; said once ready and after each change
+	Ready    MessageType = "ready"     // sessions are accepted
+	Failed   MessageType = "failed"    // the sandbox cannot be brought up; Text says why
+	Working  MessageType = "working"   // Text names the step, for long modes (bootstrap, pack)
+	Packed   MessageType = "packed"    // pack mode is done; Bytes is the size of the file system
+	Goodbye  MessageType = "goodbye"   // an orderly end follows; Text is poweroff or reboot
+	PowerOff MessageType = "poweroff"  // host to guest: stop in order
+	Clock    MessageType = "clock"     // host to guest: set the clock to UnixNano
+	DiskFull MessageType = "disk-full" // Text says how full; empty: it has room again
+	Sessions MessageType = "sessions"  // Sessions are those that are kept now; said once ready and after each change
 )
 
 // Message is one control message.

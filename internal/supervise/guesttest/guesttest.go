@@ -131,6 +131,9 @@ func (b *boot) run(fails bool) (again bool, err error) {
 		if how == "crash" {
 			return false, errors.New("QEMU ended: signal: killed")
 		}
+		if how == "panic" {
+			return true, nil // without a word
+		}
 		_ = b.link.Send(wire.Message{Type: wire.Goodbye, Text: how})
 		return how == "reboot", nil
 	}
@@ -283,6 +286,14 @@ func (b *boot) program(p *sshtest.Process) sshx.Exit {
 		fmt.Fprint(p.Stdout, b.clock.Load())
 	case "vanish":
 		return sshtest.Vanish
+	case "full":
+		_ = b.link.Send(wire.Message{Type: wire.DiskFull, Text: arg})
+	case "panic":
+		b.guest.Console("[    1.0] Kernel panic - not syncing: " + arg + "\n")
+		b.stop(name)
+		<-p.Hangup
+	case "say":
+		b.guest.Console(arg + "\n")
 	case "console":
 		b.guest.Console(strings.Repeat(arg, 1000))
 	case "poweroff", "reboot", "crash":
