@@ -44,7 +44,7 @@ func TestRestrictedStartHasItsAgentsRules(t *testing.T) {
 		t.Fatalf("status %d: %s", status, &w.errs)
 	}
 	p := w.created[0].Egress
-	if p.Kind() != egress.Restricted || !p.Resolve("registry.npmjs.org").Allowed || !p.Says("extra.example", 8443).Allowed || !p.Host(8080).Allowed {
+	if p.Kind() != egress.Restricted || !p.Resolve("registry.npmjs.org").Allowed || !p.Says(egress.Needed, "extra.example", 8443).Allowed || !p.Host(8080).Allowed {
 		t.Errorf("%+v", p)
 	}
 	if p.Resolve("elsewhere.example").Allowed {

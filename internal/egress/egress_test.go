@@ -29,8 +29,10 @@ func TestClosedAddresses(t *testing.T) {
 		"255.255.255.255": "broadcast", "240.0.0.1": "reserved",
 		"::ffff:127.0.0.1": "loopback", "::ffff:10.0.0.1": "private", "::127.0.0.1": "reserved",
 		"64:ff9b::7f00:1": "loopback", "64:ff9b::a9fe:a9fe": "metadata", "64:ff9b:1::1": "translation", "2002:7f00:1::1": "loopback", "2002:a00:1::": "private",
-		"2001::1": "tunnel",
-		"8.8.8.8": "", "172.32.0.1": "", "100.128.0.1": "", "2606:4700::1": "", "::ffff:8.8.8.8": "", "64:ff9b::808:808": "", "2002:808:808::": "",
+		"2001::1":    "tunnel",
+		"198.18.0.1": "measure", "198.19.255.255": "measure", "192.88.99.1": "tunnel", "::ffff:0:a00:1": "translation", "100::1": "reserved",
+		"64:ff9b::c612:1": "measure",
+		"8.8.8.8":         "", "172.32.0.1": "", "100.128.0.1": "", "2606:4700::1": "", "::ffff:8.8.8.8": "", "64:ff9b::808:808": "", "2002:808:808::": "",
 		"203.0.113.80": "", "2001:db8::1": "",
 	} {
 		got := Closed(netip.MustParseAddr(text))
@@ -114,6 +116,9 @@ func TestDecisions(t *testing.T) {
 		{"restricted, rebound", tight, TCP, "192.168.1.1:443", "api.example", false, false, "192.168.1.1:443"},
 		{"restricted, named address", tight, TCP, "198.51.100.7:22", "", false, true, ""},
 		{"restricted, QUIC", tight, UDP, "203.0.113.1:443", "api.example", false, false, "203.0.113.1:443"},
+		{"restricted, datagrams to any port of a name", tight, UDP, "203.0.113.1:8443", "a.cdn.example", false, false, "a.cdn.example:8443"},
+		{"restricted, ping", tight, Echo, "203.0.113.1:0", "api.example", false, false, "api.example"},
+		{"restricted, ping of all ports", tight, Echo, "203.0.113.1:0", "a.cdn.example", false, true, ""},
 		{"restricted, DNS elsewhere", tight, UDP, "8.8.8.8:53", "", false, false, "8.8.8.8:53"},
 	} {
 		conn := Connection{Protocol: c.proto, To: netip.MustParseAddrPort(c.to), Own: c.own}
@@ -150,8 +155,140 @@ func TestNames(t *testing.T) {
 	if (Policy{Mode: Off}).Resolve("api.example").Allowed {
 		t.Error("off resolves")
 	}
-	if !tight.Says("api.example", 443).Allowed || tight.Says("evil.example", 443).Allowed || tight.Says("api.example", 80).Allowed {
-		t.Error("names that a connection tells are not judged by the rules")
+}
+
+func TestWhereAddressesLead(t *testing.T) {
+	for text, want := range map[string]string{
+		"64:ff9b::cb00:7101": "203.0.113.1", "2002:cb00:7101::5": "203.0.113.1", "::ffff:203.0.113.1": "203.0.113.1", "2001:db8::1": "2001:db8::1",
+	} {
+		if got := Leads(netip.MustParseAddr(text)); got.String() != want {
+			t.Errorf("%s leads to %s, want %s", text, got, want)
+		}
+	}
+}
+
+// TestToldNames judges the names that connections tell, as strictly as each is looked at.
+func TestToldNames(t *testing.T) {
+	tight := Policy{Mode: Restricted, Allow: rules(t, "api.example:443", "*.cdn.example", "git.example:22", "203.0.113.9:443"), Deny: rules(t, "no.cdn.example")}
+	for _, c := range []struct {
+		look    Look
+		name    string
+		port    uint16
+		allowed bool
+		opaque  bool
+	}{
+		{Needed, "API.example.", 443, true, false},
+		{Needed, "api.example", 80, false, false},
+		{Needed, "evil.example", 443, false, false},
+		{Needed, "evil.example\x00.cdn.example", 443, false, false},
+		{Needed, "evil.example/.cdn.example", 443, false, false},
+		{Needed, "", 443, false, false},
+		{Needed, "git.example", 22, true, true},
+		{Needed, "a.cdn.example", 22, true, false}, // of no port in particular
+		{Needed, "no.cdn.example", 443, false, false},
+		{Needed, "203.0.113.9", 443, true, true},
+		{Needed, "203.0.113.9", 80, false, false},
+		{Needed, "169.254.169.254", 80, false, false},
+		{Denied, "evil.example", 443, true, true},
+		{Denied, "no.cdn.example", 443, false, false},
+		{Proxied, "NO.cdn.example.", 443, false, false},
+	} {
+		v := tight.Says(c.look, c.name, c.port)
+		if v.Allowed != c.allowed || v.Opaque != c.opaque || v.Allowed == (v.Reason != "") {
+			t.Errorf("look %d at %q, port %d: %+v", c.look, c.name, c.port, v)
+		}
+		if r, err := ParseRule(v.Rule); v.Rule != "" && (err != nil || !tight.Allowing(r).Says(c.look, c.name, c.port).Allowed) {
+			t.Errorf("%q: what is suggested does not help: %q, %v", c.name, v.Rule, err)
+		}
+	}
+	if deny := (Policy{Deny: rules(t, "203.0.113.0/24")}); deny.Says(Denied, "203.0.113.4", 80).Allowed || deny.Watches() {
+		t.Error("a denied address may be asked of a proxy, or makes names watched")
+	}
+	if !(Policy{}).Says(Needed, "any.example", 443).Allowed {
+		t.Error("an open network still wants a name to be allowed")
+	}
+	if !tight.Watches() || !(Policy{Deny: rules(t, "bad.example")}).Watches() || (Policy{}).Watches() {
+		t.Error("it is not told where names decide")
+	}
+}
+
+// TestBroadRulesOpenNothingClosed allows ranges that closed places lie in: only those
+// that lie in a closed place open what they name of it, and never what is never more
+// than one address.
+func TestBroadRulesOpenNothingClosed(t *testing.T) {
+	for _, c := range []struct {
+		rule, to string
+		own      bool
+		allowed  bool
+	}{
+		{"0.0.0.0/0", "203.0.113.1:443", false, true},
+		{"0.0.0.0/0", "203.0.113.1:443", true, false},
+		{"203.0.113.0/24", "203.0.113.1:443", true, false},
+		{"203.0.113.1", "203.0.113.1:443", true, true},
+		{"0.0.0.0/0", "10.0.0.1:80", false, false},
+		{"8.0.0.0/5", "10.0.0.1:80", false, false},
+		{"10.0.0.0/8", "10.0.0.1:80", false, true},
+		{"10.0.0.0/24", "10.0.0.1:80", false, true},
+		{"0.0.0.0/0", "169.254.169.254:80", false, false},
+		{"169.254.0.0/16", "169.254.169.254:80", false, false},
+		{"169.254.0.0/16", "169.254.1.1:80", false, true},
+		{"169.254.169.254:80", "169.254.169.254:80", false, true},
+		{"100.64.0.0/10", "100.100.100.200:80", false, false},
+		{"127.0.0.0/8", "127.0.0.1:80", false, false},
+		{"127.0.0.0/24", "127.0.0.1:80", false, false},
+		{"127.0.0.1", "127.0.0.1:80", false, true},
+		{"224.0.0.0/4", "224.0.0.251:5353", false, false},
+		{"255.255.255.0/24", "255.255.255.255:67", false, false},
+		{"::/0", "[2001:db8::1]:80", false, true},
+		{"::/0", "[fd00:ec2::254]:80", false, false},
+		{"fd00::/8", "[fd00:ec2::254]:80", false, false},
+		{"fd00::/8", "[fd00::1]:80", false, true},
+		{"::/0", "[::1]:80", false, false},
+		{"::/0", "[fe80::1]:80", false, false},
+		{"::/0", "[ff02::1]:80", false, false},
+		{"::/0", "[64:ff9b::a00:1]:80", false, false},
+		{"64:ff9b::/96", "[64:ff9b::a00:1]:80", false, false},
+		{"64:ff9b::a00:1", "[64:ff9b::a00:1]:80", false, true},
+		{"64:ff9b::/96", "[64:ff9b::808:808]:80", false, true},
+		{"2002::/16", "[2002:a9fe:a9fe::]:80", false, false},
+		{"0.0.0.0/0", "[::ffff:10.0.0.1]:80", false, false},
+	} {
+		for _, mode := range []Mode{Open, Restricted} {
+			p := Policy{Mode: mode, Allow: rules(t, c.rule)}
+			if v := p.Decide(Connection{Protocol: TCP, To: netip.MustParseAddrPort(c.to), Own: c.own}); v.Allowed != c.allowed {
+				t.Errorf("%s: %s lets %s: %+v", mode, c.rule, c.to, v)
+			}
+		}
+	}
+}
+
+// TestLooks says how closely connections are looked at.
+func TestLooks(t *testing.T) {
+	tight := Policy{Mode: Restricted, Allow: rules(t, "api.example", "git.example:22", "10.0.0.5:3128")}
+	denies := Policy{Deny: rules(t, "bad.example:443", "203.0.113.77"), Allow: rules(t, "10.0.0.5:3128")}
+	for _, c := range []struct {
+		policy Policy
+		to     string
+		name   string
+		look   Look
+		opaque bool
+	}{
+		{Policy{}, "203.0.113.1:443", "", Blind, true},
+		{denies, "203.0.113.1:443", "", Denied, true},
+		{denies, "203.0.113.1:80", "", Blind, true},
+		{denies, "10.0.0.5:3128", "", Blind, true},
+		{tight, "203.0.113.1:443", "api.example", Needed, false},
+		{tight, "203.0.113.1:22", "api.example", Needed, false},
+		{tight, "203.0.113.1:22", "git.example", Needed, true},
+		{tight, "10.0.0.5:3128", "", Proxied, true},
+	} {
+		conn := Connection{Protocol: TCP, To: netip.MustParseAddrPort(c.to)}
+		if c.name != "" {
+			conn.Names = []string{c.name}
+		}
+		if v := c.policy.Decide(conn); !v.Allowed || v.Look != c.look || v.Opaque != c.opaque {
+			t.Errorf("%s %s: %+v", c.to, c.name, v)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@
 package egress
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -86,15 +87,12 @@ const (
 	Echo Protocol = "ping"
 )
 
-// quicPort is where HTTP/3 is; it hides the name from whoever looks.
-const quicPort = 443
-
 // Connection is what is known when a guest begins one.
 type Connection struct {
 	Protocol Protocol
 	To       netip.AddrPort
 	Names    []string // canonical; by which this guest was given the address, and may still use it
-	Own      bool     // the address is one of this computer's own
+	Own      bool     // the address is one of this computer's own, or a broadcast of its networks
 }
 
 // Verdict is a decision.
@@ -102,10 +100,21 @@ type Verdict struct {
 	Allowed bool
 	Reason  string // of a refusal
 	Rule    string // that would allow it, as ParseRule reads it; empty: none would
-	// Named says that only a name allowed it: where the connection tells a name
-	// itself, that one has to be allowed as well.
-	Named bool
+	Look    Look   // at the names that the connection itself tells
+	// Opaque says that it may be of a protocol that tells no name.
+	Opaque bool
 }
+
+// Look is how far the names count that a connection itself tells, the strictest last.
+type Look int
+
+// The looks.
+const (
+	Blind   Look = iota // not at all
+	Denied              // those that a rule denies are refused
+	Proxied             // and where it is a proxy that is asked, its target has to be allowed
+	Needed              // each has to be allowed
+)
 
 func refuse(rule, format string, args ...any) Verdict {
 	return Verdict{Reason: fmt.Sprintf(format, args...), Rule: rule}
@@ -122,39 +131,86 @@ func (p Policy) Decide(c Connection) Verdict {
 			return refuse("", "the rule %q denies it", r)
 		}
 	}
-	for _, r := range p.Allow {
-		if r.address(to.Addr(), to.Port()) {
-			return Verdict{Allowed: true}
-		}
+	if p.allowsAddress(to, c.Own) {
+		return Verdict{Allowed: true, Opaque: true, Look: p.lookAt(to.Port(), Proxied)}
 	}
 	if what := Closed(to.Addr()); what != "" {
 		return refuse(exact(c, to), "%s belongs to %s", to.Addr(), what)
 	}
 	if c.Own {
-		return refuse(exact(c, to), "%s is an address of this computer", to.Addr())
+		return refuse(exact(c, to), "%s is an address of this computer, or a broadcast of its network", to.Addr())
 	}
 	if p.Kind() == Open {
-		return Verdict{Allowed: true}
+		return Verdict{Allowed: true, Opaque: true, Look: p.lookAt(to.Port(), Blind)}
 	}
 	return p.byName(c, to)
 }
 
+// allowsAddress tells whether a rule names an address by number. Ranges open what
+// is closed only where they lie inside of it: who allows all of the internet has
+// not thought of the neighbours.
+func (p Policy) allowsAddress(to netip.AddrPort, own bool) bool {
+	where, isClosed := closedPlace(to.Addr())
+	return slices.ContainsFunc(p.Allow, func(r Rule) bool {
+		switch {
+		case !r.address(to.Addr(), to.Port()):
+			return false
+		case r.prefix.IsSingleIP():
+			return true
+		case own || isClosed && !where.whole:
+			return false
+		}
+		return !isClosed || where.prefix.Bits() <= r.prefix.Bits()
+	})
+}
+
+// lookAt is how to look at a connection that no name let in: as restricted in that
+// mode, else for names that are denied, where there are any.
+func (p Policy) lookAt(port uint16, restricted Look) Look {
+	if p.Kind() == Restricted {
+		return restricted
+	}
+	if slices.ContainsFunc(p.Deny, func(r Rule) bool { return r.name != "" && r.port(port) }) {
+		return Denied
+	}
+	return Blind
+}
+
 // byName judges a connection to a public address that no rule names.
 func (p Policy) byName(c Connection, to netip.AddrPort) Verdict {
+	if len(c.Names) == 0 {
+		return refuse(exact(c, to), "no name that is allowed has the address %s", to.Addr())
+	}
+	allowed, opaque := "", false
 	for _, name := range c.Names {
-		if !p.allowsName(name, to.Port()) {
-			continue
+		if p.allowsName(name, to.Port()) {
+			allowed, opaque = cmp.Or(allowed, name), opaque || p.opaque(name, to.Port())
 		}
-		if c.Protocol == UDP && to.Port() == quicPort {
-			return refuse(exact(c, to), "QUIC hides the name it is for; programs use TCP instead")
-		}
-		return Verdict{Allowed: true, Named: true}
 	}
-	if len(c.Names) > 0 {
-		return refuse(fmt.Sprintf("%s:%d", c.Names[0], to.Port()), "no rule allows %s, port %d", c.Names[0], to.Port())
+	switch {
+	case allowed == "" && c.Protocol == Echo:
+		return refuse(c.Names[0], "no rule allows %s, all ports", c.Names[0])
+	case allowed == "":
+		return refuse(atPort(c.Names[0], to.Port()), "no rule allows %s, port %d", c.Names[0], to.Port())
+	case c.Protocol == UDP && IsWeb(to.Port()):
+		return refuse(exact(c, to), "QUIC hides the name it is for; programs use TCP instead")
+	case c.Protocol == UDP && !opaque:
+		return refuse(atPort(allowed, to.Port()), "datagrams hide the name they are for: only a rule for just this port allows them")
 	}
-	return refuse(exact(c, to), "no name that is allowed has the address %s", to.Addr())
+	return Verdict{Allowed: true, Look: Needed, Opaque: opaque}
 }
+
+// IsWeb tells whether names are always told at a port, by TLS or HTTP.
+func IsWeb(port uint16) bool { return port == 80 || port == 443 }
+
+// opaque tells whether a rule allows a name at just this port, which then may be of
+// any protocol.
+func (p Policy) opaque(name string, port uint16) bool {
+	return !IsWeb(port) && slices.ContainsFunc(p.Allow, func(r Rule) bool { return r.host(name) && r.from == port && r.to == port })
+}
+
+// atPort is the rule for a name at one port.
+func atPort(name string, port uint16) string { return fmt.Sprintf("%s:%d", name, port) }
 
 // exact is the rule that names just one address.
 func exact(c Connection, to netip.AddrPort) string {
@@ -188,19 +244,44 @@ func (p Policy) Resolve(name string) Verdict {
 	return refuse(name, "no rule allows the name")
 }
 
-// Says judges the name that a connection itself tells, after Decide allowed it
-// by a name of its address.
-func (p Policy) Says(name string, port uint16) Verdict {
-	name = Canonical(name)
+// Says judges a name, or an address, that a connection itself tells, after Decide
+// has said how to look at it.
+func (p Policy) Says(look Look, name string, at uint16) Verdict {
+	name, look = Canonical(name), p.Softened(look)
+	number, err := netip.ParseAddr(name)
+	number = Plain(number)
+	isNumber := err == nil
 	for _, r := range p.Deny {
-		if r.host(name) && r.port(port) {
+		if r.port(at) && (r.host(name) || isNumber && r.address(number, at)) {
 			return refuse("", "the rule %q denies %s", r, name)
 		}
 	}
-	if p.allowsName(name, port) {
-		return Verdict{Allowed: true}
+	switch {
+	case !isNumber && !validName(name):
+		return refuse("", "the connection asks for %.80q, which is no name", name)
+	case look < Needed:
+		return Verdict{Allowed: true, Look: look, Opaque: true}
+	case isNumber && p.allowsAddress(netip.AddrPortFrom(number, at), false):
+		return Verdict{Allowed: true, Look: Proxied, Opaque: true}
+	case !isNumber && p.allowsName(name, at):
+		return Verdict{Allowed: true, Look: Needed, Opaque: p.opaque(name, at)}
+	case isNumber:
+		return refuse(netip.AddrPortFrom(number, at).String(), "the connection asks for %s, which no rule allows", name)
 	}
-	return refuse(fmt.Sprintf("%s:%d", name, port), "the connection asks for %q, which no rule allows", name)
+	return refuse(atPort(name, at), "the connection asks for %q, which no rule allows", name)
+}
+
+// Softened is how to look under this policy at a connection that began under another.
+func (p Policy) Softened(l Look) Look {
+	if p.Kind() != Restricted {
+		return min(l, Denied)
+	}
+	return l
+}
+
+// Watches tells whether names decide: then none may be hidden.
+func (p Policy) Watches() bool {
+	return p.Kind() == Restricted || slices.ContainsFunc(p.Deny, func(r Rule) bool { return r.name != "" })
 }
 
 // Host judges a connection to a port of this computer's loopback.
@@ -211,7 +292,7 @@ func (p Policy) Host(port uint16) Verdict {
 	if slices.Contains(p.Allow, HostPort(port)) && !slices.ContainsFunc(p.Deny, func(r Rule) bool { return r.host(HostName) && r.port(port) }) {
 		return Verdict{Allowed: true}
 	}
-	return refuse(fmt.Sprintf("%s:%d", HostName, port), "port %d of this computer is not opened for the sandbox", port)
+	return refuse(atPort(HostName, port), "port %d of this computer is not opened for the sandbox", port)
 }
 
 // HostPort is the rule that opens a port of this computer's loopback.

@@ -36,6 +36,13 @@ func TestOwnAddressesFollowTheNetworks(t *testing.T) {
 	if !own("192.0.2.7") || !own("::ffff:192.0.2.7") || own("192.0.2.8") {
 		t.Error("own addresses are not told apart")
 	}
+	if !own("192.0.2.255") || !own("192.0.2.0") || own("192.0.2.254") {
+		t.Error("broadcasts of its network are not told apart")
+	}
+	list, now = []net.Addr{&net.IPNet{IP: net.ParseIP("192.0.2.6"), Mask: net.CIDRMask(31, 32)}}, now.Add(ownAge+1)
+	if own("192.0.2.7") {
+		t.Error("a network of two has a broadcast")
+	}
 	list = []net.Addr{&net.IPNet{IP: net.ParseIP("2001:db8::1"), Mask: net.CIDRMask(64, 128)}}
 	now = now.Add(ownAge + 1)
 	if own("192.0.2.7") || !own("2001:db8::1") {

@@ -24,6 +24,10 @@ const (
 	// quietName is how long a guest's TCP connection for questions may be idle.
 	quietName    = 30 * time.Second
 	maxUDPAnswer = 65507
+	// asksPerSecond bounds what the computer's resolvers are asked for a guest, after a burst.
+	asksPerSecond, asksBurst = 200, 1000
+	// longestQuery is more than any question takes.
+	longestQuery = 4096
 )
 
 // dnsPort is where resolvers listen.
@@ -59,7 +63,7 @@ func (n *Network) serveNames() error {
 // answerDatagrams answers each question in a goroutine of its own. One that comes
 // while there is no slot is dropped: the guest asks again.
 func (n *Network) answerDatagrams(conn *gonet.UDPConn, slots chan struct{}) {
-	buf := make([]byte, 4096) // no question is longer
+	buf := make([]byte, longestQuery)
 	for {
 		size, from, err := conn.ReadFrom(buf)
 		if err != nil {
@@ -106,7 +110,7 @@ func (n *Network) answerStreams(listener *gonet.TCPListener, slots chan struct{}
 // answerStream answers one question.
 func (n *Network) answerStream(conn net.Conn) error {
 	_ = conn.SetDeadline(time.Now().Add(quietName))
-	query, err := readFramed(conn)
+	query, err := readFramed(conn, longestQuery)
 	if err != nil {
 		return err
 	}
@@ -117,12 +121,16 @@ func (n *Network) answerStream(conn net.Conn) error {
 	return writeFramed(conn, answer)
 }
 
-func readFramed(r io.Reader) ([]byte, error) {
+func readFramed(r io.Reader, most int) ([]byte, error) {
 	var size [2]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
 		return nil, err
 	}
-	m := make([]byte, binary.BigEndian.Uint16(size[:]))
+	length := int(binary.BigEndian.Uint16(size[:]))
+	if length > most {
+		return nil, errMessage
+	}
+	m := make([]byte, length)
 	_, err := io.ReadFull(r, m)
 	return m, err
 }
@@ -145,6 +153,9 @@ func (n *Network) resolve(ctx context.Context, query []byte, network string) []b
 		n.flows.refuse(Entry{Time: n.Now().UTC(), Protocol: "dns", Name: q.name, Verdict: Refused, Reason: v.Reason, Rule: v.Rule})
 		return refusal(query, q, "SmolVM: "+v.Reason)
 	}
+	if !n.asks.take() {
+		return reply(query, q, rcodeRefused)
+	}
 	if q.name == egress.HostName {
 		if q.kind != typeA {
 			return local(query, q, netip.Addr{})
@@ -165,7 +176,7 @@ func (n *Network) look(answer []byte, q question) []byte {
 			_ = addresses(answer, parsed, func(a netip.Addr, ttl time.Duration) { n.names.add(a, q.name, ttl) })
 		}
 	}
-	if n.Policy().Kind() != egress.Restricted {
+	if !n.Policy().Watches() {
 		return answer
 	}
 	parsed, err := parseAnswer(answer)
@@ -223,7 +234,7 @@ func (n *Network) askOne(ctx context.Context, resolver netip.AddrPort, query []b
 		if err := writeFramed(conn, query); err != nil {
 			return nil, err
 		}
-		answer, err := readFramed(conn)
+		answer, err := readFramed(conn, maxMessage)
 		if err == nil && !answers(answer, query, q) {
 			err = errMessage
 		}

@@ -105,7 +105,7 @@ func TestNamesAreForwardedAsTheyAre(t *testing.T) {
 func TestNamesOverTCP(t *testing.T) {
 	g := newGuest(t, egress.Policy{})
 	g.serve(t, resolverOfTests.String(), func(c net.Conn) {
-		m, err := readFramed(c)
+		m, err := readFramed(c, maxMessage)
 		if err == nil {
 			_ = writeFramed(c, zone{"api.example": "203.0.113.7"}.answer(m))
 		}
@@ -119,7 +119,7 @@ func TestNamesOverTCP(t *testing.T) {
 		if err := writeFramed(conn, query("api.example", typeA, false)); err != nil {
 			t.Fatal(err)
 		}
-		m, err := readFramed(conn)
+		m, err := readFramed(conn, maxMessage)
 		if err != nil || m[7] != 1 {
 			t.Fatalf("got %x, %v", m, err)
 		}
@@ -236,6 +236,37 @@ func TestRestrictedByName(t *testing.T) {
 	}
 }
 
+// TestFloodOfQuestions is answered with a refusal, and not passed on.
+func TestFloodOfQuestions(t *testing.T) {
+	g := newGuest(t, egress.Policy{})
+	g.serveUDP(t, resolverOfTests.String(), zone{"api.example": "203.0.113.7"}.answer)
+	g.network.asks = newRate(func() time.Time { return time.Unix(1000, 0) }, asksPerSecond, 3)
+	for range 3 {
+		if got := g.lookup(t, "api.example"); got != "203.0.113.7" {
+			t.Fatalf("got %s", got)
+		}
+	}
+	if got := g.lookup(t, "api.example"); got != "rcode 5" {
+		t.Errorf("one too many: %s", got)
+	}
+}
+
+func TestRate(t *testing.T) {
+	now := time.Unix(1000, 0)
+	r := newRate(func() time.Time { return now }, 10, 2)
+	if !r.take() || !r.take() || r.take() {
+		t.Error("the burst is not 2")
+	}
+	now = now.Add(-time.Hour) // a clock that was set
+	if r.take() {
+		t.Error("a clock that goes back gives credit")
+	}
+	now = now.Add(100 * time.Millisecond)
+	if !r.take() || r.take() {
+		t.Error("a tenth of a second is not one")
+	}
+}
+
 // TestNameIsForgotten ends a name's right to its address with the answer's life.
 func TestNameIsForgotten(t *testing.T) {
 	now := time.Unix(1000, 0)
@@ -337,8 +368,8 @@ func FuzzBeginnings(f *testing.F) {
 	f.Add([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
 	f.Add([]byte{22, 3, 1, 0, 5, 1, 0, 0, 1, 0})
 	f.Fuzz(func(t *testing.T, p []byte) {
-		name, more := tells(p)
-		if more && name != "" {
+		name, ok, more := tlsName(p)
+		if (more || !ok) && name != "" && more {
 			t.Fatal("a name before it can be told")
 		}
 	})

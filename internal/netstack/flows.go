@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -16,6 +17,8 @@ const (
 	keptRefusals = 32
 	// begins bounds how many connections a guest may begin: at once, and in a second after that.
 	beginsBurst, beginsPerSecond = 1500, 250
+	// maxMoving is how many datagrams may be on their way from one side to the other.
+	maxMoving = 64
 )
 
 // The values of Entry.Verdict.
@@ -40,57 +43,80 @@ type Entry struct {
 	Milliseconds int64 `json:"milliseconds"`
 }
 
-// judge decides about a connection and gives the names that the guest knows its target by.
-type judge func(egress.Protocol, netip.AddrPort) (egress.Verdict, []string)
+// judges decide about connections.
+type judges interface {
+	// known gives the names that the guest knows an address by now.
+	known(netip.Addr) []string
+	// judge decides about a connection to what has these names.
+	judge(x *flow, names []string) egress.Verdict
+	// Policy is what holds now.
+	Policy() egress.Policy
+}
 
 // flows are the connections of a guest.
 type flows struct {
 	now    func() time.Time
 	tell   func(Entry)
-	chunks *chunks
+	chunks [len(shares)]*chunks // of each share
+	large  *chunks              // for datagrams
+	held   atomic.Int64         // bytes that all gates hold
+
+	patience time.Duration // with what gates hold
 
 	mu       sync.Mutex
 	live     map[*flow]struct{}
 	counts   map[egress.Protocol]int
 	refusals []Entry
-	credit   float64 // connections that may begin now
-	credited time.Time
+	begins   *rate
 	closed   bool
 	running  sync.WaitGroup
 }
 
 func newFlows(now func() time.Time, tell func(Entry)) *flows {
-	return &flows{
-		now: now, tell: tell, chunks: newChunks(), live: map[*flow]struct{}{}, counts: map[egress.Protocol]int{},
-		credit: beginsBurst, credited: now(),
+	f := &flows{
+		now: now, tell: tell, large: newChunks(largestDatagram, maxMoving), patience: heldTime,
+		live: map[*flow]struct{}{}, counts: map[egress.Protocol]int{}, begins: newRate(now, beginsPerSecond, beginsBurst),
 	}
+	for i, s := range shares {
+		f.chunks[i] = newChunks(s.chunk, 0)
+	}
+	return f
 }
 
 // flow is one connection.
 type flow struct {
 	flows    *flows
 	protocol egress.Protocol
-	to       netip.AddrPort
-	name     string
-	named    bool // see egress.Verdict
+	from, to netip.AddrPort
+	names    []string       // that the guest knew the target by when it began
+	begin    egress.Verdict // by which it was let in
 	begun    time.Time
 
 	up, back atomic.Int64
 
 	mu      sync.Mutex
 	verdict egress.Verdict
+	told    told // last by the connection itself
+	settled bool // and it will tell no other
 	failure string
 	aborted bool
 	abort   []func()
 }
 
+// told is what a connection says that it is for.
+type told struct {
+	name    string // canonical
+	port    uint16
+	proxied bool // it asks a proxy for it
+}
+
 // limits are how many of each protocol there may be at a time.
 var limits = map[egress.Protocol]int{egress.TCP: maxTCP, egress.UDP: maxUDP, egress.Echo: maxPings}
 
-// begin enters a connection, or notes why it is refused and gives nil.
-func (f *flows) begin(protocol egress.Protocol, _, to netip.AddrPort, decide judge) *flow {
-	x := &flow{flows: f, protocol: protocol, to: to, begun: f.now()}
-	switch f.enter(x, decide) {
+// enter enters a connection, or notes why it is refused and gives nil.
+func (f *flows) enter(protocol egress.Protocol, from, to netip.AddrPort, by judges) *flow {
+	x := &flow{flows: f, protocol: protocol, from: from, to: to, begun: f.now()}
+	switch f.admit(x, by) {
 	case entered:
 		return x
 	case refused:
@@ -106,20 +132,17 @@ const (
 	tooLate // the network ends
 )
 
-// enter decides and counts in one step: a policy that changes meanwhile either
+// admit decides and counts in one step: a policy that changes meanwhile either
 // decides here already, or finds the connection among those that it reviews.
-func (f *flows) enter(x *flow, decide judge) int {
+func (f *flows) admit(x *flow, by judges) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
 		return tooLate
 	}
-	var names []string
-	x.verdict, names = decide(x.protocol, x.to)
-	x.named = x.verdict.Named
-	if len(names) > 0 {
-		x.name = names[0]
-	}
+	x.names = by.known(x.to.Addr())
+	x.verdict = by.judge(x, x.names)
+	x.begin = x.verdict
 	if limit := f.limit(x.protocol); x.verdict.Allowed && limit != "" {
 		x.verdict = egress.Verdict{Reason: limit}
 	}
@@ -134,16 +157,12 @@ func (f *flows) enter(x *flow, decide judge) int {
 
 // limit says which bound one more connection would break. f.mu is held.
 func (f *flows) limit(protocol egress.Protocol) string {
-	now := f.now()
-	f.credit = min(beginsBurst, f.credit+now.Sub(f.credited).Seconds()*beginsPerSecond)
-	f.credited = now
 	switch {
-	case f.credit < 1:
-		return "the sandbox begins too many connections in a short time"
 	case f.counts[protocol] >= limits[protocol]:
 		return "the sandbox has too many connections open"
+	case !f.begins.take():
+		return "the sandbox begins too many connections in a short time"
 	}
-	f.credit--
 	return ""
 }
 
@@ -167,16 +186,40 @@ func (f *flows) count(protocol egress.Protocol) int {
 	return f.counts[protocol]
 }
 
-// review ends the connections that are no longer allowed.
-func (f *flows) review(decide judge) {
+// review ends the connections that are no longer allowed. What the guest knew a
+// target by when it began counts, however long ago that was.
+func (f *flows) review(by judges) {
 	for _, x := range f.list() {
-		verdict, _ := decide(x.protocol, x.to)
-		// A name's address may have been forgotten meanwhile: its connections go on
-		// unless the rules have nothing to do with names.
-		if !verdict.Allowed && !(x.named && verdict.Named) {
-			x.refuse(verdict)
+		if v := x.review(by); !v.Allowed {
+			x.refuse(v)
 		}
 	}
+}
+
+// review judges a connection again, as far as it has told what it is for.
+func (x *flow) review(by judges) egress.Verdict {
+	x.mu.Lock()
+	told, settled := x.told, x.settled
+	x.mu.Unlock()
+	names := x.names
+	if !told.proxied && (x.begin.Look == egress.Needed && told.name != "" || slices.Contains(names, told.name)) {
+		names = []string{told.name}
+	}
+	v := by.judge(x, names)
+	look := v.Look
+	if told.proxied && look == egress.Proxied {
+		look = egress.Needed
+	}
+	switch {
+	case !v.Allowed:
+	case look == egress.Needed && x.begin.Look < v.Look && !settled:
+		return egress.Verdict{Reason: "it began before names were looked at"}
+	case told.name != "":
+		if said := by.Policy().Says(look, told.name, told.port); !said.Allowed {
+			return said
+		}
+	}
+	return v
 }
 
 // abort breaks all connections off and waits for their ends. None begins any more.
@@ -199,6 +242,36 @@ func (f *flows) list() []*flow {
 	}
 	slices.SortFunc(all, func(a, b *flow) int { return cmp.Or(a.begun.Compare(b.begun), a.to.Compare(b.to)) })
 	return all
+}
+
+// tells notes what the connection says; it is settled where it will say nothing else.
+func (x *flow) tells(what told, settled bool) {
+	what.name = egress.Canonical(what.name)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.told, x.settled = what, settled
+}
+
+// rule is one that would allow what the connection is for without looking at names.
+func (x *flow) rule(port uint16) string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch name := x.name(); {
+	case name == "" || egress.IsWeb(port) && !x.told.proxied:
+		return x.to.String()
+	case egress.IsWeb(port):
+		return "" // only the server itself, behind the proxy
+	default:
+		return fmt.Sprintf("%s:%d", name, port)
+	}
+}
+
+// name is what the target is shown by. x.mu is held.
+func (x *flow) name() string {
+	if x.told.name == "" && len(x.names) > 0 {
+		return x.names[0]
+	}
+	return x.told.name
 }
 
 // end takes the connection out and writes its line.
@@ -260,7 +333,7 @@ func (x *flow) entry() Entry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := Entry{
-		Time: x.begun.UTC(), Protocol: string(x.protocol), To: x.to.String(), Name: x.name, Verdict: Allowed,
+		Time: x.begun.UTC(), Protocol: string(x.protocol), To: x.to.String(), Name: x.name(), Verdict: Allowed,
 		Sent: x.up.Load(), Received: x.back.Load(), Milliseconds: x.flows.now().Sub(x.begun).Milliseconds(),
 	}
 	switch {

@@ -68,6 +68,11 @@ const guestMAC = tcpip.LinkAddress("\x52\x54\x00\x12\x34\x56")
 
 func (guestCard) LinkAddress() tcpip.LinkAddress { return guestMAC }
 
+// Capabilities says that the guest asks for its neighbours, as kernels do.
+func (guestCard) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityResolutionRequired
+}
+
 func (g guestCard) AddHeader(packet *stack.PacketBuffer) {
 	header.Ethernet(packet.LinkHeader().Push(header.EthernetMinimumSize)).Encode(&header.EthernetFields{
 		SrcAddr: guestMAC, DstAddr: packet.EgressRoute.RemoteLinkAddress, Type: packet.NetworkProtocolNumber,
@@ -136,7 +141,10 @@ func newGuestWith(t testing.TB, c Config) *guest {
 	t.Helper()
 	ours, theirs := newWire()
 	g := &guest{link: theirs, dialed: &dials{stand: map[string]string{}}}
-	c.Dial, c.Now = g.dialed.dial, time.Now
+	c.Dial = g.dialed.dial
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	c.Own = func(a netip.Addr) bool { return a == netip.MustParseAddr("198.51.100.1") }
 	c.Resolvers = func() []netip.AddrPort { return []netip.AddrPort{resolverOfTests} }
 	network, err := New(ours, c)

@@ -17,7 +17,7 @@ const (
 	typeA, typeNS, typeCNAME, typeSOA, typePTR, typeMX = 1, 2, 5, 6, 12, 15
 	typeAAAA, typeDNAME, typeOPT, typeSVCB, typeHTTPS  = 28, 39, 41, 64, 65
 
-	rcodeFormat, rcodeServer, rcodeName, rcodeNotImplemented = 1, 2, 3, 4
+	rcodeFormat, rcodeServer, rcodeName, rcodeNotImplemented, rcodeRefused = 1, 2, 3, 4, 5
 
 	// edeBlocked is "blocked" of the extended errors (RFC 8914).
 	optEDE, edeBlocked = 15, 15

@@ -10,6 +10,7 @@
 package netstack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,8 +38,8 @@ const card tcpip.NICID = 1
 
 // Bounds of what a guest can make this process hold.
 const (
-	maxTCP     = 1152 // connections
-	maxUDP     = 512  // flows
+	maxTCP     = 1056 // connections
+	maxUDP     = 256  // flows
 	maxOpening = 256  // connections being made
 	maxLookups = 64   // questions being answered
 	maxPings   = 32   // echo requests waiting for their answer
@@ -65,7 +66,7 @@ type Network struct {
 	nic   *nic
 	names *pins
 	flows *flows
-	pings chan struct{} // one slot for each echo request that waits
+	asks  *rate // of questions for names
 
 	mu     sync.Mutex
 	policy egress.Policy
@@ -81,7 +82,7 @@ func New(link Link, c Config) (*Network, error) {
 		c.Dial = (&net.Dialer{Timeout: dialTime, KeepAliveConfig: net.KeepAliveConfig{Enable: true}}).DialContext
 	}
 	n := &Network{
-		Config: c, nic: newNIC(link), names: newPins(c.Now), policy: c.Policy, pings: make(chan struct{}, maxPings),
+		Config: c, nic: newNIC(link), names: newPins(c.Now), policy: c.Policy, asks: newRate(c.Now, asksPerSecond, asksBurst),
 		stack: stack.New(stack.Options{
 			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -97,11 +98,11 @@ func New(link Link, c Config) (*Network, error) {
 	return n, nil
 }
 
-// tune bounds buffers and choses what suits a wire without loss.
+// tune bounds buffers and chooses what suits a wire without loss.
 func (n *Network) tune() error {
 	sack := tcpip.TCPSACKEnabled(true)
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: smallBuffer, Default: largeBuffer, Max: largeBuffer}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: smallBuffer, Default: largeBuffer, Max: largeBuffer}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: smallBuffer, Default: smallBuffer, Max: largeBuffer}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: smallBuffer, Default: smallBuffer, Max: largeBuffer}
 	moderate := tcpip.TCPModerateReceiveBufferOption(false)
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &receive, &send, &moderate, &wait} {
@@ -186,33 +187,53 @@ func (n *Network) SetPolicy(p egress.Policy) {
 	n.mu.Lock()
 	n.policy = p
 	n.mu.Unlock()
-	n.flows.review(n.judge)
+	n.flows.review(n)
+}
+
+// isHost tells whether an address stands for this computer.
+func isHost(a netip.Addr) bool { return a == wire.Gateway4.Addr() || a == wire.Gateway6.Addr() }
+
+// known gives the names that the guest knows an address by.
+func (n *Network) known(a netip.Addr) []string {
+	if a = egress.Plain(a); isHost(a) {
+		return []string{egress.HostName}
+	}
+	return n.names.of(a)
 }
 
 // judge decides about one connection.
-func (n *Network) judge(protocol egress.Protocol, to netip.AddrPort) (egress.Verdict, []string) {
-	policy, addr := n.Policy(), egress.Plain(to.Addr())
-	if addr == wire.Gateway4.Addr() || addr == wire.Gateway6.Addr() {
-		if protocol == egress.Echo {
-			return egress.Verdict{Allowed: true}, nil
+func (n *Network) judge(x *flow, names []string) egress.Verdict {
+	policy, addr := n.Policy(), egress.Plain(x.to.Addr())
+	if isHost(addr) {
+		if x.protocol == egress.Echo {
+			return egress.Verdict{Allowed: true}
 		}
-		return policy.Host(to.Port()), []string{egress.HostName}
+		return policy.Host(x.to.Port())
 	}
-	names := n.names.of(addr)
-	return policy.Decide(egress.Connection{Protocol: protocol, To: to, Names: names, Own: n.Own(addr)}), names
+	own := n.Own(addr) || n.Own(egress.Leads(addr))
+	return policy.Decide(egress.Connection{Protocol: x.protocol, To: x.to, Names: names, Own: own})
 }
 
-// target is where this computer connects to for the guest.
-func target(to netip.AddrPort) string {
-	switch egress.Plain(to.Addr()) {
+// connect makes the connection of this computer that the guest asks for. Programs
+// of this computer listen on either loopback.
+func (n *Network) connect(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	four, six := netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()
+	targets := []netip.Addr{egress.Plain(to.Addr())}
+	switch targets[0] {
 	case wire.Gateway4.Addr():
-		to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port())
+		targets = []netip.Addr{four, six}
 	case wire.Gateway6.Addr():
-		to = netip.AddrPortFrom(netip.IPv6Loopback(), to.Port())
-	default:
-		to = netip.AddrPortFrom(egress.Plain(to.Addr()), to.Port())
+		targets = []netip.Addr{six, four}
 	}
-	return to.String()
+	var first error
+	for _, target := range targets {
+		conn, err := n.Dial(ctx, network, netip.AddrPortFrom(target, to.Port()).String())
+		if err == nil {
+			return conn, nil
+		}
+		first = cmp.Or(first, err)
+	}
+	return nil, first
 }
 
 func addressOf(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -35,7 +36,8 @@ const gatewayMAC = tcpip.LinkAddress("\x52\x55\x0a\x00\x02\x02")
 
 // nic is the stack's end of a link.
 type nic struct {
-	link Link
+	link  Link
+	guest atomic.Value // tcpip.LinkAddress, that the guest's last frame came from
 
 	closing    sync.Once
 	mu         sync.RWMutex
@@ -45,7 +47,11 @@ type nic struct {
 
 var _ stack.LinkEndpoint = (*nic)(nil)
 
-func newNIC(link Link) *nic { return &nic{link: link} }
+func newNIC(link Link) *nic {
+	e := &nic{link: link}
+	e.guest.Store(header.EthernetBroadcastAddress)
+	return e
+}
 
 // receive hands the guest's frames to the stack until the link ends.
 func (e *nic) receive() error {
@@ -74,6 +80,9 @@ func (e *nic) deliver(frame []byte) {
 	to := header.Ethernet(frame).DestinationAddress()
 	if to != gatewayMAC && to != header.EthernetBroadcastAddress && !header.IsMulticastEthernetAddress(to) {
 		return
+	}
+	if from := header.Ethernet(frame).SourceAddress(); from != e.guest.Load() && !header.IsMulticastEthernetAddress(from) {
+		e.guest.Store(from)
 	}
 	packet := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
 	defer packet.DecRef()
@@ -107,8 +116,12 @@ func (e *nic) WritePackets(packets stack.PacketBufferList) (int, tcpip.Error) {
 
 // AddHeader puts the Ethernet header in front.
 func (e *nic) AddHeader(packet *stack.PacketBuffer) {
+	to := packet.EgressRoute.RemoteLinkAddress
+	if to == "" {
+		to = e.guest.Load().(tcpip.LinkAddress)
+	}
 	header.Ethernet(packet.LinkHeader().Push(header.EthernetMinimumSize)).Encode(&header.EthernetFields{
-		SrcAddr: gatewayMAC, DstAddr: packet.EgressRoute.RemoteLinkAddress, Type: packet.NetworkProtocolNumber,
+		SrcAddr: gatewayMAC, DstAddr: to, Type: packet.NetworkProtocolNumber,
 	})
 }
 
@@ -157,10 +170,9 @@ func (e *nic) LinkAddress() tcpip.LinkAddress { return gatewayMAC }
 // SetLinkAddress is not used.
 func (e *nic) SetLinkAddress(tcpip.LinkAddress) {}
 
-// Capabilities says that the guest's address is asked for.
-func (e *nic) Capabilities() stack.LinkEndpointCapabilities {
-	return stack.CapabilityResolutionRequired
-}
+// Capabilities says that nobody's address has to be asked for: all packets go to
+// the only one at the other end. Else those for guests that are not there would wait.
+func (e *nic) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityNone }
 
 // Wait has nothing to wait for: Run owns the only goroutine.
 func (e *nic) Wait() {}

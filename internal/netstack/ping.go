@@ -38,9 +38,9 @@ func (n *Network) echo(id stack.TransportEndpointID, packet *stack.PacketBuffer)
 	}
 	offending := append([]byte(nil), packet.NetworkHeader().Slice()...)
 	offending = append(offending, message[:min(len(message), 8)]...)
-	flow := n.flows.begin(egress.Echo, from, to, n.judge)
+	flow := n.flows.enter(egress.Echo, from, to, n)
 	if flow == nil {
-		n.running.Go(func() { n.prohibited(from.Addr(), to.Addr(), offending) })
+		n.prohibited(from.Addr(), to.Addr(), offending)
 		return true
 	}
 	n.running.Go(func() {
@@ -127,10 +127,42 @@ func pingSocket(to netip.Addr) (net.PacketConn, error) {
 
 // prohibited tells the guest that a packet may not pass.
 func (n *Network) prohibited(to, from netip.Addr, offending []byte) {
-	message := make([]byte, 8, 8+len(offending))
-	message[0], message[1] = byte(header.ICMPv4DstUnreachable), byte(header.ICMPv4AdminProhibited)
 	if to.Is6() {
-		message[0], message[1] = byte(header.ICMPv6DstUnreachable), byte(header.ICMPv6Prohibited)
+		n.complain(to, from, byte(header.ICMPv6Prohibited), offending)
+		return
+	}
+	n.complain(to, from, byte(header.ICMPv4AdminProhibited), offending)
+}
+
+// unreachable tells the guest that nobody takes the datagrams of a flow.
+func (n *Network) unreachable(x *flow) {
+	from, to := x.from, x.to
+	datagram := header.UDP(make([]byte, header.UDPMinimumSize))
+	datagram.Encode(&header.UDPFields{SrcPort: from.Port(), DstPort: to.Port(), Length: header.UDPMinimumSize})
+	if to.Addr().Is6() {
+		packet := header.IPv6(make([]byte, header.IPv6MinimumSize))
+		packet.Encode(&header.IPv6Fields{
+			PayloadLength: header.UDPMinimumSize, TransportProtocol: header.UDPProtocolNumber, HopLimit: 64,
+			SrcAddr: addressOf(from.Addr()), DstAddr: addressOf(to.Addr()),
+		})
+		n.complain(from.Addr(), to.Addr(), byte(header.ICMPv6PortUnreachable), append(packet, datagram...))
+		return
+	}
+	packet := header.IPv4(make([]byte, header.IPv4MinimumSize))
+	packet.Encode(&header.IPv4Fields{
+		TotalLength: header.IPv4MinimumSize + header.UDPMinimumSize, TTL: 64, Protocol: uint8(header.UDPProtocolNumber),
+		SrcAddr: addressOf(from.Addr()), DstAddr: addressOf(to.Addr()),
+	})
+	packet.SetChecksum(^packet.CalculateChecksum())
+	n.complain(from.Addr(), to.Addr(), byte(header.ICMPv4PortUnreachable), append(packet, datagram...))
+}
+
+// complain tells the guest that a packet of its has not arrived, and why.
+func (n *Network) complain(to, from netip.Addr, code byte, offending []byte) {
+	message := make([]byte, 8, 8+len(offending))
+	message[0], message[1] = byte(header.ICMPv4DstUnreachable), code
+	if to.Is6() {
+		message[0] = byte(header.ICMPv6DstUnreachable)
 	}
 	n.send(from, to, append(message, offending...))
 }

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,7 +15,7 @@ const (
 	// mostPin is how long at most, whatever the answer said.
 	mostPin = 24 * time.Hour
 	// maxPinned bounds the addresses, maxNames the names of one.
-	maxPinned, maxNames = 4096, 16
+	maxPinned, maxNames = 2048, 8
 )
 
 // pins are the answers that the guest was given: which names it may mean by an
@@ -55,21 +56,30 @@ func (p *pins) add(a netip.Addr, name string, ttl time.Duration) {
 	p.all[a] = append(have, pin{name, until})
 }
 
-// forget makes room: what is over, else what ends first.
+// forget makes room: what is over, else the quarter that ends first.
 func (p *pins) forget() {
-	var first netip.Addr
-	var end time.Time
-	for a, have := range p.all {
-		last := have[len(have)-1].until
-		if !last.After(p.now()) {
-			delete(p.all, a)
-		} else if end.IsZero() || last.Before(end) {
-			first, end = a, last
+	maps.DeleteFunc(p.all, func(_ netip.Addr, have []pin) bool { return !lastOf(have).After(p.now()) })
+	if len(p.all) < maxPinned {
+		return
+	}
+	ends := make([]netip.Addr, 0, len(p.all))
+	for a := range p.all {
+		ends = append(ends, a)
+	}
+	slices.SortFunc(ends, func(a, b netip.Addr) int { return lastOf(p.all[a]).Compare(lastOf(p.all[b])) })
+	for _, a := range ends[:maxPinned/4] {
+		delete(p.all, a)
+	}
+}
+
+// lastOf is when the last of an address's names ends.
+func lastOf(have []pin) (end time.Time) {
+	for _, x := range have {
+		if x.until.After(end) {
+			end = x.until
 		}
 	}
-	if len(p.all) >= maxPinned {
-		delete(p.all, first)
-	}
+	return end
 }
 
 // of gives the names an address stands for, the last asked for first.

@@ -13,19 +13,37 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// chunk is how much is moved at once. The largest datagram fits.
-const chunk = 64 << 10
+// largestDatagram is how large the chunks of datagrams are.
+const largestDatagram = 64 << 10
 
 // chunks are buffers that are held only while something is moved, so that a
 // connection without traffic costs none. They hold no state.
-type chunks struct{ pool sync.Pool }
-
-func newChunks() *chunks {
-	return &chunks{sync.Pool{New: func() any { b := make([]byte, chunk); return &b }}}
+type chunks struct {
+	pool  sync.Pool
+	slots chan struct{} // as many as there may be at a time; nil: any number
 }
 
-func (c *chunks) take() *[]byte  { return c.pool.Get().(*[]byte) }
-func (c *chunks) give(b *[]byte) { c.pool.Put(b) }
+func newChunks(size, most int) *chunks {
+	c := &chunks{pool: sync.Pool{New: func() any { b := make([]byte, size); return &b }}}
+	if most > 0 {
+		c.slots = make(chan struct{}, most)
+	}
+	return c
+}
+
+func (c *chunks) take() *[]byte {
+	if c.slots != nil {
+		c.slots <- struct{}{}
+	}
+	return c.pool.Get().(*[]byte)
+}
+
+func (c *chunks) give(b *[]byte) {
+	c.pool.Put(b)
+	if c.slots != nil {
+		<-c.slots
+	}
+}
 
 // errReset says that one side broke the connection off.
 var errReset = errors.New("connection reset")

@@ -24,26 +24,38 @@ const (
 	timeWait = 5 * time.Second
 )
 
-// Buffers of one connection, for each direction. The more there are, the smaller:
-// all together hold less than 64 MiB.
-const (
-	largeBuffer  = 512 << 10
-	middleBuffer = 64 << 10
-	smallBuffer  = 16 << 10
+// lingerTime is how long the guest may take to accept the last bytes of a
+// connection that both sides have ended. So long it counts, as it takes memory.
+const lingerTime = 15 * time.Second
 
-	largeUpTo  = 24  // connections
-	middleUpTo = 128 // connections
-)
+// share is what one connection may hold: its buffers, one for each direction, and
+// as much again on the way from one side to the other.
+type share struct {
+	below  int // so many connections
+	buffer int64
+	chunk  int
+}
 
-// bufferFor is the buffer of a connection beside count others.
-func bufferFor(count int) int64 {
-	switch {
-	case count < largeUpTo:
-		return largeBuffer
-	case count < middleUpTo:
-		return middleBuffer
+// largeBuffer is what one connection alone has.
+const largeBuffer, smallBuffer = 512 << 10, 8 << 10
+
+// shares are the connections' by how many there are: the more, the smaller. All
+// together hold less than 48 MiB.
+var shares = [...]share{
+	{8, largeBuffer, 64 << 10},
+	{32, 128 << 10, 32 << 10},
+	{128, 32 << 10, 16 << 10},
+	{maxTCP, smallBuffer, 4 << 10},
+}
+
+// shareOf is that of a connection beside count others.
+func shareOf(count int) int {
+	for i, s := range shares {
+		if count < s.below {
+			return i
+		}
 	}
-	return smallBuffer
+	return len(shares) - 1
 }
 
 // stream carries one connection that the guest opens; the stack calls it in a
@@ -51,7 +63,7 @@ func bufferFor(count int) int64 {
 func (n *Network) stream(request *tcp.ForwarderRequest) {
 	id := request.ID()
 	from, to := addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)
-	flow := n.flows.begin(egress.TCP, from, to, n.judge)
+	flow := n.flows.enter(egress.TCP, from, to, n)
 	if flow == nil {
 		request.Complete(true)
 		return
@@ -60,7 +72,7 @@ func (n *Network) stream(request *tcp.ForwarderRequest) {
 	ctx, cancel := context.WithCancel(n.life)
 	defer cancel()
 	flow.onAbort(cancel)
-	host, err := n.Dial(ctx, "tcp", target(to))
+	host, err := n.connect(ctx, "tcp", to)
 	if err != nil {
 		flow.fail(err)
 		request.Complete(true)
@@ -92,7 +104,10 @@ func prepare(ep tcpip.Endpoint, size int64) {
 
 // join carries bytes both ways until both sides are done or one breaks off.
 func (n *Network) join(ctx context.Context, flow *flow, guest guestEnd, host net.Conn) {
-	prepare(guest.ep, bufferFor(n.flows.count(egress.TCP)))
+	mine := shareOf(n.flows.count(egress.TCP))
+	prepare(guest.ep, shares[mine].buffer)
+	gate := flow.gate(n.Policy)
+	defer gate.close()
 	var once sync.Once
 	abort := func() {
 		once.Do(func() {
@@ -102,27 +117,25 @@ func (n *Network) join(ctx context.Context, flow *flow, guest guestEnd, host net
 		})
 	}
 	defer context.AfterFunc(ctx, abort)()
-	var both sync.WaitGroup
-	both.Go(func() {
-		if err := n.up(flow, guest, host); err != nil {
+	var other sync.WaitGroup
+	other.Go(func() {
+		if err := n.up(flow, gate, guest, host, n.flows.chunks[mine]); err != nil {
 			flow.fail(err)
 			abort()
 		}
 	})
-	both.Go(func() {
-		if err := n.down(flow, guest, host); err != nil {
-			flow.fail(err)
-			abort()
-		}
-	})
-	both.Wait()
+	if err := n.down(flow, gate, guest, host, n.flows.chunks[mine]); err != nil {
+		flow.fail(err)
+		abort()
+	}
+	other.Wait()
+	guest.linger()
 	once.Do(func() { guest.ep.Close() })
 }
 
 // up carries from the guest, and tells the other side its end.
-func (n *Network) up(flow *flow, guest guestEnd, host net.Conn) error {
-	gate := flow.gate(n.Policy)
-	err := guest.read(n.flows.chunks, func(p []byte) error {
+func (n *Network) up(flow *flow, gate *gate, guest guestEnd, host net.Conn, c *chunks) error {
+	err := guest.read(c, func(p []byte) error {
 		flow.sent(len(p))
 		open, err := gate.pass(p)
 		if err == nil && len(open) > 0 {
@@ -133,18 +146,21 @@ func (n *Network) up(flow *flow, guest guestEnd, host net.Conn) error {
 	if !errors.Is(err, io.EOF) {
 		return err
 	}
-	if rest := gate.rest(); len(rest) > 0 {
-		if _, err := host.Write(rest); err != nil {
-			return err
-		}
+	rest, err := gate.rest()
+	if err == nil && len(rest) > 0 {
+		_, err = host.Write(rest)
+	}
+	if err != nil {
+		return err
 	}
 	return closeWrite(host)
 }
 
 // down carries to the guest, and tells it the end.
-func (n *Network) down(flow *flow, guest guestEnd, host net.Conn) error {
-	err := readHost(host, n.flows.chunks, func(p []byte) error {
+func (n *Network) down(flow *flow, gate *gate, guest guestEnd, host net.Conn, c *chunks) error {
+	err := readHost(host, c, func(p []byte) error {
 		flow.received(len(p))
+		gate.heard(p)
 		_, err := guest.Write(p)
 		return err
 	})
@@ -155,6 +171,24 @@ func (n *Network) down(flow *flow, guest guestEnd, host net.Conn) error {
 		return errReset
 	}
 	return nil
+}
+
+// linger waits until the guest has taken all, and breaks off if it does not.
+func (g guestEnd) linger() {
+	entry, ended := waiter.NewChannelEntry(waiter.EventHUp)
+	g.queue.EventRegister(&entry)
+	defer g.queue.EventUnregister(&entry)
+	late := time.NewTimer(lingerTime)
+	defer late.Stop()
+	if g.ep.Readiness(waiter.EventHUp)&waiter.EventHUp != 0 {
+		return
+	}
+	select {
+	case <-ended:
+	case <-g.closed:
+	case <-late.C:
+		g.ep.Abort()
+	}
 }
 
 func closeWrite(conn net.Conn) error {

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"sync"
@@ -22,11 +23,11 @@ const quiet = 90 * time.Second
 func (n *Network) datagram(request *udp.ForwarderRequest) bool {
 	id := request.ID()
 	from, to := addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)
-	flow := n.flows.begin(egress.UDP, from, to, n.judge)
+	flow := n.flows.enter(egress.UDP, from, to, n)
 	if flow == nil {
 		return false
 	}
-	host, err := n.Dial(n.life, "udp", target(to)) // makes no packet
+	host, err := n.connect(n.life, "udp", to) // makes no packet
 	if err != nil {
 		flow.fail(err)
 		flow.end()
@@ -60,40 +61,61 @@ func (n *Network) exchange(flow *flow, guest guestEnd, host net.Conn) {
 	flow.onAbort(end)
 	alive := newIdle(quiet, end)
 	defer alive.stop()
-	var both sync.WaitGroup
-	both.Go(func() {
+	var other sync.WaitGroup
+	other.Go(func() {
 		defer end()
-		_ = guest.read(n.flows.chunks, func(p []byte) error {
+		_ = guest.read(n.flows.large, func(p []byte) error {
 			alive.touch()
 			flow.sent(len(p))
+			if flow.hides(p) {
+				n.unreachable(flow)
+				flow.refuse(egress.Verdict{Reason: "QUIC hides the name it is for; programs use TCP instead"})
+				return errReset
+			}
 			_, err := host.Write(p)
-			return tolerate(err)
+			return n.tolerate(flow, err)
 		})
 	})
-	both.Go(func() {
-		defer end()
-		for {
-			err := readHost(host, n.flows.chunks, func(p []byte) error {
-				alive.touch()
-				flow.received(len(p))
-				_, err := guest.Write(p)
-				return err
-			})
-			if err = tolerate(err); err != nil {
-				flow.fail(err)
-				return
-			}
+	for {
+		err := readHost(host, n.flows.large, func(p []byte) error {
+			alive.touch()
+			flow.received(len(p))
+			_, err := guest.Write(p)
+			return err
+		})
+		if err = n.tolerate(flow, err); err != nil {
+			flow.fail(err)
+			break
 		}
-	})
-	both.Wait()
+	}
+	end()
+	other.Wait()
 }
 
 // tolerate drops the errors that say something of one datagram, not of the flow.
-func tolerate(err error) error {
+// That nobody listens is passed on to the guest.
+func (n *Network) tolerate(flow *flow, err error) error {
 	for _, passing := range []error{syscall.EMSGSIZE, syscall.ENOBUFS, syscall.EPERM} {
 		if errors.Is(err, passing) {
 			return nil
 		}
 	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		n.unreachable(flow)
+	}
 	return err
+}
+
+// hides tells whether a datagram is of QUIC, whose name cannot be seen, in a flow
+// where names count.
+func (x *flow) hides(p []byte) bool {
+	if look := x.begin.Look; look != egress.Denied && look != egress.Needed || len(p) < 7 || p[0]&0x80 == 0 {
+		return false
+	}
+	switch version := binary.BigEndian.Uint32(p[1:]); {
+	case version == 1, version == 0x6b3343cf: // RFC 9000, RFC 9369
+		return true
+	default: // drafts, and what was before them
+		return version>>8 == 0xff0000 || version>>16 == 0x5130 || version>>16 == 0x5430
+	}
 }

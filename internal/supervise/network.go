@@ -12,6 +12,7 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/netstack"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -55,15 +56,18 @@ type networkAnswer struct {
 }
 
 // changeNetwork changes what the sandbox may reach. The record is written first: a
-// crash never leaves open what was closed.
+// crash never leaves open what was closed, and what cannot be written is not changed.
 func (s *supervisor) changeNetwork(change egress.Change) (netstack.Snapshot, error) {
 	network := s.network.Load()
 	if network == nil {
 		return netstack.Snapshot{}, fault.New(fault.Conflict, "", "sandbox %q has no network card", s.rec.Name)
 	}
 	if change.Changes() {
-		s.rec.Egress = s.rec.Egress.With(change)
-		if err := s.book.Write(s.rec); err != nil {
+		err := s.change(func(r *record.Record) error {
+			r.Egress = r.Egress.With(change)
+			return nil
+		})
+		if err != nil {
 			return netstack.Snapshot{}, err
 		}
 		network.SetPolicy(s.rec.Egress)
