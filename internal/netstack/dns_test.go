@@ -254,8 +254,10 @@ func TestFloodOfQuestions(t *testing.T) {
 func TestRate(t *testing.T) {
 	now := time.Unix(1000, 0)
 	r := newRate(func() time.Time { return now }, 10, 2)
-	if !r.take() || !r.take() || r.take() {
-		t.Error("the burst is not 2")
+	for i := range 3 {
+		if got := r.take(); got != (i < 2) {
+			t.Errorf("the burst of 2: take %d gives %v", i, got)
+		}
 	}
 	now = now.Add(-time.Hour) // a clock that was set
 	if r.take() {

@@ -202,12 +202,12 @@ func TestNothingIsHeldForLong(t *testing.T) {
 		if _, err := g.pass([]byte("USER me")); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(heldTime - 1)
+		time.Sleep(heldTime - time.Second)
 		synctest.Wait()
 		if ended {
 			t.Error("it ended early")
 		}
-		time.Sleep(2)
+		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if e := g.flow.entry(); !ended || e.Verdict != Refused || !strings.Contains(e.Reason, "did not tell within 15s") {
 			t.Errorf("%v, %+v", ended, e)
