@@ -94,7 +94,7 @@ func (g guestCard) receive() {
 // guest is a guest's own stack at the other end of the wire.
 type guest struct {
 	stack   *stack.Stack
-	link    *wireEnd
+	link    Link
 	network *Network
 	dialed  *dials
 }

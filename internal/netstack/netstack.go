@@ -45,6 +45,11 @@ const (
 	maxPings   = 32   // echo requests waiting for their answer
 )
 
+// Memory is what a process that has a network, and little besides, should take at
+// most: where the garbage collector makes an effort. What guests can make it hold is
+// less than half of it.
+const Memory = 88 << 20
+
 // Config is what a network is made of.
 type Config struct {
 	Policy egress.Policy

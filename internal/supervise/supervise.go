@@ -370,7 +370,8 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 	s.starter.report(report{Type: reportDone})
 	s.starter.close()
 	s.idle.forbid(neverIdle(s.rec))
-	s.idle.leave()       // the start's own use
+	s.idle.leave() // the start's own use
+	debug.SetMemoryLimit(netstack.Memory)
 	debug.FreeOSMemory() // the unpacked agent's: from here on little is needed, for days
 	return nil
 }
