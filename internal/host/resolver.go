@@ -31,3 +31,33 @@ func Resolvers(file string) []netip.AddrPort {
 	}
 	return all
 }
+
+// maxSearched is how many domains the C library looks names up in.
+const maxSearched = 6
+
+// Searched are the domains in which this computer looks up names that have no dots.
+func Searched(file string) (domains []string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "search" && words[0] != "domain" {
+			continue
+		}
+		domains = nil // the last line counts
+		for _, word := range words[1:] {
+			if word = strings.TrimSuffix(word, "."); isDomain(word) && len(domains) < maxSearched {
+				domains = append(domains, word)
+			}
+		}
+	}
+	return domains
+}
+
+func isDomain(text string) bool {
+	return text != "" && len(text) < 254 && !strings.ContainsFunc(text, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.')
+	})
+}

@@ -53,3 +53,24 @@ func TestOwnAddressesFollowTheNetworks(t *testing.T) {
 		t.Error("what cannot be told is taken for foreign")
 	}
 }
+
+func TestSearchedDomains(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "resolv.conf")
+	for text, want := range map[string][]string{
+		"nameserver 192.0.2.1\nsearch corp.example. lab.example\n": {"corp.example", "lab.example"},
+		"domain old.example\nsearch new.example .\n":               {"new.example"},
+		"search .\n": nil, "search\n": nil, "": nil,
+		"search a b c d e f g\n":       {"a", "b", "c", "d", "e", "f"},
+		"search bad;domain ok.example": {"ok.example"},
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := Searched(file); !slices.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+	if got := Searched(file + ".none"); got != nil {
+		t.Errorf("without a file: %v", got)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/seed"
 	"github.com/smolvm/smolvm/internal/sshx"
@@ -119,11 +120,16 @@ func writeNew(path, text string) error {
 
 func (m *Manager) writeSeed(folder record.Folder, spec Spec, id string, keys keyPairs) error {
 	done := event.Span(m.Sink, m.Now, event.Seed, spec.Name)
+	builds := spec.Mode == wire.ModeBuild || spec.Mode == wire.ModeBootstrap
+	var search []string
+	if !builds { // an image is the same wherever it is built
+		search = host.Searched(host.ResolverFile)
+	}
 	err := seed.Write(folder.Seed(), seed.Build(seed.Input{
 		Hostname: hostname(spec.Name), InstanceID: id,
 		HostKeyPrivate: keys.host.PrivatePEM, HostKeyPublic: keys.host.AuthorizedKey,
 		AuthorizedKeys: []string{keys.client.AuthorizedKey},
-		CACerts:        spec.CACerts, Env: spec.Env, Services: spec.Services, Build: spec.Mode == wire.ModeBuild || spec.Mode == wire.ModeBootstrap,
+		CACerts:        spec.CACerts, Env: spec.Env, Services: spec.Services, Build: builds, Search: search,
 	}))
 	done(0)
 	return err

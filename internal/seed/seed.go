@@ -53,6 +53,7 @@ type Input struct {
 	Env            map[string]string // for every session; no secrets
 	Build          bool              // a recipe runs in it
 	Files          []wire.WriteFile
+	Search         []string // domains in which it looks up names without dots
 	Services       []wire.Service
 }
 
@@ -82,7 +83,7 @@ func Build(in Input) Document {
 				Routes: []wire.Route{
 					{To: "default", Via: wire.Gateway4.Addr().String()}, {To: "default", Via: wire.Gateway6.Addr().String()},
 				},
-				Nameservers: wire.Nameservers{Addresses: []string{wire.Resolver4.Addr().String()}},
+				Nameservers: wire.Nameservers{Addresses: []string{wire.Resolver4.Addr().String()}, Search: in.Search},
 			},
 		}},
 	}

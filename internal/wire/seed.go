@@ -101,7 +101,9 @@ type Route struct {
 	Via string `json:"via"`
 }
 
-// Nameservers are the resolvers in order.
+// Nameservers are the resolvers in order, and the domains in which names without
+// dots are looked up.
 type Nameservers struct {
 	Addresses []string `json:"addresses"`
+	Search    []string `json:"search,omitempty"`
 }

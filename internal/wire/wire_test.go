@@ -55,6 +55,9 @@ func TestForms(t *testing.T) {
 			Ethernet{Match: Match{Name: "e*"}, Addresses: []string{"a/24"}, Routes: []Route{{To: "default", Via: "g"}}, Nameservers: Nameservers{Addresses: []string{"n"}}},
 			`{"match":{"name":"e*"},"dhcp4":false,"addresses":["a/24"],"routes":[{"to":"default","via":"g"}],"nameservers":{"addresses":["n"]}}`,
 		},
+		{
+			Nameservers{Addresses: []string{"n"}, Search: []string{"corp.example"}}, `{"addresses":["n"],"search":["corp.example"]}`,
+		},
 	} {
 		got, err := json.Marshal(c.value)
 		if err != nil || string(got) != c.want {

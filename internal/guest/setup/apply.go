@@ -98,6 +98,14 @@ func resolvConf(seed Seed) string {
 			}
 		}
 	}
+	var search []string
+	for _, name := range slices.Sorted(maps.Keys(cards)) {
+		search = append(search, cards[name].Nameservers.Search...)
+	}
+	search = slices.DeleteFunc(search, func(domain string) bool { return strings.ContainsAny(domain, " \n") })
+	if len(search) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
+	}
 	return b.String()
 }
 

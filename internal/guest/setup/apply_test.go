@@ -48,7 +48,7 @@ func seedOf(change func(*Seed)) Seed {
 		User: wire.UserData{Hostname: "box"}, Session: wire.Session{Env: map[string]string{"HTTPS_PROXY": "http://p"}},
 		Meta: wire.MetaData{InstanceID: "instance-1"},
 		Network: wire.NetworkConfig{Ethernets: map[string]wire.Ethernet{
-			"eth": {Nameservers: wire.Nameservers{Addresses: []string{"10.0.2.3", "evil\nsearch x", "fd00::3"}}},
+			"eth": {Nameservers: wire.Nameservers{Addresses: []string{"10.0.2.3", "evil\nsearch x", "fd00::3"}, Search: []string{"corp.example", "evil\nnameserver x"}}},
 		}},
 	}
 	if change != nil {
@@ -74,7 +74,7 @@ func TestApplyIdentity(t *testing.T) {
 	if got := read(t, root, "etc/hostname"); got != "box\n" {
 		t.Errorf("hostname %q", got)
 	}
-	if got := read(t, root, "etc/resolv.conf"); got != "nameserver 10.0.2.3\nnameserver fd00::3\n" || !regular(filepath.Join(root, "etc/resolv.conf")) {
+	if got := read(t, root, "etc/resolv.conf"); got != "nameserver 10.0.2.3\nnameserver fd00::3\nsearch corp.example\n" || !regular(filepath.Join(root, "etc/resolv.conf")) {
 		t.Errorf("resolv.conf %q", got)
 	}
 	if got := read(t, root, "etc/hosts"); !strings.Contains(got, "127.0.1.1 box\n") {
