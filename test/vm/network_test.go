@@ -19,13 +19,13 @@ func TestPortsOfThisComputerAreClosed(t *testing.T) {
 	defer here.Close()
 	_, port, _ := net.SplitHostPort(here.Listener.Addr().String())
 	w.must(t, "claude", "start", "-n", "opened", "--no-mount", "--no-attach", "--allow-host", port)
-	defer w.must(t, "delete", "--yes", "--force", "opened")
+	defer w.must(t, "delete", "--yes", "opened")
 	ask := "curl -sS -m 20 http://host.smolvm.internal:" + port + "/"
 	if got := w.must(t, "exec", "opened", "--", "sh", "-c", ask); got != "from the host" {
 		t.Errorf("an opened port gave %q", got)
 	}
-	closed := w.run(t, nil, "exec", w.common(t), "--", "sh", "-c", ask+" 2>&1; curl -sS -m 20 http://10.0.2.2:"+port+"/ 2>&1")
-	if strings.Count(closed.stdout, "Could not connect") != 2 || strings.Contains(closed.stdout, "from the host") {
+	closed := w.run(t, nil, "exec", w.common(t), "--", "sh", "-c", ask+" 2>&1")
+	if !strings.Contains(closed.stdout, "Could not connect") || strings.Contains(closed.stdout, "from the host") {
 		t.Errorf("a port that nobody opened gave %q", closed.stdout)
 	}
 	if info := w.must(t, "info", "opened"); !strings.Contains(info, "host.smolvm.internal:"+port) {
