@@ -152,6 +152,9 @@ func (l *launch) check() (err error) {
 	if _, err := l.app.sshAgent(l.options.SSHAgent); err != nil {
 		return err
 	}
+	if l.options.Record, err = l.app.recording(l.options.Record); err != nil {
+		return err
+	}
 	if l.options.Remove && !l.attach {
 		return refuse("Add --attach, or delete the sandbox later with smolvm delete.",
 			"--rm deletes the sandbox when the agent ends, but nothing is attached here")
@@ -491,6 +494,7 @@ func (l *launch) boot(ctx context.Context, name string) error {
 	_, err := l.boxes.Start(ctx, name, sandbox.StartOptions{
 		Timeout: l.options.Timeout, Credentials: &l.gift.credentials,
 		Idle: l.config.IdleStop(l.preset.Name), Keep: l.options.Keep, LoginHome: l.app.loginHome(l.config, l.preset.Name),
+		Capture: l.options.Record,
 	})
 	if err != nil {
 		return errors.Join(err, l.remove(ctx, name))

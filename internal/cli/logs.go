@@ -19,6 +19,7 @@ type logsOptions struct {
 	Name       string
 	Follow     bool
 	Supervisor bool
+	Network    bool
 	Service    string // log of this service of the guest, which must run
 }
 
@@ -29,6 +30,8 @@ func newLogs(app *App, run func(context.Context, *App, logsOptions) error) *cobr
 		Short: "Show what a sandbox wrote on its console",
 		Long: `Show what a sandbox wrote on its console. The oldest part is dropped when it
 grows too long. On a terminal, control sequences of the guest are taken out.
+With --network it is the log of the sandbox's connections and of what was refused
+it, a line of JSON each, of the last 1 to 2 MiB.
 With --service it is what one of the sandbox's services wrote, which is kept in
 the sandbox and can be read while that runs.
 
@@ -36,6 +39,7 @@ With -f it goes on until the sandbox stops. Ctrl-C ends it with status 130.`,
 		Example: `  smolvm logs claude-code
   smolvm logs -f claude-code
   smolvm logs --supervisor claude-code
+  smolvm logs --network claude-code
   smolvm logs --service gateway openclaw`,
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: app.completeFirst(anySandbox),
@@ -46,8 +50,9 @@ With -f it goes on until the sandbox stops. Ctrl-C ends it with status 130.`,
 	}
 	cmd.Flags().BoolVarP(&o.Follow, "follow", "f", false, "go on until the sandbox stops")
 	cmd.Flags().BoolVar(&o.Supervisor, "supervisor", false, "the log of the sandbox's supervisor instead")
+	cmd.Flags().BoolVar(&o.Network, "network", false, "the log of its connections instead, lines of JSON")
 	cmd.Flags().StringVar(&o.Service, "service", "", "the log of the sandbox's service `NAME` instead")
-	cmd.MarkFlagsMutuallyExclusive("supervisor", "service")
+	cmd.MarkFlagsMutuallyExclusive("supervisor", "network", "service")
 	return cmd
 }
 
@@ -64,8 +69,11 @@ func runLogs(ctx context.Context, app *App, o logsOptions) error {
 		return err
 	}
 	path := folder.Console()
-	if o.Supervisor {
+	switch {
+	case o.Supervisor:
 		path = folder.Log()
+	case o.Network:
+		path = folder.NetworkLog()
 	}
 	out := app.logWriter()
 	if !o.Follow || s.State != sandbox.Running {

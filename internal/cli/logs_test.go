@@ -48,10 +48,11 @@ func TestLogs(t *testing.T) {
 		{"logs box", "one\r\n\x1b[2Jtwo", false},
 		{"logs box", "one\ntwo", true}, // nothing of the guest moves the user's cursor
 		{"logs --supervisor box", "", false},
+		{"logs --network box", "{}\n", false},
 	} {
 		w := newWorld(t)
 		w.add("box", sandbox.Stopped)
-		console(t, w, "box", "one\r\n\x1b[2Jtwo")
+		write(t, filepath.Join(filepath.Dir(console(t, w, "box", "one\r\n\x1b[2Jtwo")), "network.log"), "{}\n", os.O_TRUNC)
 		w.app.Streams.OutTTY = c.terminal
 		w.run(t, c.line, want{out: c.out})
 	}

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -81,5 +83,31 @@ func TestEveryPresetsReachIsMadeOfRules(t *testing.T) {
 		if rules, err := reachOf(p); err != nil || len(rules) == 0 {
 			t.Errorf("%s: %v", p.Name, err)
 		}
+	}
+}
+
+// TestRecordNamesANewFile refuses files and links that are there, before anything begins.
+func TestRecordNamesANewFile(t *testing.T) {
+	w := newWorld(t)
+	w.add("on", sandbox.Running)
+	w.add("off", sandbox.Stopped)
+	w.app.Directory = t.TempDir()
+	write(t, filepath.Join(w.app.Directory, "old.pcap"), "x", os.O_TRUNC)
+	if err := os.Symlink("elsewhere", filepath.Join(w.app.Directory, "link.pcap")); err != nil {
+		t.Fatal(err)
+	}
+	for line, errs := range map[string]string{
+		"claude start --record old.pcap":      "is there already",
+		"start --record link.pcap off":        "is there already",
+		"claude start --record none/new.pcap": "there is no folder",
+		"start --record new.pcap on":          "runs already",
+	} {
+		w.errs.Reset()
+		if status := w.app.Main(strings.Fields(line)); status == 0 || !strings.Contains(w.errs.String(), errs) || len(w.log) > 0 {
+			t.Errorf("%s: status %d, did %v: %s", line, status, w.log, &w.errs)
+		}
+	}
+	if status := w.app.Main(strings.Fields("start --record new.pcap off")); status != 0 || w.order.Capture != filepath.Join(w.app.Directory, "new.pcap") {
+		t.Errorf("status %d, recorded in %q: %s", status, w.order.Capture, &w.errs)
 	}
 }

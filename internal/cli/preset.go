@@ -42,7 +42,8 @@ type startOptions struct {
 	NoProject bool
 	Give      giveOptions
 	SSHAgent  bool
-	Keep      *bool // whether it runs on when nobody uses it; nil leaves it
+	Keep      *bool  // whether it runs on when nobody uses it; nil leaves it
+	Record    string // file for the traffic; empty: none
 	JSON      bool
 	Args      []string // for the agent; nil: none were given
 	Wish      wish
@@ -152,6 +153,7 @@ func startFlags(cmd *cobra.Command, o *startOptions) {
 	o.Wish.keysFlag(cmd)
 	flags.Var(maybeFlag{&o.Keep}, "keep", "keep the sandbox running when nobody uses it; --keep=false: no more")
 	flags.Lookup("keep").NoOptDefVal = "true"
+	flags.StringVar(&o.Record, "record", "", "record the sandbox's traffic in the new `FILE` (pcap, at most 1 GiB) until it stops")
 	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "how long the boot may take")
 	jsonFlag(cmd, &o.JSON, "the sandbox, or what an attached agent gave")
 	handBack(cmd)

@@ -42,6 +42,9 @@ func runStart(ctx context.Context, app *App, o startOptions) error {
 	if _, err := app.sshAgent(o.SSHAgent); err != nil {
 		return err
 	}
+	if o.Record, err = app.recording(o.Record); err != nil {
+		return err
+	}
 	boxes, s, err := app.one(o.Name)
 	if err != nil {
 		return err
@@ -51,6 +54,9 @@ func runStart(ctx context.Context, app *App, o startOptions) error {
 
 // startAgain starts a sandbox that there is, unless it runs already.
 func (a *App) startAgain(ctx context.Context, boxes sandboxes, s sandbox.Status, attach bool, o startOptions) error {
+	if err := recordable(s, o.Record); err != nil {
+		return err
+	}
 	if s.State != sandbox.Running {
 		r := restart{app: a, boxes: boxes, sandbox: s, options: o}
 		if err := r.run(ctx); err != nil {
@@ -73,6 +79,7 @@ func (a *App) startGiving(ctx context.Context, boxes sandboxes, s sandbox.Status
 	_, err = boxes.Start(ctx, s.Name, sandbox.StartOptions{
 		Timeout: o.Timeout, Credentials: &g.credentials,
 		Idle: c.IdleStop(s.Preset), Keep: o.Keep, LoginHome: a.loginHome(c, s.Preset),
+		Capture: o.Record,
 	})
 	return err
 }

@@ -41,6 +41,8 @@ type Entry struct {
 	Received int64     `json:"received_bytes"`
 	// Milliseconds is how long it has lasted.
 	Milliseconds int64 `json:"milliseconds"`
+	// Lost is how many lines in front of this one are left out.
+	Lost int64 `json:"lost,omitempty"`
 }
 
 // judges decide about connections.
@@ -362,10 +364,4 @@ func (n *Network) Snapshot() Snapshot {
 	defer n.flows.mu.Unlock()
 	s.Refusals = append(s.Refusals, n.flows.refusals...)
 	return s
-}
-
-func (n *Network) tell(e Entry) {
-	if n.Journal != nil {
-		n.Journal(e)
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -60,9 +61,16 @@ type Config struct {
 	// Dial makes a connection of this computer; nil: as net.Dialer does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	Now  func() time.Time
-	// Journal gets a line for each connection that ended or was refused; may be nil.
+	// Journal gets a line for each connection that ended or was refused, one after the
+	// other; may be nil.
 	Journal func(Entry)
+	// Capture gets every frame of the guest, in the format of pcap, up to MaxCapture
+	// bytes; may be nil.
+	Capture io.Writer
 }
+
+// MaxCapture is how long what Capture gets may become.
+const MaxCapture = 1 << 30
 
 // Network is the network of one sandbox.
 type Network struct {
@@ -72,6 +80,7 @@ type Network struct {
 	names *pins
 	flows *flows
 	asks  *rate // of questions for names
+	lines *journal
 
 	mu     sync.Mutex
 	policy egress.Policy
@@ -93,9 +102,10 @@ func New(link Link, c Config) (*Network, error) {
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		}),
 	}
-	n.flows = newFlows(c.Now, n.tell)
+	n.lines = newJournal(c.Journal, c.Now)
+	n.flows = newFlows(c.Now, n.lines.tell)
 	n.life, n.end = context.WithCancel(context.Background())
-	if err := errors.Join(n.tune(), n.attach()); err != nil {
+	if err := errors.Join(n.tune(), n.attach(), n.capture()); err != nil {
 		n.stack.Destroy()
 		return nil, fmt.Errorf("make the sandbox's network: %w", err)
 	}
@@ -115,6 +125,19 @@ func (n *Network) tune() error {
 			return fmt.Errorf("set %T: %s", option, err)
 		}
 	}
+	return nil
+}
+
+// capture lets what is captured see all frames.
+func (n *Network) capture() error {
+	if n.Capture == nil {
+		return nil
+	}
+	c, err := newCapture(n.Capture, MaxCapture, n.Now)
+	if err != nil {
+		return fmt.Errorf("begin to record its traffic: %w", err)
+	}
+	n.nic.watch(c.frame)
 	return nil
 }
 
@@ -165,6 +188,8 @@ func (n *Network) handle() {
 func (n *Network) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, n.nic.Close)
 	defer stop()
+	go n.lines.run()
+	defer n.lines.end()
 	err := n.serveNames()
 	if err == nil {
 		err = n.nic.receive()

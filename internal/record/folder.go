@@ -55,6 +55,9 @@ func (f Folder) Console() string { return f.at("console.log") }
 // Log is the path of the supervisor's own log.
 func (f Folder) Log() string { return f.at("supervisor.log") }
 
+// NetworkLog is the path of the log of the sandbox's connections.
+func (f Folder) NetworkLog() string { return f.at("network.log") }
+
 // SSH is the folder of the sandbox's keys.
 func (f Folder) SSH() string { return f.at("ssh") }
 

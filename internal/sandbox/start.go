@@ -28,6 +28,7 @@ type StartOptions struct {
 	Credentials *wire.Credentials
 	Idle        time.Duration // without a use, after which it stops; 0: never
 	Keep        *bool         // whether it runs on unused, from now on; nil leaves it
+	Capture     string        // path of a new file for the traffic of this run; empty: none
 	LoginHome   string        // folder where login files are replaced by renewed ones before it stops by itself
 }
 
@@ -42,6 +43,7 @@ func (m *Manager) Start(ctx context.Context, name string, o StartOptions) (recor
 	done := event.Span(m.Sink, m.Now, event.Boot, name)
 	if _, err := m.spawn(ctx, name, supervise.Order{
 		Timeout: o.Timeout, Credentials: o.Credentials, Idle: o.Idle, Keep: o.Keep, LoginHome: o.LoginHome,
+		Capture: o.Capture,
 	}); err != nil {
 		return record.Record{}, err
 	}

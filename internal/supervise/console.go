@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// The console log keeps the last 1 to 2 MiB: when it reaches consoleMax, all but
+// The logs of console and network keep the last 1 to 2 MiB: when one reaches consoleMax, all but
 // the last consoleKeep bytes are dropped. A guest that floods its console costs
 // the host a copy of 1 MiB for each MiB, and never more space.
 const (
@@ -20,7 +20,7 @@ const (
 	consoleKeep = 1 << 20
 )
 
-// console is the capped log of the guest's serial console. It is one file that
+// console is the capped log of the guest's serial console, or of its network. It is one file that
 // is shortened in place, so that its path always holds all that is kept; who
 // follows it sees it get shorter. A crash while it is shortened leaves a log
 // with a repeated part.
@@ -38,6 +38,19 @@ func openConsole(path string) (*console, error) {
 		return nil, fmt.Errorf("open the console log: %w", err)
 	}
 	return &console{file: f}, nil
+}
+
+// openNetworkLog goes on with the log of earlier runs, or begins one.
+func openNetworkLog(path string) (*console, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the log of the network: %w", err)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the log of the network: %w", err), f.Close())
+	}
+	return &console{file: f, size: size}, nil
 }
 
 // Write appends to the log. It never fails: a full disk loses lines of the

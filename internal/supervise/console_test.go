@@ -145,3 +145,39 @@ func TestLimitedLog(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestNetworkLogGoesOn keeps the lines of earlier runs, shortens itself, and follows
+// no link.
+func TestNetworkLogGoesOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "network.log")
+	for _, line := range []string{"one\n", "two\n"} {
+		log, err := openNetworkLog(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = log.Write([]byte(line))
+		log.close()
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "one\ntwo\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	log, err := openNetworkLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.close()
+	line := []byte(strings.Repeat("x", 999) + "\n")
+	for range 2*consoleMax/len(line) + 1 {
+		_, _ = log.Write(line)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || len(got) > consoleMax || len(got) < consoleKeep/2 || len(got)%len(line) != 0 {
+		t.Errorf("%d bytes are kept, %v", len(got), err)
+	}
+	if err := os.Symlink(path, path+".link"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openNetworkLog(path + ".link"); err == nil {
+		t.Error("a link is followed")
+	}
+}

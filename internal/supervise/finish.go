@@ -29,6 +29,7 @@ func (s *supervisor) finish(committed bool, reason error) error {
 	if s.console != nil {
 		s.console.close()
 	}
+	reason = errors.Join(reason, s.closeNetwork(committed))
 	defer s.shut() // last: until here a stop is answered when it is true
 	defer close(s.released)
 	if s.rec.State == record.Creating && !committed {

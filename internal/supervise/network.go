@@ -3,9 +3,11 @@ package supervise
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/egress"
@@ -19,18 +21,20 @@ import (
 // connect makes the sandbox's network, if its machine has a card that ends here.
 func (s *supervisor) connect(life context.Context) error {
 	machine, ok := s.machine.(vmm.Networked)
-	if !ok {
-		return nil
+	if !ok || machine.Card() == nil {
+		return s.wantCapture(false)
 	}
-	card := machine.Card()
-	if card == nil {
-		return nil
+	if err := errors.Join(s.wantCapture(true), s.openNetworkLog()); err != nil {
+		return err
 	}
-	own := &host.Addresses{Now: s.Now}
-	network, err := netstack.New(card, netstack.Config{
-		Policy: s.rec.Egress, Own: own.Own, Now: s.Now,
+	config := netstack.Config{
+		Policy: s.rec.Egress, Own: (&host.Addresses{Now: s.Now}).Own, Now: s.Now, Journal: s.journal,
 		Resolvers: func() []netip.AddrPort { return host.Resolvers(host.ResolverFile) },
-	})
+	}
+	if s.capture != nil {
+		config.Capture = s.capture
+	}
+	network, err := netstack.New(machine.Card(), config)
 	if err != nil {
 		return err
 	}
@@ -41,6 +45,57 @@ func (s *supervisor) connect(life context.Context) error {
 		}
 	})
 	return nil
+}
+
+// wantCapture begins the file for the traffic, if one is wanted. It never takes a
+// file, or a link, that is there.
+func (s *supervisor) wantCapture(card bool) (err error) {
+	path := s.order.Capture
+	if path == "" {
+		return nil
+	}
+	if !card {
+		return fault.New(fault.Usage, "Leave --record out.", "the sandbox has no network card whose traffic could be recorded")
+	}
+	s.capture, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return fault.New(fault.Conflict, "Name a new file.", "record the sandbox's traffic: %s is there already", path)
+	}
+	if err != nil {
+		return fault.New(fault.Storage, "", "record the sandbox's traffic: %w", err)
+	}
+	return nil
+}
+
+func (s *supervisor) openNetworkLog() (err error) {
+	s.connections, err = openNetworkLog(s.folder.NetworkLog())
+	return err
+}
+
+// journal writes a line of the connection log.
+func (s *supervisor) journal(e netstack.Entry) {
+	line, err := json.Marshal(e)
+	if err != nil {
+		s.log.Error("write the log of the network", "error", err)
+		return
+	}
+	_, _ = s.connections.Write(append(line, '\n')) // never fails
+}
+
+// closeNetwork closes the files of the network. A start that came to nothing leaves
+// no recording.
+func (s *supervisor) closeNetwork(committed bool) error {
+	if s.connections != nil {
+		s.connections.close()
+	}
+	if s.capture == nil {
+		return nil
+	}
+	err := s.capture.Close()
+	if !committed {
+		err = errors.Join(err, remove(s.capture.Name()))
+	}
+	return err
 }
 
 // networkRequest asks the supervisor's main loop to change the policy, or only to

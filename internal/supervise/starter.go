@@ -44,6 +44,8 @@ type Order struct {
 	// that it was given, before the sandbox stops by itself; empty: they do not.
 	LoginHome string `json:"login_home,omitempty"`
 	NoNet     bool   `json:"no_network,omitempty"` // whatever the record says
+	// Capture is the path of a new file for the traffic of this run; empty: none.
+	Capture string `json:"capture,omitempty"`
 }
 
 // packs says whether the guest packs a layer and ends, instead of running on.

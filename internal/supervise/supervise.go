@@ -3,8 +3,8 @@
 // control socket, caps the console log, writes the record, and cleans up.
 //
 // Inputs are the sandbox's folder and record and an order from the program that
-// starts it; outputs are a running sandbox, its control socket, console.log and
-// supervisor.log. The sandbox's lock is held for the supervisor's whole life: it
+// starts it; outputs are a running sandbox, its control socket, console.log,
+// network.log and supervisor.log. The sandbox's lock is held for the supervisor's whole life: it
 // is the sandbox's liveness. The machine never outlives the supervisor. After a
 // crash the folder with its disks, a stale run folder and an initrd are left;
 // the next start replaces the last two. A crash before the first start was
@@ -93,19 +93,22 @@ type supervisor struct {
 	lock   *record.Lock
 	rec    record.Record
 
-	console  *console
-	machine  vmm.Machine
-	name     atomic.Pointer[string] // of the sandbox now, for status
-	vmmPid   atomic.Int64           // of machine, for status
-	died     chan struct{}          // closed when the machine has ended and its guest was heard out
-	death    error                  // why; set before died is closed
-	guest    *guest
-	idle     *idle
-	troubles *troubles
-	mounts   *mounts
-	ports    *ports
-	server   *server
-	network  atomic.Pointer[netstack.Network] // nil: none
+	console *console
+	// connections is the log of the network's; nil: it has no network.
+	connections *console
+	capture     *os.File // gets the traffic; nil: nobody wants it
+	machine     vmm.Machine
+	name        atomic.Pointer[string] // of the sandbox now, for status
+	vmmPid      atomic.Int64           // of machine, for status
+	died        chan struct{}          // closed when the machine has ended and its guest was heard out
+	death       error                  // why; set before died is closed
+	guest       *guest
+	idle        *idle
+	troubles    *troubles
+	mounts      *mounts
+	ports       *ports
+	server      *server
+	network     atomic.Pointer[netstack.Network] // nil: none
 
 	stops    chan stopRequest
 	changes  chan recordChange
