@@ -15,6 +15,7 @@ import (
 
 	"github.com/smolvm/smolvm/images"
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/preset"
 )
 
@@ -39,12 +40,32 @@ func TestPresets(t *testing.T) {
 		if !slices.Equal(p.Ports, ports[p.Name]) {
 			t.Errorf("%s: ports %v, want %v", p.Name, p.Ports, ports[p.Name])
 		}
+		for _, rule := range p.Credentials {
+			host, port, _ := rule.HostPort()
+			if !reaches(t, p, host, port) {
+				t.Errorf("%s: %s is for %s, which it does not reach where the network is restricted", p.Name, rule.Name, rule.Host)
+			}
+		}
 		for _, f := range p.Recipe.Files {
 			if path.Ext(f.Path) == ".json" && !json.Valid([]byte(f.Content)) {
 				t.Errorf("%s: %s is not JSON", p.Name, f.Path)
 			}
 		}
 	}
+}
+
+// reaches tells whether a preset's own rules let it reach a host.
+func reaches(t *testing.T, p preset.Preset, host string, port uint16) bool {
+	t.Helper()
+	policy := egress.Policy{Mode: egress.Restricted}
+	for _, text := range p.Reaches {
+		r, err := egress.ParseRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		policy = policy.Allowing(r)
+	}
+	return policy.Says(egress.Needed, host, port).Allowed
 }
 
 // TestPageIsTrue: the page about presets shows a file that works, and the versions

@@ -26,7 +26,7 @@ var levels = map[int][]string{
 	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact", "spdx", "port"},
 	2: {
 		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu", "vmm/firecracker", "cage",
-		"guestlink", "sshx", "process", "record", "config", "embedded", "login", "share", "netstack", "treecopy", "carry", "forward",
+		"guestlink", "sshx", "process", "record", "config", "embedded", "login", "share", "netstack", "treecopy", "carry", "forward", "escrow",
 	},
 	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild", "doctor"},
 	4: {"cli", "ui"},
@@ -79,7 +79,7 @@ var homes = map[string][]string{
 // limited are packages of the standard library with few importers.
 var limited = map[string][]string{
 	"os/exec":  {"process", "guest"},
-	"net/http": {"fetch", "fetch/oci", "imagebuild", "vmm/firecracker"}, // the last only reads answers on a Unix socket
+	"net/http": {"fetch", "fetch/oci", "imagebuild", "escrow", "vmm/firecracker"}, // the last only reads answers on a Unix socket
 }
 
 // environment are the functions of os that read the environment.

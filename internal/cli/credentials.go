@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/escrow"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/login"
 	"github.com/smolvm/smolvm/internal/preset"
@@ -22,28 +23,40 @@ import (
 type giveOptions struct {
 	Env           []string
 	EnvFiles      []string
+	Credentials   []string // NAME=SOURCE
 	NoCredentials bool
 }
 
-func (o giveOptions) any() bool { return len(o.Env) > 0 || len(o.EnvFiles) > 0 || o.NoCredentials }
+func (o giveOptions) any() bool {
+	return len(o.Env)+len(o.EnvFiles)+len(o.Credentials) > 0 || o.NoCredentials
+}
 
 // giveFlags adds what says what the agent gets.
 func giveFlags(cmd *cobra.Command, o *giveOptions) {
 	flags := cmd.Flags()
 	flags.StringArrayVarP(&o.Env, "env", "e", nil, "`NAME[=VALUE]` for the agent, until the sandbox stops; without a value yours; may be repeated")
 	flags.StringArrayVar(&o.EnvFiles, "env-file", nil, "`FILE` with NAME or NAME=VALUE lines, as for -e; may be repeated")
+	flags.StringArrayVar(&o.Credentials, "credential", nil,
+		"`NAME=SOURCE` keeps a credential here, and gives the agent a placeholder; SOURCE is env:VARIABLE, file:PATH or keychain:ITEM; may be repeated")
 	flags.BoolVar(&o.NoCredentials, "no-credentials", false, "give the agent none of your credentials, and do not ask")
 }
 
 // gift is what an agent gets, and how that is shown.
 type gift struct {
 	credentials wire.Credentials
-	names       []string // never values
-	offered     []string // what the user has not been asked about
+	names       []string        // never values
+	offered     []string        // what the user has not been asked about
+	listed      []string        // variables of the user's list
+	secrets     []escrow.Secret // what is kept from the sandbox
+	sources     []string        // of those, where --credential named one
 }
 
 // gift decides what the agent of a preset gets. Nobody is asked here.
-func (a *App) gift(ctx context.Context, c config.Config, p preset.Preset, o giveOptions) (gift, error) {
+func (a *App) gift(ctx context.Context, c config.Config, p preset.Preset, o giveOptions, st standing) (gift, error) {
+	named, values, err := a.sources(ctx, c, p, o, st)
+	if err != nil {
+		return gift{}, err
+	}
 	g := gift{credentials: wire.Credentials{Env: map[string]string{}, Git: a.gitIdentity(ctx, c)}}
 	for _, l := range p.Logins {
 		g.credentials.Withdrawn = append(g.credentials.Withdrawn, l.File)
@@ -67,6 +80,10 @@ func (a *App) gift(ctx context.Context, c config.Config, p preset.Preset, o give
 		return g, err
 	}
 	g.add(flags)
+	g.listed = slices.DeleteFunc(g.listed, func(name string) bool { _, raw := flags[name]; return raw })
+	if err := a.keep(c, &g, p, named, values, st); err != nil {
+		return g, err
+	}
 	if n := g.credentials.Size(); n > wire.MaxCredentials {
 		return g, fault.New(fault.Usage, "Give fewer or shorter variables and login files.",
 			"give the agent its variables and logins: they take %d bytes, at most %d are possible", n, wire.MaxCredentials)
@@ -102,6 +119,7 @@ func (a *App) addListed(c config.Config, g *gift, list []string) error {
 		if !isFile {
 			for _, name := range a.known(c, []string{entry}) {
 				g.add(map[string]string{name: c.Getenv(name)})
+				g.listed = append(g.listed, name)
 			}
 			continue
 		}
@@ -140,19 +158,22 @@ func (a *App) readLogin(file string) ([]byte, error) { return login.Read(a.UserH
 
 // askFor asks once whether the agent gets what it could use, and remembers it.
 // The configuration that it gives has the answer.
-func (a *App) askFor(ctx context.Context, c config.Config, p preset.Preset, offered []string) (config.Config, error) {
+func (a *App) askFor(ctx context.Context, c config.Config, p preset.Preset, offered []string, st standing) (config.Config, error) {
 	if len(offered) == 0 || !a.Streams.Interactive() {
 		return c, nil
 	}
 	a.Streams.Say("%s in its sandbox could use these of yours:", ui.Clean(p.Agent.Name))
 	for _, entry := range offered {
 		kind := "variable"
-		if strings.HasPrefix(entry, "~/") {
+		switch {
+		case strings.HasPrefix(entry, "~/"):
 			kind = "login"
+		case keeps(c, p, entry, st):
+			kind = "variable, kept here: the sandbox gets a placeholder"
 		}
 		a.Streams.Say("  %s (%s)", entry, kind)
 	}
-	a.Streams.Say("The agent and all that it runs can read them. They stay in memory and are written to no disk.")
+	a.Streams.Say("The agent and all that it runs can read what is not kept here. It stays in memory and is written to no disk.")
 	agreed := []string{}
 	if a.Streams.Confirm("Give them to " + p.Name + " from now on?") {
 		agreed = offered
@@ -166,22 +187,25 @@ func (a *App) askFor(ctx context.Context, c config.Config, p preset.Preset, offe
 }
 
 // giftFor is gift, with the question where there is one.
-func (a *App) giftFor(ctx context.Context, c config.Config, p preset.Preset, o giveOptions) (gift, error) {
-	g, err := a.gift(ctx, c, p, o)
+func (a *App) giftFor(ctx context.Context, c config.Config, p preset.Preset, o giveOptions, st standing) (gift, error) {
+	g, err := a.gift(ctx, c, p, o, st)
 	if err != nil || len(g.offered) == 0 {
 		return g, err
 	}
-	c, err = a.askFor(ctx, c, p, g.offered)
+	c, err = a.askFor(ctx, c, p, g.offered, st)
 	if err != nil {
 		return g, err
 	}
-	return a.gift(ctx, c, p, o)
+	return a.gift(ctx, c, p, o, st)
 }
 
 // tell says what the agent gets.
 func (g gift) tell(a *App) {
 	if len(g.names) > 0 {
 		a.notice("The agent gets of yours: %s.", strings.Join(g.names, ", "))
+	}
+	if len(g.secrets) > 0 {
+		a.notice("Kept from the sandbox, which gets placeholders: %s.", keptText(g.kept()))
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/doctor"
 	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/escrow"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/manifest"
@@ -69,6 +70,8 @@ type fakeWorld struct {
 	catalogue error
 	program   func(supervise.Command, supervise.Streams) (int, error)
 	given     *wire.Credentials // at the last start or later
+	kept      []escrow.Secret
+	sources   []string
 	logins    []supervise.Login // as the sandbox has them
 	environ   map[string]string
 	listening []wire.Listening
@@ -360,7 +363,7 @@ func (w *fakeWorld) Create(_ context.Context, spec sandbox.Spec) (record.Record,
 
 func (w *fakeWorld) Start(ctx context.Context, name string, o sandbox.StartOptions) (record.Record, error) {
 	w.note("start %s %v", name, o.Timeout)
-	w.given, w.order = o.Credentials, o
+	w.given, w.order, w.kept, w.sources = o.Credentials, o, o.Secrets, o.Sources
 	if w.started != nil {
 		w.started(ctx)
 	}

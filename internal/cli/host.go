@@ -123,7 +123,7 @@ func (a *App) probeGuest(ctx context.Context, m machine, accel vmm.Accel, image 
 		return err
 	}
 	initrd := filepath.Join(dir, "initrd")
-	if err := disk.Initrd(initrd, agent, image.Modules); err != nil {
+	if err := disk.Initrd(initrd, agent, image.Modules, nil); err != nil {
 		return err
 	}
 	var driver vmm.Driver = a.driver()

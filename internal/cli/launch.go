@@ -219,7 +219,8 @@ func (l *launch) configure(ctx context.Context) (err error) {
 	if o.DryRun {
 		give = l.app.gift // nobody is asked
 	}
-	l.gift, err = give(ctx, l.config, l.preset, o.Give)
+	st := standing{network: l.policy.Kind() != egress.Off}
+	l.gift, err = give(ctx, l.config, l.preset, o.Give, st)
 	return err
 }
 
@@ -491,11 +492,11 @@ func (l *launch) create(ctx context.Context, spec sandbox.Spec) (string, error) 
 // boot starts the new sandbox. A start that fails or is interrupted leaves no
 // sandbox: it never held anything.
 func (l *launch) boot(ctx context.Context, name string) error {
-	_, err := l.boxes.Start(ctx, name, sandbox.StartOptions{
-		Timeout: l.options.Timeout, Credentials: &l.gift.credentials,
-		Idle: l.config.IdleStop(l.preset.Name), Keep: l.options.Keep, LoginHome: l.app.loginHome(l.config, l.preset.Name),
+	_, err := l.boxes.Start(ctx, name, l.gift.into(sandbox.StartOptions{
+		Timeout: l.options.Timeout,
+		Idle:    l.config.IdleStop(l.preset.Name), Keep: l.options.Keep, LoginHome: l.app.loginHome(l.config, l.preset.Name),
 		Capture: l.options.Record,
-	})
+	}))
 	if err != nil {
 		return errors.Join(err, l.remove(ctx, name))
 	}

@@ -45,6 +45,8 @@ type startPlan struct {
 	// the agent gets; Asked is what the user would be asked about.
 	Credentials []string `json:"credentials"`
 	Asked       []string `json:"credentials_asked,omitempty"`
+	// Kept are those that the sandbox gets placeholders for.
+	Kept []keptView `json:"credentials_kept"`
 }
 
 // plannedImage is where the image comes from.
@@ -77,6 +79,7 @@ func (l *launch) plan(ctx context.Context) (startPlan, error) {
 	}
 	p.Variables = append([]string{}, slices.Sorted(maps.Keys(c.SessionEnv()))...)
 	p.Credentials, p.Asked = append([]string{}, l.gift.names...), l.gift.offered
+	p.Kept = l.gift.kept()
 	for _, s := range l.services() {
 		p.Services = append(p.Services, s.Name)
 	}
@@ -203,6 +206,7 @@ func (p startPlan) text() string {
 		{"services", strings.Join(p.Services, ", ")},
 		{"variables", strings.Join(p.Variables, ", ")},
 		{"agent gets", strings.Join(p.Credentials, ", ")},
+		{"kept from it", keptText(p.Kept)},
 		{"you are asked about", strings.Join(p.Asked, ", ")},
 		{"image", "release " + p.Image.Release},
 	})

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -71,21 +72,24 @@ func (a *App) startAgain(ctx context.Context, boxes sandboxes, s sandbox.Status,
 
 // startGiving starts a sandbox with what its agent gets now.
 func (a *App) startGiving(ctx context.Context, boxes sandboxes, s sandbox.Status, o startOptions) error {
-	g, c, err := a.giftOf(ctx, s, o.Give)
+	g, c, err := a.giftOf(ctx, s, o.Give, false)
 	if err != nil {
 		return err
 	}
+	if o.Give.NoCredentials {
+		g.sources = s.Credentials // for the next start
+	}
 	g.tell(a)
-	_, err = boxes.Start(ctx, s.Name, sandbox.StartOptions{
-		Timeout: o.Timeout, Credentials: &g.credentials,
-		Idle: c.IdleStop(s.Preset), Keep: o.Keep, LoginHome: a.loginHome(c, s.Preset),
+	_, err = boxes.Start(ctx, s.Name, g.into(sandbox.StartOptions{
+		Timeout: o.Timeout, Idle: c.IdleStop(s.Preset), Keep: o.Keep, LoginHome: a.loginHome(c, s.Preset),
 		Capture: o.Record,
-	})
+	}))
 	return err
 }
 
-// giftOf is what the agent of a sandbox gets, and the configuration that says so.
-func (a *App) giftOf(ctx context.Context, s sandbox.Status, o giveOptions) (gift, config.Config, error) {
+// giftOf is what the agent of a sandbox gets, and the configuration that says so. One
+// that runs keeps what its start kept from it.
+func (a *App) giftOf(ctx context.Context, s sandbox.Status, o giveOptions, runs bool) (gift, config.Config, error) {
 	c, err := a.localConfig()
 	if err != nil {
 		return gift{}, c, err
@@ -94,7 +98,11 @@ func (a *App) giftOf(ctx context.Context, s sandbox.Status, o giveOptions) (gift
 	if err != nil {
 		return gift{}, c, err
 	}
-	g, err := a.giftFor(ctx, c, p, o)
+	st := standing{network: s.Network && s.Egress.Kind() != egress.Off, runs: runs}
+	if !runs {
+		st.remembered = s.Credentials
+	}
+	g, err := a.giftFor(ctx, c, p, o, st)
 	return g, c, err
 }
 
@@ -140,10 +148,10 @@ func (a *App) wake(ctx context.Context, boxes sandboxes, name string, keep *bool
 // giveRunning gives a sandbox that runs what the flags name, for the sessions that
 // begin from now on.
 func (a *App) giveRunning(ctx context.Context, boxes sandboxes, s sandbox.Status, o giveOptions) error {
-	if o.NoCredentials {
-		return refuse("Stop it first: smolvm stop "+s.Name+".", "--no-credentials holds for a start, but %s runs with what it was given", s.Name)
+	if err := refuseRunning(o, s.Name); err != nil {
+		return err
 	}
-	g, _, err := a.giftOf(ctx, s, o)
+	g, _, err := a.giftOf(ctx, s, o, true)
 	if err != nil {
 		return err
 	}

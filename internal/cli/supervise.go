@@ -35,5 +35,12 @@ func runSupervise(ctx context.Context, app *App, o superviseOptions) error {
 	return supervise.Run(ctx, supervise.Options{
 		Home: o.Home, Name: o.Name, Agent: app.Build.Agent, Now: app.Now, Log: app.Streams.Err,
 		Driver: app.driverOf, Jumps: host.ClockJumps,
+		Authorities: func() ([]string, error) {
+			c, err := app.Config()
+			if err != nil {
+				return nil, err
+			}
+			return c.HostCA()
+		},
 	})
 }

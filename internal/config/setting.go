@@ -55,6 +55,7 @@ func Settings() []Setting {
 		{Key: "git_identity", Kind: Switch, Default: "true", Top: true, Help: "git in a sandbox knows your name and email address"},
 		{Key: "browser", Kind: Text, Default: "ask", Top: true, Help: "what becomes of an address that a sandbox wants opened: ask, or show", check: checkBrowser},
 		{Key: "credentials", Kind: List, Preset: true, Help: "what of this computer the agent gets: variables by name, login files as ~/PATH; unset: you are asked once", check: checkCredential},
+		{Key: "credential_proxy", Kind: Switch, Default: "true", Preset: true, Help: "what of those variables the preset has a rule for is kept from sandboxes, which get placeholders"},
 		{Key: "copy_back", Kind: Switch, Default: "false", Preset: true, Help: "login files that the agent renewed replace those of this computer"},
 	}
 }
@@ -272,6 +273,7 @@ type settingTable struct {
 	Browser      string   `toml:"browser"`
 	Credentials  []string `toml:"credentials"`
 	CopyBack     *bool    `toml:"copy_back"`
+	Proxy        *bool    `toml:"credential_proxy"`
 }
 
 // each calls with every setting that is there.
@@ -284,7 +286,7 @@ func (t settingTable) each(call func(key string, words []string) error) error {
 			errs = append(errs, call(key, []string{text}))
 		}
 	}
-	for key, yes := range map[string]*bool{"use_published": t.UsePublished, "git_identity": t.GitIdentity, "copy_back": t.CopyBack} {
+	for key, yes := range map[string]*bool{"use_published": t.UsePublished, "git_identity": t.GitIdentity, "copy_back": t.CopyBack, "credential_proxy": t.Proxy} {
 		if yes != nil {
 			errs = append(errs, call(key, []string{strconv.FormatBool(*yes)}))
 		}

@@ -158,7 +158,7 @@ func TestTemplate(t *testing.T) {
 	}
 	for line := range strings.SplitSeq(Template(), "\n") {
 		if text, ok := strings.CutPrefix(line, "#"); ok && !strings.HasPrefix(text, " ") && !strings.Contains(text, "RW...") {
-			if strings.HasPrefix(text, "credentials") || strings.HasPrefix(text, "copy_back") {
+			if strings.HasPrefix(text, "credential") || strings.HasPrefix(text, "copy_back") {
 				text = "[preset.codex]\n" + text
 			}
 			if strings.HasPrefix(text, "address") || strings.HasPrefix(text, "[[") {

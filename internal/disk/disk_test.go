@@ -214,10 +214,10 @@ func TestInitrd(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		modules string
-		tail    []byte
-	}{{"", nil}, {modules, archive}} {
-		if err := Initrd(dst, agent, c.modules); err != nil {
+		modules         string
+		authority, tail []byte
+	}{{"", nil, nil}, {modules, []byte("certificate"), archive}} {
+		if err := Initrd(dst, agent, c.modules, c.authority); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(dst)
@@ -226,6 +226,9 @@ func TestInitrd(t *testing.T) {
 		}
 		if !bytes.HasPrefix(got, []byte("070701")) || !bytes.Contains(got, agent) || !bytes.HasSuffix(got, c.tail) {
 			t.Errorf("modules %q: %d bytes without header, agent or modules", c.modules, len(got))
+		}
+		if named := bytes.Contains(got, []byte("authority.crt")); named != (c.authority != nil) || !bytes.Contains(got, c.authority) {
+			t.Errorf("modules %q: the certificate is there: %t", c.modules, named)
 		}
 		if at := len(got) - len(c.tail); at%4 != 0 {
 			t.Errorf("the modules start at %d, not on a border of four bytes", at)
@@ -263,7 +266,7 @@ func TestInitrdFailures(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantFault(t, Initrd(dst, nil, fifo), fault.Storage, "not a regular file")
-	wantFault(t, Initrd(dst, nil, filepath.Join(dir, "missing")), fault.Storage, "missing")
+	wantFault(t, Initrd(dst, nil, fifo, nil), fault.Storage, "not a regular file")
+	wantFault(t, Initrd(dst, nil, filepath.Join(dir, "missing"), nil), fault.Storage, "missing")
 	onlyFiles(t, dir, "fifo")
 }

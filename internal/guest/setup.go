@@ -47,6 +47,9 @@ func (a *agent) readSeed(ctx context.Context) error {
 	if a.options.Mode != wire.ModeRun {
 		a.seed.Session.Build = true // whatever the seed says: a layer comes of this
 	}
+	if err := a.seed.Trust(wire.AuthorityFile); err != nil {
+		return err
+	}
 	if a.keys, err = parseKeys(a.seed); err != nil {
 		return err
 	}

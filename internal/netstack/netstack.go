@@ -61,6 +61,8 @@ type Config struct {
 	// Dial makes a connection of this computer; nil: as net.Dialer does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	Now  func() time.Time
+	// Intercept speaks for some hosts in their place; may be nil.
+	Intercept Interceptor
 	// Journal gets a line for each connection that ended or was refused, one after the
 	// other; may be nil.
 	Journal func(Entry)

@@ -53,6 +53,7 @@ type guestEnd struct {
 	ep     tcpip.Endpoint
 	queue  *waiter.Queue
 	closed chan struct{} // closed to end waiting reads and writes
+	begun  []byte        // that was read already
 }
 
 // read calls take with what the guest sent, as it comes, until the guest closes
@@ -61,6 +62,11 @@ func (g guestEnd) read(c *chunks, take func([]byte) error) error {
 	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventErr | waiter.EventHUp)
 	g.queue.EventRegister(&entry)
 	defer g.queue.EventUnregister(&entry)
+	if len(g.begun) > 0 {
+		if err := take(g.begun); err != nil {
+			return err
+		}
+	}
 	for {
 		n, terr, err := g.readOnce(c, take)
 		switch {

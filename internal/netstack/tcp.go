@@ -86,7 +86,11 @@ func (n *Network) stream(request *tcp.ForwarderRequest) {
 		flow.fail(errors.New(terr.String()))
 		return
 	}
-	n.join(ctx, flow, guestEnd{ep: ep, queue: &queue, closed: make(chan struct{})}, host)
+	guest := guestEnd{ep: ep, queue: &queue, closed: make(chan struct{})}
+	if n.wanted(flow) && n.takeOver(ctx, flow, &guest, host) {
+		return
+	}
+	n.join(ctx, flow, guest, host)
 }
 
 // prepare sets what a connection's endpoint needs.

@@ -21,6 +21,8 @@ type Preset struct {
 	Arguments []string `toml:"arguments" json:"arguments,omitempty"`
 	// Environment names the variables the agent can use for its credentials. Only names.
 	Environment []string `toml:"environment" json:"environment,omitempty"`
+	// Credentials say which of those need never enter a sandbox.
+	Credentials []Credential `toml:"credentials" json:"credentials,omitempty"`
 	// Logins are the files in which the agent keeps its login.
 	Logins []Login `toml:"logins" json:"logins,omitempty"`
 	// Reaches are the rules (see the egress room) that its agent needs where the

@@ -54,6 +54,7 @@ func (p Preset) Validate() error {
 		within("ask", checkOptionalCommand(p.Ask)),
 		within("arguments", checkOptionalCommand(p.Arguments)),
 		within("environment", checkEnvironment(p.Environment)),
+		within("credentials", checkCredentials(p.Credentials, p.Environment)),
 		within("logins", checkLogins(p.Logins)),
 		within("reaches", checkReaches(p.Reaches)),
 		within("ports", checkPorts(p.Ports)),

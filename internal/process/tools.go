@@ -16,9 +16,11 @@ const (
 	Mmdebstrap Tool = "mmdebstrap"
 	DpkgDeb    Tool = "dpkg-deb"
 	Zstd       Tool = "zstd"
-	Pip        Tool = "pip"  // python3 -m pip
-	Git        Tool = "git"  // asked who commits
-	Self       Tool = "self" // this program again: the supervisor
+	Pip        Tool = "pip"         // python3 -m pip
+	Git        Tool = "git"         // asked who commits
+	Security   Tool = "security"    // macOS' keychain
+	SecretTool Tool = "secret-tool" // the Secret Service's, elsewhere
+	Self       Tool = "self"        // this program again: the supervisor
 )
 
 // tool is one entry of the allow-list.
@@ -56,6 +58,8 @@ var tools = map[Tool]tool{
 	Zstd:       {file: "zstd", deb: "zstd", brew: "zstd", env: quiet},
 	Pip:        {file: "python3", args: []string{"-m", "pip"}, deb: "python3-pip", brew: "python", env: append([]string{"PIP_*"}, online...)},
 	Git:        {file: "git", deb: "git", brew: "git", env: append([]string{"XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"}, quiet...)},
+	Security:   {file: "security", text: "It belongs to macOS, in /usr/bin.", env: quiet},
+	SecretTool: {file: "secret-tool", deb: "libsecret-tools", brew: "libsecret", env: append([]string{"DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"}, quiet...)},
 	Self:       {file: "smolvm", env: append([]string{"SMOLVM_*", "XDG_RUNTIME_DIR"}, online...)},
 }
 

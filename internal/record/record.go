@@ -73,8 +73,9 @@ type Record struct {
 	Extra         string           `json:"extra,omitempty"` // path of drive extra0
 	ExtraReadOnly bool             `json:"extra_read_only,omitempty"`
 	Network       bool             `json:"network"`
-	Egress        egress.Policy    `json:"egress,omitzero"`      // what the network lets through
-	Generation    int              `json:"generation,omitempty"` // how often it was given other layers
+	Egress        egress.Policy    `json:"egress,omitzero"`       // what the network lets through
+	Credentials   []string         `json:"credentials,omitempty"` // NAME=SOURCE of what was kept from it at its last start
+	Generation    int              `json:"generation,omitempty"`  // how often it was given other layers
 	Created       time.Time        `json:"created"`
 	Started       time.Time        `json:"started,omitzero"`       // of the last start
 	Stopped       time.Time        `json:"stopped,omitzero"`       // of the last orderly stop

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/escrow"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/record"
@@ -30,6 +31,10 @@ type StartOptions struct {
 	Keep        *bool         // whether it runs on unused, from now on; nil leaves it
 	Capture     string        // path of a new file for the traffic of this run; empty: none
 	LoginHome   string        // folder where login files are replaced by renewed ones before it stops by itself
+	// Secrets are kept from the guest, which gets placeholders. Sources say where
+	// they came from: the record remembers them, and never the secrets.
+	Secrets []escrow.Secret
+	Sources []string
 }
 
 // Start starts a sandbox and returns when it is ready. When it fails, or ctx
@@ -42,8 +47,8 @@ func (m *Manager) Start(ctx context.Context, name string, o StartOptions) (recor
 	}
 	done := event.Span(m.Sink, m.Now, event.Boot, name)
 	if _, err := m.spawn(ctx, name, supervise.Order{
-		Timeout: o.Timeout, Credentials: o.Credentials, Idle: o.Idle, Keep: o.Keep, LoginHome: o.LoginHome,
-		Capture: o.Capture,
+		Timeout: o.Timeout, Credentials: o.Credentials, Secrets: o.Secrets, Sources: o.Sources,
+		Idle: o.Idle, Keep: o.Keep, LoginHome: o.LoginHome, Capture: o.Capture,
 	}); err != nil {
 		return record.Record{}, err
 	}

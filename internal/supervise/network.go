@@ -34,6 +34,9 @@ func (s *supervisor) connect(life context.Context) error {
 	if s.capture != nil {
 		config.Capture = s.capture
 	}
+	if s.escrow != nil {
+		config.Intercept = s.escrow
+	}
 	network, err := netstack.New(machine.Card(), config)
 	if err != nil {
 		return err

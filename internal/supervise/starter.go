@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/escrow"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -36,6 +37,10 @@ type Order struct {
 	Extra   string        `json:"extra,omitempty"` // path of drive extra0, writable, instead of the record's
 	// Credentials are for this run only: they come through a pipe and stay in memory.
 	Credentials *wire.Credentials `json:"credentials,omitempty"`
+	// Secrets are kept from the guest; they stay in memory as well. Sources are where
+	// they came from, which the record remembers.
+	Secrets []escrow.Secret `json:"secrets,omitempty"`
+	Sources []string        `json:"sources,omitempty"`
 	// Idle is after what time without a use the sandbox stops; 0: never.
 	Idle time.Duration `json:"idle_ns,omitempty"`
 	// Keep is written into the record; nil leaves it.

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/disk"
+	"github.com/smolvm/smolvm/internal/escrow"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/netstack"
@@ -54,8 +55,11 @@ type Options struct {
 	Driver func(record.Record) (vmm.Driver, error)
 	// Agent gives the guest agent for an architecture.
 	Agent func(arch string) ([]byte, error)
-	Now   func() time.Time
-	Log   io.Writer // the supervisor's own messages, standard error
+	// Authorities are certificate authorities in PEM, besides the system's, that a
+	// host's certificate may come from; may be nil.
+	Authorities func() ([]string, error)
+	Now         func() time.Time
+	Log         io.Writer // the supervisor's own messages, standard error
 	// Jumps calls tell after each jump of this computer's clock, until ctx ends.
 	Jumps func(ctx context.Context, tell func())
 }
@@ -109,6 +113,7 @@ type supervisor struct {
 	ports       *ports
 	server      *server
 	network     atomic.Pointer[netstack.Network] // nil: none
+	escrow      *escrow.Proxy                    // of what is kept from the guest; nil: nothing
 
 	stops    chan stopRequest
 	changes  chan recordChange
@@ -202,6 +207,9 @@ func (s *supervisor) boot(start, life context.Context) error {
 	if s.mounts, err = openMounts(s.shared(), s.Now, s.log); err != nil {
 		return err
 	}
+	if err := s.hold(life); err != nil {
+		return fmt.Errorf("keep credentials from the sandbox: %w", err)
+	}
 	s.guest = newGuest(config, s.Now, s.log)
 	s.guest.mounts, s.guest.secrets = s.mounts, newCredentials(s.order.Credentials, s.log)
 	s.idle = newIdle(s.order.Idle, s.Now)
@@ -230,7 +238,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := disk.Initrd(spec.Initrd, agent, s.rec.Image.Modules); err != nil {
+	if err := disk.Initrd(spec.Initrd, agent, s.rec.Image.Modules, s.authority()); err != nil {
 		return err
 	}
 	return s.power(start, life, spec)
@@ -365,6 +373,7 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 	if s.order.Keep != nil {
 		s.rec.Keep = *s.order.Keep
 	}
+	s.rec.Credentials = s.order.Sources
 	s.rec.Started, s.rec.Boot = s.Now().UTC(), boot
 	s.rec.Pid, s.rec.VMMPid = os.Getpid(), s.machine.Pid()
 	if err := s.book.Write(s.rec); err != nil {

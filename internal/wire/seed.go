@@ -44,6 +44,11 @@ type CACerts struct {
 	Trusted []string `json:"trusted,omitempty"`
 }
 
+// AuthorityFile is where the initial RAM file system has a certificate authority in
+// PEM that is made anew for each start of a sandbox. The guest trusts it besides the
+// seed's.
+const AuthorityFile = "/authority.crt"
+
 // WriteFile is one file to be written at boot.
 type WriteFile struct {
 	Path        string `json:"path"`

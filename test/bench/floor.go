@@ -87,7 +87,7 @@ func writeInitrd(ctx context.Context, path string, r record.Record) error {
 	if err != nil {
 		return err
 	}
-	return disk.Initrd(path, agent, r.Image.Modules)
+	return disk.Initrd(path, agent, r.Image.Modules, nil)
 }
 
 // boot starts the machine and waits for its end.

@@ -172,7 +172,7 @@ func (b *bench) probe(ctx context.Context, k kernel) (time.Duration, error) {
 		return 0, err
 	}
 	initrd := filepath.Join(b.scratch, "kernel.cpio")
-	if err := disk.Initrd(initrd, agent, k.modules); err != nil {
+	if err := disk.Initrd(initrd, agent, k.modules, nil); err != nil {
 		return 0, err
 	}
 	defer os.Remove(initrd)

@@ -124,17 +124,54 @@ func TestCertificates(t *testing.T) {
 			t.Errorf("environment %v", env)
 		}
 	}
-	want := "image\n" + testCert + "\n" + strings.ReplaceAll(testCert, "AAAA", "BBBB") + "\n"
+	want := "image\n" + addedMark + testCert + "\n" + strings.ReplaceAll(testCert, "AAAA", "BBBB") + "\n"
 	for _, name := range []string{runBundle, imageBundle} {
 		if diff := cmp.Diff(want, read(t, root, name)); diff != "" {
 			t.Errorf("%s (-want +got)\n%s", name, diff)
 		}
 	}
-	if got := read(t, root, runExtra); got != strings.TrimPrefix(want, "image\n") {
+	if got := read(t, root, runExtra); got != strings.TrimPrefix(want, "image\n"+addedMark) {
 		t.Errorf("extra %q", got)
 	}
 	if got := read(t, root, localCerts, "smolvm-0.crt"); got != testCert+"\n" {
 		t.Errorf("local certificate %q", got)
+	}
+}
+
+// TestCertificateOfAStart comes with one start and is gone with the next.
+func TestCertificateOfAStart(t *testing.T) {
+	root := newRoot(t, map[string]string{imageBundle: "image\n"})
+	file := filepath.Join(t.TempDir(), "authority.crt")
+	second := strings.ReplaceAll(testCert, "AAAA", "BBBB")
+	for _, c := range []struct {
+		authority, want string
+		local           int
+	}{
+		{testCert, "image\n" + addedMark + testCert + "\n", 1},
+		{second + "\n", "image\n" + addedMark + second + "\n", 1},
+		{"", "image\n", 0},
+		{"", "image\n", 0},
+	} {
+		_ = os.Remove(file)
+		if c.authority != "" {
+			if err := os.WriteFile(file, []byte(c.authority), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seed := seedOf(func(*Seed) {})
+		if err := seed.Trust(file); err != nil {
+			t.Fatal(err)
+		}
+		env, err := Apply(root, seed)
+		if err != nil || (env["NODE_EXTRA_CA_CERTS"] != "") != (c.authority != "") {
+			t.Fatalf("sessions get %v, %v", env, err)
+		}
+		if got := read(t, root, imageBundle); got != c.want {
+			t.Errorf("the bundle is %q, want %q", got, c.want)
+		}
+		if local, _ := filepath.Glob(filepath.Join(root, localCerts, "*")); len(local) != c.local {
+			t.Errorf("certificates: %v", local)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/smolvm/smolvm/internal/wire"
@@ -24,6 +25,23 @@ const (
 	runApt      = "run/smolvm/apt.conf"
 )
 
+// Trust adds the certificate of a file to those of the seed, if there is one.
+func (s *Seed) Trust(file string) error {
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the certificate of this start: %w", err)
+	}
+	s.User.CACertificates.Trusted = append(s.User.CACertificates.Trusted, string(raw))
+	return nil
+}
+
+// addedMark begins, in a bundle, what was added to it. The certificates of a start
+// replace those of the one before.
+const addedMark = "# Added by SmolVM at this start; what follows is replaced at the next.\n"
+
 // applyCertificates makes the seed's certificates known and returns the
 // variables that name them. A joined bundle in /run serves sessions. Outside
 // builds the image's own bundle gets them as well, for programs whose
@@ -31,9 +49,6 @@ const (
 // would make that bundle anew. In a build nothing but /run is written, so that
 // no layer holds a host's certificates.
 func applyCertificates(root string, certs wire.CACerts, build bool) (map[string]string, error) {
-	if len(certs.Trusted) == 0 {
-		return nil, nil
-	}
 	extra, err := joinCertificates(certs.Trusted)
 	if err != nil {
 		return nil, err
@@ -42,9 +57,16 @@ func applyCertificates(root string, certs wire.CACerts, build bool) (map[string]
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read certificate bundle: %w", err)
 	}
+	image, _, marked := bytes.Cut(image, []byte(addedMark))
+	switch {
+	case len(extra) == 0 && !marked:
+		return nil, nil
+	case len(extra) == 0:
+		return nil, forgetCertificates(root, image)
+	}
 	bundle := image
 	if !bytes.Contains(image, extra) {
-		bundle = append(append(bytes.TrimRight(image, "\n"), '\n'), extra...)
+		bundle = slices.Concat(bytes.TrimRight(image, "\n"), []byte("\n"+addedMark), extra)
 	}
 	files := map[string][]byte{
 		runBundle: bundle,
@@ -54,6 +76,9 @@ func applyCertificates(root string, certs wire.CACerts, build bool) (map[string]
 	}
 	if !build {
 		files[imageBundle] = bundle
+		if err := removeLocal(root); err != nil {
+			return nil, err
+		}
 		for i, cert := range certs.Trusted {
 			files[filepath.Join(localCerts, "smolvm-"+strconv.Itoa(i)+".crt")] = trimCertificate(cert)
 		}
@@ -64,6 +89,27 @@ func applyCertificates(root string, certs wire.CACerts, build bool) (map[string]
 		}
 	}
 	return certificateEnv(), nil
+}
+
+// forgetCertificates takes away what an earlier start added.
+func forgetCertificates(root string, image []byte) error {
+	if err := removeLocal(root); err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(root, imageBundle), image, 0o644); err != nil {
+		return fmt.Errorf("write certificates: %w", err)
+	}
+	return nil
+}
+
+// removeLocal removes the certificates that earlier starts wrote.
+func removeLocal(root string) error {
+	old, _ := filepath.Glob(filepath.Join(root, localCerts, "smolvm-*.crt")) // the pattern is well formed
+	var errs []error
+	for _, path := range old {
+		errs = append(errs, os.Remove(path))
+	}
+	return errors.Join(errs...)
 }
 
 // joinCertificates checks that each is PEM and nothing else and joins them.
