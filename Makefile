@@ -10,6 +10,7 @@
 #   make test        unit, script and VM tests, linters
 #   make test-full   all of that and the long tests, on our own kernels; records the result
 #   make test-vm     only the tests that boot virtual machines
+#   make test-firecracker  a machine on a real Firecracker, where KVM and a kernel are there
 #   make lint bench fuzz clean
 
 SHELL := /bin/bash
@@ -37,7 +38,7 @@ LINK = -X $(PACKAGE)/internal/embedded.commit=$(COMMIT) \
        -X $(PACKAGE)/internal/embedded.buildTime=$(BUILD_TIME) \
        -X $(PACKAGE)/internal/embedded.developmentKey=$$($(GO) run ./cmd/smolvm-devkey dist/dev)
 
-.PHONY: build guest quickstart kernel images publish dist release pins packages test test-unit test-script test-vm test-full lint bench picture fuzz clean bootstrap bootstrap-tests
+.PHONY: build guest quickstart kernel images publish dist release pins packages test test-unit test-script test-vm test-firecracker test-full lint bench picture fuzz clean bootstrap bootstrap-tests
 
 bootstrap:
 	@scripts/bootstrap
@@ -96,7 +97,7 @@ pins:
 packages:
 	@scripts/refresh-pins --packages $(if $(WRITE),--write)
 
-test: bootstrap-tests lint test-unit test-script test-vm
+test: bootstrap-tests lint test-unit test-script test-vm test-firecracker
 
 bootstrap-tests:
 	@scripts/bootstrap --tests
@@ -113,6 +114,9 @@ test-script: build
 test-vm: publish
 	@$(MAKE) --no-print-directory publish ARCH=$(OTHER) PRESETS=pi
 	scripts/test-vm
+
+test-firecracker: guest
+	@scripts/test-firecracker --quick
 
 # Our own kernel for both architectures comes first: some cases need it, and the
 # images that `make test` publishes take it once it is there.

@@ -201,6 +201,11 @@ func (a *App) usualRow(ctx context.Context, f *doctor.Facts) (resolve.Catalogue,
 	f.Catalogue.Release, f.Catalogue.Signers = found.Manifest.Release, found.Signers
 	f.Catalogue.Expires, f.Catalogue.Expired = found.Manifest.Expires, found.Expired
 	row, there := found.Find(usualPreset, f.Host.Arch, cmp.Or(f.VMM, config.QEMU))
+	if !there && f.VMM == config.Firecracker && c.Backend == "" {
+		if row, there = found.Find(usualPreset, f.Host.Arch, config.QEMU); there { // as a start would
+			f.VMM, f.Backend = config.QEMU, config.QEMU+", as the catalogue has no image for Firecracker"
+		}
+	}
 	f.Catalogue.Image, f.Catalogue.Base = there, there
 	if !there || !c.UsePublished { // what is built here stands on what any image stands on
 		row = a.usualBase(found, f)

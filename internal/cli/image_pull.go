@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/record"
@@ -132,6 +133,15 @@ func (a *App) pullRows(ctx context.Context, found resolve.Catalogue, rows []mani
 
 // rowsFor finds the presets' images, all of the machine's where no preset is named.
 func rowsFor(found resolve.Catalogue, presets []string, m machine) ([]manifest.Row, error) {
+	rows, err := rowsOf(found, presets, m)
+	if err != nil && m.vmm == config.Firecracker && !m.named { // as a start would
+		m.vmm = config.QEMU
+		return rowsOf(found, presets, m)
+	}
+	return rows, err
+}
+
+func rowsOf(found resolve.Catalogue, presets []string, m machine) ([]manifest.Row, error) {
 	var rows []manifest.Row
 	for _, row := range found.Manifest.Rows {
 		if len(presets) == 0 && row.Arch == m.arch && row.VMM == m.vmm {

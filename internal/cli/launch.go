@@ -341,7 +341,22 @@ func (l *launch) find(ctx context.Context) (found resolve.Catalogue, row manifes
 		}
 	}
 	row, there := found.Find(l.preset.Name, l.machine.arch, l.machine.vmm)
+	if !there && c.UsePublished {
+		if row, there, err = l.insteadOfBuilding(found); err != nil {
+			return found, row, "", err
+		}
+	}
 	return found, row, whyLocal(l.preset, l.machine, there, c.UsePublished), nil
+}
+
+// insteadOfBuilding finds the image for QEMU where none is published for a Firecracker
+// that was not asked for: to be on QEMU costs less than to build an image.
+func (l *launch) insteadOfBuilding(found resolve.Catalogue) (row manifest.Row, there bool, err error) {
+	if row, there = found.Find(l.preset.Name, l.machine.arch, config.QEMU); !there || l.machine.vmm != config.Firecracker || l.machine.named {
+		return manifest.Row{}, false, nil
+	}
+	_ = l.machine.doubt(fmt.Errorf("release %s has no image of %s for it", found.Manifest.Release, l.preset.Name)) // takes over
+	return row, true, l.app.ableInstead(l.machine)
 }
 
 // spec decides everything about the sandbox but its name.

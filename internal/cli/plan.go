@@ -91,6 +91,7 @@ func (l *launch) plan(ctx context.Context) (startPlan, error) {
 	if err != nil {
 		return p, err
 	}
+	p.VMM = l.machine.vmm // the catalogue may have none for another one
 	p.CPUs, p.Memory, p.Disk = l.cpus(row), l.memoryMiB(row)<<20, l.disk(row)
 	return p, l.planAccel(ctx, &p)
 }
@@ -189,6 +190,10 @@ func (l *launch) planAccel(ctx context.Context, p *startPlan) (err error) {
 // text is the plan for people.
 func (p startPlan) text() string {
 	var out strings.Builder
+	instead := ""
+	if p.Instead != "" {
+		instead = "of Firecracker: " + p.Instead
+	}
 	accel := map[string]string{"tcg": "emulated", "kvm": "KVM", "hvf": "Apple's Hypervisor framework"}[p.Accel]
 	if p.Reason != "" {
 		accel += ", " + p.Reason
@@ -198,7 +203,7 @@ func (p startPlan) text() string {
 		{"agent", p.Agent.Name + " " + p.Agent.Version},
 		{"command", strings.Join(p.Command, " ")},
 		{"runs on", p.VMM + " (" + accel + ")"},
-		{"not Firecracker", p.Instead},
+		{"instead", instead},
 		{"size", fmt.Sprintf("%d CPUs, %s of memory, %s of disk at most", p.CPUs, ui.Bytes(p.Memory), ui.Bytes(p.Disk))},
 		{"network", p.Network.text()},
 		{"mounts", p.mountText()},

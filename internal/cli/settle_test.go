@@ -129,11 +129,35 @@ func TestProbeGuestThatFails(t *testing.T) {
 	}
 }
 
+// TestNoRowForFirecracker: a catalogue that has images for QEMU only is used with QEMU;
+// where Firecracker was asked for, its image is built here.
+func TestNoRowForFirecracker(t *testing.T) {
+	w := withFirecracker(t, false)
+	w.rows = w.rows[:1]
+	if status := w.app.Main([]string{"claude", "start", "--no-attach"}); status != 0 || len(w.created) != 1 || w.created[0].VMM != config.QEMU {
+		t.Errorf("status %d, made %+v", status, w.created)
+	}
+	if !strings.Contains(w.errs.String(), "release 2026.1 has no image of claude-code for it") {
+		t.Errorf("said %s", &w.errs)
+	}
+	if status := w.app.Main([]string{"image", "pull", "claude-code"}); status != 0 {
+		t.Errorf("pull: status %d, %s", status, &w.errs)
+	}
+	w = withFirecracker(t, true)
+	w.rows = w.rows[:1]
+	if status := w.app.Main([]string{"claude", "start", "--no-attach"}); status != 0 || len(w.created) != 1 || w.created[0].VMM != config.Firecracker {
+		t.Errorf("asked for: status %d, made %+v", status, w.created)
+	}
+	if !slices.ContainsFunc(w.log, func(l string) bool { return strings.HasPrefix(l, "build claude-code") }) {
+		t.Errorf("asked for: %q", w.log)
+	}
+}
+
 // TestPlanOfFirecracker: a dry run tells what would run the sandbox, and why.
 func TestPlanOfFirecracker(t *testing.T) {
 	w := withFirecracker(t, false)
 	w.app.Main([]string{"claude", "start", "--dry-run"})
-	if text := w.out.String(); !strings.Contains(text, "firecracker (KVM, if a probe guest comes up)") || strings.Contains(text, "not Firecracker") {
+	if text := w.out.String(); !strings.Contains(text, "firecracker (KVM, if a probe guest comes up)") || strings.Contains(text, "instead") {
 		t.Errorf("planned:\n%s", text)
 	}
 	w = withFirecracker(t, false)

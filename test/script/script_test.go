@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -25,6 +26,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/smolvm/smolvm/images"
+	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/cli"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -48,6 +50,9 @@ func (c cleaned) Run() int {
 
 // smolvm is cmd/smolvm with a guest agent that is only a few bytes.
 func smolvm() {
+	if len(os.Args) > 1 && os.Args[1] == cage.Word {
+		os.Exit(cage.Stage(os.Stderr))
+	}
 	self, err := os.Executable()
 	if err != nil {
 		panic(err)
@@ -133,6 +138,14 @@ func condition(name string) (bool, error) {
 	switch name {
 	case "root":
 		return os.Getuid() == 0, nil
+	case "namespaces": // users may make some
+		return exec.Command("/usr/bin/unshare", "--user", "--map-root-user", "--net", "true").Run() == nil, nil
+	case "tap":
+		tun, err := os.OpenFile(cage.TapDevice, os.O_RDWR, 0)
+		if err == nil {
+			_ = tun.Close()
+		}
+		return err == nil, nil
 	case "nginx":
 		_, err := os.Stat(nginxPath)
 		return err == nil, nil

@@ -39,7 +39,7 @@ func TestConformance(t *testing.T) {
 	driver, kernel := realDriver(t)
 	conformance.Run(t, conformance.Setup{
 		Driver: driver, Arch: "amd64", Accel: vmm.KVM, Kernel: kernel, Initrd: testInitrd(t),
-		Boot: 4 * time.Minute, Process: true, Left: children, CPUs: 1, Bulk: 256 << 10,
+		Boot: 10 * time.Minute, Process: true, Left: children, CPUs: 1, Bulk: 256 << 10,
 	})
 }
 
