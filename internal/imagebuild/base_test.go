@@ -26,6 +26,11 @@ func TestShippedBaseHasWhatPresetsNeed(t *testing.T) {
 			t.Errorf("package %s is missing", p)
 		}
 	}
+	for _, l := range b.Recipe.Locks {
+		if _, err := readLock(b.Name, l); err != nil {
+			t.Error(err)
+		}
+	}
 	if strings.Contains(b.Kernel.CommandLine, "smolvm.") {
 		t.Error("the kernel's command line sets what the host decides")
 	}
