@@ -49,7 +49,7 @@ exec unshare --mount --uts --pid --fork chroot /workspace/plain sh -euc '. /ente
 const installCloudInit = `printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
 chmod 0755 /usr/sbin/policy-rc.d
 apt-get update -q
-apt-get install -q -y --no-install-recommends cloud-init netplan.io
+apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io cloud-init netplan.io
 ln -sf true /usr/bin/systemctl
 userdel --remove agent || true
 rm -rf /etc/sudoers.d/agent /usr/local/share/ca-certificates/*.crt /root/.ssh /etc/ssh/ssh_host_* /etc/smolvm.text /etc/smolvm.bytes

@@ -14,7 +14,7 @@ import (
 
 // engineBound is the longest that installing a container engine may take: 2-4
 // minutes under emulation, of which dpkg takes most.
-const engineBound = 20 * time.Minute
+const engineBound = 25 * time.Minute
 
 // engine is a container engine as the distribution ships it.
 type engine struct {
