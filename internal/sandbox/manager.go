@@ -257,6 +257,9 @@ func (m *Manager) Delete(ctx context.Context, name string, o DeleteOptions) erro
 		}
 	}
 	err := m.Book.Remove(name)
+	if o.Force && fault.CodeOf(err) == fault.NotFound {
+		return nil // it was there: stopped before its first start was over, it is removed by that
+	}
 	if fault.CodeOf(err) == fault.Conflict {
 		return fault.New(fault.Conflict, fmt.Sprintf("Stop it first: smolvm stop %s", name),
 			"delete sandbox %q: it is running or being started", name)

@@ -650,6 +650,33 @@ func TestStopWhileStarting(t *testing.T) {
 	b.nothingIn("sandboxes")
 }
 
+// TestDeleteWhileStarting deletes a sandbox that is not ready yet, at its first start
+// and at a later one: the start ends with what happened, and nothing is left.
+func TestDeleteWhileStarting(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		b := newBench(t)
+		b.create("one", guesttest.Hang)
+		if !first {
+			r, err := b.book.Read("one")
+			r.State = record.Created
+			if err := errors.Join(err, b.book.Write(r)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		started := make(chan error, 1)
+		go func() {
+			_, err := b.m.Start(t.Context(), "one", sandbox.StartOptions{Timeout: time.Minute})
+			started <- err
+		}()
+		b.waitFor("one", "three")
+		if err := openBench(b.home).m.Delete(t.Context(), "one", sandbox.DeleteOptions{Force: true, Grace: time.Minute}); err != nil {
+			t.Errorf("first start %v: %v", first, err)
+		}
+		wantFault(t, <-started, fault.Interrupted, "stopped before it was ready")
+		b.nothingIn("sandboxes")
+	}
+}
+
 // TestStartedTwice starts one sandbox from several programs at once.
 func TestStartedTwice(t *testing.T) {
 	b := newBench(t)

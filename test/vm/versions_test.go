@@ -15,21 +15,22 @@ import (
 // prune, and shares caches with ours.
 const older = "f4a91bf"
 
-// olderProgram builds it from the repository's history.
-func olderProgram(t *testing.T) string {
+// buildProgram builds a commit's program from the repository's history: a target of
+// its Makefile, which has the guest agents in it.
+func buildProgram(t *testing.T, commit, target string) string {
 	t.Helper()
 	dir := t.TempDir()
-	script := `git archive "$0" | tar -x -C "$1" && cd "$1" && scripts/go build -trimpath -buildvcs=false -o smolvm ./cmd/smolvm`
-	if err := exec.CommandContext(t.Context(), "git", "-C", "../..", "cat-file", "-e", older+"^{commit}").Run(); err != nil {
-		t.Skipf("the history lacks commit %s", older)
+	script := `git archive "$0" | tar -x -C "$1" && { [ ! -d dist/dev ] || { mkdir -p "$1/dist" && cp -r dist/dev "$1/dist/"; }; } && cd "$1" && make "$2"`
+	if err := exec.CommandContext(t.Context(), "git", "-C", "../..", "cat-file", "-e", commit+"^{commit}").Run(); err != nil {
+		t.Skipf("the history lacks commit %s", commit)
 	}
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", script, older, dir)
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", script, commit, dir, target)
 	cmd.Dir = "../.."
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", older, err, out)
+		t.Fatalf("build %s: %v\n%s", commit, err, out)
 	}
-	return filepath.Join(dir, "smolvm")
+	return filepath.Join(dir, "bin", "smolvm")
 }
 
 // TestTwoVersionsShareACache has an older program and this one pull, list, end
@@ -38,7 +39,7 @@ func TestTwoVersionsShareACache(t *testing.T) {
 	needLong(t)
 	random, s := dice(t), newSite(t)
 	now := s.world(t)
-	then := &world{bin: olderProgram(t), home: now.home, address: now.address, path: now.path}
+	then := &world{bin: buildProgram(t, older, "build"), home: now.home, address: now.address, path: now.path}
 	both := map[string]*world{"older": then, "newer": now}
 	right := func(when string) {
 		t.Helper()
