@@ -5,6 +5,7 @@ package vm_test
 import (
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -23,6 +24,7 @@ const screenRows, screenColumns = 45, 110
 // sees there: a terminal emulator also answers what agents ask their terminal.
 type screen struct {
 	cmd     *exec.Cmd
+	master  *os.File // the terminal
 	replies sync.WaitGroup
 
 	mu       sync.Mutex
@@ -38,10 +40,16 @@ func (w *world) onScreen(t *testing.T, args ...string) *screen {
 // onScreenIn does it in a directory.
 func (w *world) onScreenIn(t *testing.T, directory string, args ...string) *screen {
 	t.Helper()
+	return w.onScreenBy(t, func(cmd *exec.Cmd) { cmd.Dir = directory }, args...)
+}
+
+// onScreenBy does it after the command was changed.
+func (w *world) onScreenBy(t *testing.T, change func(*exec.Cmd), args ...string) *screen {
+	t.Helper()
 	master, slave := openPTY(t)
 	setSize(t, master, screenRows, screenColumns)
-	s := &screen{cmd: w.command(t.Context(), args...), emulator: vt.NewEmulator(screenColumns, screenRows)}
-	s.cmd.Dir = directory
+	s := &screen{cmd: w.command(t.Context(), args...), master: master, emulator: vt.NewEmulator(screenColumns, screenRows)}
+	change(s.cmd)
 	s.cmd.Env = append(s.cmd.Env, "TERM=xterm-256color")
 	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = slave, slave, slave
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

@@ -190,13 +190,13 @@ func openPTY(t *testing.T) (master, slave *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := 0
+	onTerminal(t, master, func(fd int) (err error) {
+		if err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err == nil {
+			n, err = unix.IoctlGetInt(fd, unix.TIOCGPTN)
+		}
+		return err
+	})
 	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -205,11 +205,25 @@ func openPTY(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
-func setSize(t *testing.T, master *os.File, rows, columns uint16) {
+// onTerminal does something with the descriptor, and leaves the file one whose Close
+// ends a Read: Fd would not.
+func onTerminal(t *testing.T, terminal *os.File, do func(fd int) error) {
 	t.Helper()
-	if err := unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+	raw, err := terminal.SyscallConn()
+	if err != nil {
 		t.Fatal(err)
 	}
+	var done error
+	if err := raw.Control(func(fd uintptr) { done = do(int(fd)) }); err != nil || done != nil {
+		t.Fatal(err, done)
+	}
+}
+
+func setSize(t *testing.T, master *os.File, rows, columns uint16) {
+	t.Helper()
+	onTerminal(t, master, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
+	})
 }
 
 // readUntil reads the terminal until the text appears; the test's own time
