@@ -3,8 +3,6 @@
 package vm_test
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -35,14 +33,7 @@ func TestOlderSupervisorServesOn(t *testing.T) {
 	if got := w.must(t, "ssh", name, "--", "echo", "by", "ssh"); got != "by ssh\n" {
 		t.Errorf("ssh gave %q", got)
 	}
-	local := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(local, []byte("carried"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.must(t, "cp", local, name+":/workspace/file")
-	if got := w.must(t, "cp", name+":/workspace/file", "-"); got != "carried" {
-		t.Errorf("cp brought %q back", got)
-	}
+	w.must(t, "exec", name, "--", "sh", "-c", "printf carried >/workspace/file")
 	if got := w.must(t, "logs", name); !strings.Contains(got, "smolvm-guest") {
 		t.Errorf("logs say %q", got)
 	}
@@ -56,6 +47,13 @@ func TestOlderSupervisorServesOn(t *testing.T) {
 		t.Errorf("list has it as %q", got)
 	}
 	w.must(t, "start", name, "--no-attach") // it runs, so nothing is done
+	for _, newer := range [][]string{
+		{"cp", name + ":/workspace/file", "-"}, {"rename", name, "young"}, {"port", "add", name, "80"},
+	} {
+		if r := w.run(t, nil, newer...); r.status == 0 || !strings.Contains(r.stderr, "another version of smolvm") || !strings.Contains(r.stderr, "Stop and start it") {
+			t.Errorf("%v, which the older program had not: %+v", newer, r)
+		}
+	}
 	if r := w.run(t, nil, "start", name, "--no-attach", "--keep=false"); r.status == 0 || !strings.Contains(r.stderr, "earlier smolvm") {
 		t.Errorf("what the older program cannot do: %+v", r)
 	}
