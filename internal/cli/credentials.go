@@ -25,6 +25,7 @@ type giveOptions struct {
 	EnvFiles      []string
 	Credentials   []string // NAME=SOURCE
 	NoCredentials bool
+	Kept          []string // of the sandbox, see env
 }
 
 func (o giveOptions) any() bool {
@@ -75,6 +76,11 @@ func (a *App) gift(ctx context.Context, c config.Config, p preset.Preset, o give
 	if err != nil {
 		return g, err
 	}
+	kept, err := c.Variables(a.known(c, o.Kept), nil)
+	if err != nil {
+		return g, err
+	}
+	g.add(kept)
 	flags, err := c.Variables(o.Env, o.EnvFiles)
 	if err != nil {
 		return g, err

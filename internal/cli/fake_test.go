@@ -75,6 +75,7 @@ type fakeWorld struct {
 	logins    []supervise.Login // as the sandbox has them
 	environ   map[string]string
 	listening []wire.Listening
+	kept      map[string][]string
 	taken     int // a port of this computer
 	// programCtx stands in for program where its context matters.
 	programCtx func(context.Context, supervise.Command, supervise.Streams) (int, error)
@@ -483,6 +484,19 @@ func (w *fakeWorld) Forward(ctx context.Context, name string, f port.Forward) (p
 	s.Forwards = append(s.Forwards, f)
 	w.boxes[name] = s
 	return f, nil
+}
+
+func (w *fakeWorld) Environment(name string) ([]string, error) { return w.kept[name], nil }
+
+func (w *fakeWorld) SetEnvironment(_ context.Context, name string, entries, names []string, values map[string]string) ([]string, error) {
+	w.note("environment %s set=%v unset=%v values=%v", name, entries, names, values)
+	if w.kept == nil {
+		w.kept = map[string][]string{}
+	}
+	w.kept[name] = append(slices.DeleteFunc(slices.Clone(w.kept[name]), func(entry string) bool {
+		return slices.Contains(names, sandbox.EntryName(entry))
+	}), entries...)
+	return w.kept[name], nil
 }
 
 func (w *fakeWorld) Unforward(_ context.Context, name string, f port.Forward) error {

@@ -55,6 +55,7 @@ func TestGoldenOutputs(t *testing.T) {
 		"info.json":           "info box --json",
 		"ssh-config.txt":      "ssh-config",
 		"ssh-config.json":     "ssh-config box --json",
+		"env.json":            "env set box MODE=test MODE=live EMPTY= --json",
 		"network.txt":         "network box",
 		"network.json":        "network box --json",
 		"image-list.txt":      "image list",

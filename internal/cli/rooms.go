@@ -43,6 +43,8 @@ type sandboxes interface {
 	Connect(ctx context.Context, name string) (session, error)
 	Ports(ctx context.Context, name string, listening bool) (supervise.PortReport, error)
 	Forward(ctx context.Context, name string, f port.Forward) (port.Forward, error)
+	Environment(name string) ([]string, error)
+	SetEnvironment(ctx context.Context, name string, entries, names []string, values map[string]string) ([]string, error)
 	Unforward(ctx context.Context, name string, f port.Forward) error
 }
 

@@ -48,7 +48,7 @@ puts you in front of the agent.`,
 	app.addGlobals(root)
 	addTo(root, sandboxGroup,
 		newList(app, runList), newInfo(app, runInfo), newStart(app, runStart), newStop(app, runStop),
-		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newSSHConfig(app, runSSHConfig), newCopy(app, runCopy), newLogs(app, runLogs), newPort(app),
+		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newSSHConfig(app, runSSHConfig), newCopy(app, runCopy), newLogs(app, runLogs), newPort(app), newEnv(app),
 		newDelete(app, runDelete))
 	addTo(root, sandboxGroup, newMount(app), newRename(app, runRename), newResize(app, runResize), newUpdate(app, runUpdate))
 	addTo(root, sandboxGroup, newNetwork(app, runNetwork))

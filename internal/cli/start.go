@@ -98,6 +98,13 @@ func (a *App) giftOf(ctx context.Context, s sandbox.Status, o giveOptions, runs 
 	if err != nil {
 		return gift{}, c, err
 	}
+	boxes, err := a.Sandboxes()
+	if err != nil {
+		return gift{}, c, err
+	}
+	if o.Kept, err = boxes.Environment(s.Name); err != nil {
+		return gift{}, c, err
+	}
 	st := standing{network: s.Network && s.Egress.Kind() != egress.Off, runs: runs}
 	if !runs {
 		st.remembered = s.Credentials

@@ -26,7 +26,8 @@ const (
 
 // since is the version that an operation came with.
 func (o operation) since() int {
-	if o == opWake {
+	switch o {
+	case opWake, opVariables:
 		return 2
 	}
 	return 1
@@ -49,7 +50,7 @@ func errOther(op operation, refusal string) error {
 		opMounts: "change the mounts of a running sandbox", opRename: "rename a running sandbox",
 		opNetwork: "change the network of a running sandbox", opPort: "forward ports of a running sandbox",
 		opBulk: "copy files", opGive: "give a running sandbox credentials", opWake: "keep an unused sandbox or stop it",
-		opLoopback: "carry the answer of a login",
+		opLoopback: "carry the answer of a login", opVariables: "change the variables of a running sandbox's agent",
 	}[op]
 	if what == "" {
 		what = string(op)
@@ -65,20 +66,21 @@ const SocketName = "control"
 type operation string
 
 const (
-	opStatus   operation = "status"
-	opStop     operation = "stop"
-	opExec     operation = "exec"
-	opSSH      operation = "ssh"
-	opBulk     operation = "bulk"  // files, see wire.Copy
-	opWatch    operation = "watch" // nothing but the end of the connection
-	opRename   operation = "rename"
-	opGive     operation = "give"   // credentials
-	opLogins   operation = "logins" // how the login files are now
-	opPort     operation = "port"   // forwarded ports, see PortRequest
-	opMounts   operation = "mounts"
-	opNetwork  operation = "network"
-	opLoopback operation = "loopback" // raw bytes of a port of the guest's loopback
-	opWake     operation = "wake"     // somebody is about to use the sandbox
+	opStatus    operation = "status"
+	opStop      operation = "stop"
+	opExec      operation = "exec"
+	opSSH       operation = "ssh"
+	opBulk      operation = "bulk"  // files, see wire.Copy
+	opWatch     operation = "watch" // nothing but the end of the connection
+	opRename    operation = "rename"
+	opGive      operation = "give"   // credentials
+	opLogins    operation = "logins" // how the login files are now
+	opPort      operation = "port"   // forwarded ports, see PortRequest
+	opMounts    operation = "mounts"
+	opNetwork   operation = "network"
+	opLoopback  operation = "loopback"  // raw bytes of a port of the guest's loopback
+	opWake      operation = "wake"      // somebody is about to use the sandbox
+	opVariables operation = "variables" // of the agent
 )
 
 // request is a client's first frame.
@@ -93,6 +95,7 @@ type request struct {
 	Credentials *wire.Credentials `json:"credentials,omitempty"` // give
 	Port        *PortRequest      `json:"port,omitempty"`        // port
 	Mounts      *MountChange      `json:"mounts,omitempty"`      // mounts
+	Variables   *Variables        `json:"variables,omitempty"`   // variables
 	Loopback    int               `json:"loopback,omitempty"`    // loopback: the port
 	Keep        *bool             `json:"keep,omitempty"`        // wake: whether it runs on unused; nil leaves it
 }
@@ -181,6 +184,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, errors.New("decode a request: no credentials to give")
 	case r.Op == opMounts && (r.Mounts == nil || len(r.Mounts.Add) > 0 == (len(r.Mounts.Remove) > 0)):
 		return request{}, errors.New("decode a request: mounts are either added or removed")
+	case r.Op == opVariables && r.Variables == nil:
+		return request{}, errors.New("decode a request: no variables to change")
 	case r.Op == opLoopback && (r.Loopback < 1 || r.Loopback > 1<<16-1):
 		return request{}, errors.New("decode a request: no port")
 	case r.Grace < 0:

@@ -38,6 +38,7 @@ type sessions interface {
 type vault interface {
 	give(ctx context.Context, c wire.Credentials) (note string, err error)
 	logins(ctx context.Context) ([]Login, error)
+	variables(ctx context.Context, v Variables) error
 }
 
 // stopRequest asks the supervisor's main loop to end the guest.
@@ -151,6 +152,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.watch(conn, out)
 	case opGive:
 		return s.give(ctx, conn, out, *r.Credentials)
+	case opVariables:
+		return s.variables(ctx, conn, out, *r.Variables)
 	case opLogins:
 		return s.logins(ctx, conn, out)
 	case opRename:
