@@ -58,6 +58,9 @@ func newPreset(app *App, p preset.Preset, run func(context.Context, *App, preset
 		Example: "  smolvm " + word(p) + " start",
 	})
 	cmd.AddCommand(newPresetStart(app, p, run))
+	if p.Page != nil {
+		cmd.AddCommand(newPresetOpen(app, p, runPresetOpen))
+	}
 	return cmd
 }
 

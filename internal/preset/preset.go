@@ -29,8 +29,10 @@ type Preset struct {
 	// network is restricted, besides CommonReach.
 	Reaches []string `toml:"reaches" json:"reaches,omitempty"`
 	// Ports are the TCP ports that something in the sandbox listens on for the user.
-	Ports     []int     `toml:"ports" json:"ports,omitempty"`
-	Services  []Service `toml:"services" json:"services,omitempty"`
+	Ports    []int     `toml:"ports" json:"ports,omitempty"`
+	Services []Service `toml:"services" json:"services,omitempty"`
+	// Page is what `smolvm PRESET open` shows; nil: nothing.
+	Page      *Page     `toml:"page" json:"page,omitempty"`
 	Resources Resources `toml:"resources" json:"resources"`
 	Recipe    Recipe    `toml:"recipe" json:"recipe"`
 	// Origin is the path of the user's file that it came from; empty: it is shipped.

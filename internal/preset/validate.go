@@ -59,6 +59,7 @@ func (p Preset) Validate() error {
 		within("reaches", checkReaches(p.Reaches)),
 		within("ports", checkPorts(p.Ports)),
 		within("services", checkServices(p.Services, p.Ports)),
+		within("page", p.Page.check(p.Ports)),
 		within("resources", checkResources(p.Resources)),
 		within("recipe", p.Recipe.check(p.Agent.Version)),
 	)

@@ -3,6 +3,7 @@
 package vm_test
 
 import (
+	"net/http"
 	"regexp"
 	"runtime"
 	"strings"
@@ -111,6 +112,19 @@ func TestService(t *testing.T) {
 	page := w.must(t, "exec", name, "--", "curl", "--silent", "--show-error", "--fail", "--max-time", "60", "http://127.0.0.1:18789/")
 	if !strings.Contains(page, "<title>OpenClaw Control</title>") {
 		t.Errorf("the port answers with %.200q", page)
+	}
+	address := strings.TrimSpace(w.must(t, "openclaw", "open", "--print", name))
+	host, token, found := strings.Cut(address, "/#token=")
+	if env := w.must(t, "exec", name, "--", "cat", "/home/agent/.openclaw/.env"); !found || !strings.Contains(env, "TOKEN="+token+"\n") {
+		t.Errorf("open says %s, the sandbox has another token", address)
+	}
+	answer, err := http.Get(host + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("%s answers with %s", host, answer.Status)
 	}
 	log := w.inLog(t, name, `started as process \d+`, 1)
 	pids := regexp.MustCompile(`started as process (\d+)`).FindAllStringSubmatch(log, -1)
