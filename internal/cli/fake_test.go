@@ -75,6 +75,7 @@ type fakeWorld struct {
 	logins    []supervise.Login // as the sandbox has them
 	environ   map[string]string
 	listening []wire.Listening
+	usage     func(ctx context.Context, name string, take func(wire.Usage) bool) error
 	kept      map[string][]string
 	taken     int // a port of this computer
 	// programCtx stands in for program where its context matters.
@@ -590,6 +591,24 @@ func (s fakeSession) Wake(_ context.Context, keep *bool) (supervise.Idle, error)
 		s.world.note("wake")
 	}
 	return s.world.idle, s.world.wakeErr
+}
+
+// Usage is that of a sandbox that does the same every second.
+func (s fakeSession) Usage(ctx context.Context, every time.Duration, take func(wire.Usage) bool) error {
+	s.world.note("usage %s %v", s.name, every)
+	if s.world.usage != nil {
+		return s.world.usage(ctx, s.name, take)
+	}
+	u := wire.Usage{CPUs: 2, Memory: 2 << 30, MemoryUsed: 512 << 20, Disk: 20 << 30, DiskUsed: 1 << 30, Processes: 7}
+	for take(u) {
+		u.UptimeMS += every.Milliseconds()
+		u.CPUMS += 3 * every.Milliseconds() / 2
+		u.DiskRead += 1 << 20
+		u.DiskWritten += 2 << 20
+		u.NetReceived += 3 << 10
+		u.NetSent += 4 << 10
+	}
+	return nil
 }
 
 func (fakeSession) Done() <-chan struct{} { return nil }

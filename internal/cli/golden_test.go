@@ -56,6 +56,8 @@ func TestGoldenOutputs(t *testing.T) {
 		"ssh-config.txt":      "ssh-config",
 		"ssh-config.json":     "ssh-config box --json",
 		"env.json":            "env set box MODE=test MODE=live EMPTY= --json",
+		"top.txt":             "top --count 1 --every 1s",
+		"top.json":            "top -n 2 --every 1s --json box",
 		"network.txt":         "network box",
 		"network.json":        "network box --json",
 		"image-list.txt":      "image list",

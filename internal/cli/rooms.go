@@ -58,6 +58,7 @@ type session interface {
 	Loopback(ctx context.Context, port int) (io.ReadWriteCloser, error)
 	Logins(ctx context.Context) ([]supervise.Login, error)
 	Wake(ctx context.Context, keep *bool) (supervise.Idle, error)
+	Usage(ctx context.Context, every time.Duration, take func(wire.Usage) bool) error
 	Done() <-chan struct{}
 	Close() error
 }

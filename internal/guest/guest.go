@@ -31,6 +31,7 @@ import (
 	"github.com/smolvm/smolvm/internal/guest/reap"
 	"github.com/smolvm/smolvm/internal/guest/service"
 	"github.com/smolvm/smolvm/internal/guest/setup"
+	"github.com/smolvm/smolvm/internal/guest/usage"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -110,7 +111,10 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	if err != nil {
 		return 0, err
 	}
-	a.uplink.serve(servers{wire.StreamSSH: server, wire.StreamBulk: a.newBulk(), wire.StreamPort: port.New("/proc")})
+	a.uplink.serve(servers{
+		wire.StreamSSH: server, wire.StreamBulk: a.newBulk(), wire.StreamPort: port.New("/proc"),
+		wire.StreamUsage: usage.New("/proc", "/"),
+	})
 	a.takeAddresses(ctx)
 	a.keeper = a.newKeeper()
 	a.steps.mark("ready")

@@ -27,7 +27,7 @@ const (
 // since is the version that an operation came with.
 func (o operation) since() int {
 	switch o {
-	case opWake, opVariables:
+	case opWake, opVariables, opUsage:
 		return 2
 	}
 	return 1
@@ -51,6 +51,7 @@ func errOther(op operation, refusal string) error {
 		opNetwork: "change the network of a running sandbox", opPort: "forward ports of a running sandbox",
 		opBulk: "copy files", opGive: "give a running sandbox credentials", opWake: "keep an unused sandbox or stop it",
 		opLoopback: "carry the answer of a login", opVariables: "change the variables of a running sandbox's agent",
+		opUsage: "tell what it uses",
 	}[op]
 	if what == "" {
 		what = string(op)
@@ -81,23 +82,25 @@ const (
 	opLoopback  operation = "loopback"  // raw bytes of a port of the guest's loopback
 	opWake      operation = "wake"      // somebody is about to use the sandbox
 	opVariables operation = "variables" // of the agent
+	opUsage     operation = "usage"     // of CPU, memory, disk and network
 )
 
 // request is a client's first frame.
 type request struct {
-	Version     int               `json:"version"`
-	Op          operation         `json:"op"`
-	Grace       time.Duration     `json:"grace_ns,omitempty"`    // stop
-	Command     *Command          `json:"command,omitempty"`     // exec
-	Network     *egress.Change    `json:"network,omitempty"`     // network
-	Copy        *wire.Copy        `json:"copy,omitempty"`        // bulk
-	Name        string            `json:"name,omitempty"`        // rename: the new one
-	Credentials *wire.Credentials `json:"credentials,omitempty"` // give
-	Port        *PortRequest      `json:"port,omitempty"`        // port
-	Mounts      *MountChange      `json:"mounts,omitempty"`      // mounts
-	Variables   *Variables        `json:"variables,omitempty"`   // variables
-	Loopback    int               `json:"loopback,omitempty"`    // loopback: the port
-	Keep        *bool             `json:"keep,omitempty"`        // wake: whether it runs on unused; nil leaves it
+	Version     int                `json:"version"`
+	Op          operation          `json:"op"`
+	Grace       time.Duration      `json:"grace_ns,omitempty"`    // stop
+	Command     *Command           `json:"command,omitempty"`     // exec
+	Network     *egress.Change     `json:"network,omitempty"`     // network
+	Copy        *wire.Copy         `json:"copy,omitempty"`        // bulk
+	Name        string             `json:"name,omitempty"`        // rename: the new one
+	Credentials *wire.Credentials  `json:"credentials,omitempty"` // give
+	Port        *PortRequest       `json:"port,omitempty"`        // port
+	Mounts      *MountChange       `json:"mounts,omitempty"`      // mounts
+	Variables   *Variables         `json:"variables,omitempty"`   // variables
+	Loopback    int                `json:"loopback,omitempty"`    // loopback: the port
+	Keep        *bool              `json:"keep,omitempty"`        // wake: whether it runs on unused; nil leaves it
+	Usage       *wire.UsageRequest `json:"usage,omitempty"`       // usage
 }
 
 // Command is a program to run in the sandbox.
@@ -186,6 +189,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, errors.New("decode a request: mounts are either added or removed")
 	case r.Op == opVariables && r.Variables == nil:
 		return request{}, errors.New("decode a request: no variables to change")
+	case r.Op == opUsage && r.Usage == nil:
+		return request{}, errors.New("decode a request: usage without how often")
 	case r.Op == opLoopback && (r.Loopback < 1 || r.Loopback > 1<<16-1):
 		return request{}, errors.New("decode a request: no port")
 	case r.Grace < 0:

@@ -154,6 +154,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.give(ctx, conn, out, *r.Credentials)
 	case opVariables:
 		return s.variables(ctx, conn, out, *r.Variables)
+	case opUsage:
+		return s.usage(ctx, conn, out, *r.Usage)
 	case opLogins:
 		return s.logins(ctx, conn, out)
 	case opRename:

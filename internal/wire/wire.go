@@ -110,9 +110,10 @@ type StreamKind string
 // host opens the others.
 const (
 	StreamControl StreamKind = "control"
-	StreamSSH     StreamKind = "ssh"  // an SSH connection, the guest is the server
-	StreamBulk    StreamKind = "bulk" // files: one line with the JSON of a Copy, then a stream of the room treecopy
-	StreamPort    StreamKind = "port" // one line with the JSON of a PortRequest, and its answer
+	StreamSSH     StreamKind = "ssh"   // an SSH connection, the guest is the server
+	StreamBulk    StreamKind = "bulk"  // files: one line with the JSON of a Copy, then a stream of the room treecopy
+	StreamUsage   StreamKind = "usage" // one line with the JSON of a UsageRequest, then a line each time
+	StreamPort    StreamKind = "port"  // one line with the JSON of a PortRequest, and its answer
 )
 
 // MaxMessage is the longest control message in bytes, its newline included.
