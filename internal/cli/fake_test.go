@@ -411,6 +411,14 @@ func (w *fakeWorld) Resize(name string, size sandbox.Size) (record.Record, error
 	return s.Record, nil
 }
 
+func (w *fakeWorld) Grow(_ context.Context, name string, size int64) (record.Record, error) {
+	w.note("grow %s %d", name, size)
+	s := w.boxes[name]
+	s.DiskBytes = size
+	w.boxes[name] = s
+	return s.Record, nil
+}
+
 func (w *fakeWorld) Update(name string, image record.Image, agent record.Agent) (record.Record, error) {
 	w.note("update %s to %s %s", name, image.Release, agent.Version)
 	return w.boxes[name].Record, nil

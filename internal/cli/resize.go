@@ -25,15 +25,14 @@ func newResize(app *App, run func(context.Context, *App, resizeOptions) error) *
 	o := resizeOptions{}
 	cmd := &cobra.Command{
 		Use:   "resize NAME [--cpus N] [--memory SIZE] [--disk SIZE]",
-		Short: "Give a stopped sandbox other CPUs, memory or a larger disk",
+		Short: "Give a sandbox other CPUs, memory or a larger disk",
 		Long: `Give a sandbox that is stopped another number of CPUs, another amount of memory,
-or a larger disk, from its next start on. The disk's file stays as small as what
-is in it; its file system grows when the sandbox starts. A disk cannot be made
-smaller.`,
+or a larger disk, from its next start on. The disk of one that runs grows at once.
+The disk's file stays as small as what is in it. A disk cannot be made smaller.`,
 		Example: `  smolvm resize claude-code --memory 8G --cpus 4
   smolvm resize claude-code --disk 60G`,
 		Args:              usage(cobra.ExactArgs(1)),
-		ValidArgsFunction: app.completeFirst(sandbox.Stopped),
+		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name = args[0]
 			flags := cmd.Flags()
@@ -54,7 +53,7 @@ smaller.`,
 	return cmd
 }
 
-func runResize(_ context.Context, app *App, o resizeOptions) error {
+func runResize(ctx context.Context, app *App, o resizeOptions) error {
 	boxes, s, err := app.one(o.Name)
 	if err != nil {
 		return err
@@ -79,13 +78,24 @@ func runResize(_ context.Context, app *App, o resizeOptions) error {
 			"--disk %s is less than the %s that %s has: a disk cannot be made smaller", ui.Bytes(o.Disk), ui.Bytes(s.DiskBytes), o.Name)
 	}
 	before := s.Record
-	if s.Record, err = boxes.Resize(o.Name, sandbox.Size{CPUs: o.CPUs, MemoryMiB: o.Memory >> 20, DiskBytes: o.Disk &^ 4095}); err != nil {
+	when := "from its next start on"
+	switch {
+	case s.State != sandbox.Running:
+		s.Record, err = boxes.Resize(o.Name, sandbox.Size{CPUs: o.CPUs, MemoryMiB: o.Memory >> 20, DiskBytes: o.Disk &^ 4095})
+	case o.CPUs > 0 || o.Memory > 0:
+		return fault.New(fault.Conflict, "Stop it first: smolvm stop "+o.Name+". Its disk alone can grow while it runs.",
+			"sandbox %q is running: its CPUs and memory stay as they are", o.Name)
+	default:
+		when = "now"
+		s.Record, err = boxes.Grow(ctx, o.Name, o.Disk&^4095)
+	}
+	if err != nil {
 		return err
 	}
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, app.viewOf(s))
 	}
-	app.Streams.Say("%s: %s from its next start on", o.Name, sizeChange(before.MemoryMiB, s.MemoryMiB, before.DiskBytes, s.DiskBytes, before.CPUs, s.CPUs))
+	app.Streams.Say("%s: %s %s", o.Name, sizeChange(before.MemoryMiB, s.MemoryMiB, before.DiskBytes, s.DiskBytes, before.CPUs, s.CPUs), when)
 	return nil
 }
 

@@ -31,6 +31,7 @@ type sandboxes interface {
 	Start(ctx context.Context, name string, options sandbox.StartOptions) (record.Record, error)
 	Stop(ctx context.Context, name string, grace time.Duration) error
 	Delete(ctx context.Context, name string) error
+	Grow(ctx context.Context, name string, size int64) (record.Record, error)
 	Resize(name string, size sandbox.Size) (record.Record, error)
 	Rehost(name string, host sandbox.Host) (record.Record, error)
 	Update(name string, image record.Image, agent record.Agent) (record.Record, error)

@@ -113,7 +113,7 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	}
 	a.uplink.serve(servers{
 		wire.StreamSSH: server, wire.StreamBulk: a.newBulk(), wire.StreamPort: port.New("/proc"),
-		wire.StreamUsage: usage.New("/proc", "/"),
+		wire.StreamUsage: usage.New("/proc", "/"), wire.StreamGrow: &growing{grow: a.root.GrowScratch},
 	})
 	a.takeAddresses(ctx)
 	a.keeper = a.newKeeper()

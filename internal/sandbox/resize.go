@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -13,6 +14,19 @@ import (
 type Size struct {
 	CPUs                 int
 	MemoryMiB, DiskBytes int64
+}
+
+// Grow makes the disk of a sandbox that runs larger, at once.
+func (m *Manager) Grow(ctx context.Context, name string, size int64) (record.Record, error) {
+	c, err := m.Connect(ctx, name)
+	if err != nil {
+		return record.Record{}, err
+	}
+	defer c.Close()
+	if err := c.Grow(ctx, size); err != nil {
+		return record.Record{}, fmt.Errorf("resize sandbox %q: %w", name, err)
+	}
+	return m.Book.Read(name)
 }
 
 // Resize changes the size of a sandbox that does not run, from its next start on.

@@ -27,7 +27,7 @@ const (
 // since is the version that an operation came with.
 func (o operation) since() int {
 	switch o {
-	case opWake, opVariables, opUsage:
+	case opWake, opVariables, opUsage, opGrow:
 		return 2
 	}
 	return 1
@@ -51,7 +51,7 @@ func errOther(op operation, refusal string) error {
 		opNetwork: "change the network of a running sandbox", opPort: "forward ports of a running sandbox",
 		opBulk: "copy files", opGive: "give a running sandbox credentials", opWake: "keep an unused sandbox or stop it",
 		opLoopback: "carry the answer of a login", opVariables: "change the variables of a running sandbox's agent",
-		opUsage: "tell what it uses",
+		opUsage: "tell what it uses", opGrow: "grow the disk of a running sandbox",
 	}[op]
 	if what == "" {
 		what = string(op)
@@ -83,6 +83,7 @@ const (
 	opWake      operation = "wake"      // somebody is about to use the sandbox
 	opVariables operation = "variables" // of the agent
 	opUsage     operation = "usage"     // of CPU, memory, disk and network
+	opGrow      operation = "grow"      // the disk
 )
 
 // request is a client's first frame.
@@ -100,6 +101,7 @@ type request struct {
 	Variables   *Variables         `json:"variables,omitempty"`   // variables
 	Loopback    int                `json:"loopback,omitempty"`    // loopback: the port
 	Keep        *bool              `json:"keep,omitempty"`        // wake: whether it runs on unused; nil leaves it
+	Bytes       int64              `json:"bytes,omitempty"`       // grow: how large
 	Usage       *wire.UsageRequest `json:"usage,omitempty"`       // usage
 }
 
@@ -191,6 +193,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, errors.New("decode a request: no variables to change")
 	case r.Op == opUsage && r.Usage == nil:
 		return request{}, errors.New("decode a request: usage without how often")
+	case r.Op == opGrow && r.Bytes <= 0:
+		return request{}, errors.New("decode a request: grow without a size")
 	case r.Op == opLoopback && (r.Loopback < 1 || r.Loopback > 1<<16-1):
 		return request{}, errors.New("decode a request: no port")
 	case r.Grace < 0:

@@ -53,6 +53,7 @@ type server struct {
 	vault  vault
 	ports  portTable
 	wanted *addresses
+	larger func(ctx context.Context, size int64) error
 	status func() Status
 	stops  chan<- stopRequest
 	// renames asks the main loop, as stops does.
@@ -156,6 +157,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.variables(ctx, conn, out, *r.Variables)
 	case opUsage:
 		return s.usage(ctx, conn, out, *r.Usage)
+	case opGrow:
+		return s.grow(ctx, conn, out, r.Bytes)
 	case opLogins:
 		return s.logins(ctx, conn, out)
 	case opRename:

@@ -225,7 +225,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 	}
 	s.server = &server{
 		guest: s.guest, vault: s.guest, wanted: s.guest.addresses, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
-		remounts: s.remounts, networks: s.networks, idle: s.idle, keep: s.keep, over: s.over, done: s.released, log: s.log,
+		remounts: s.remounts, networks: s.networks, larger: s.growDisk, idle: s.idle, keep: s.keep, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
 		return err

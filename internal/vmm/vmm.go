@@ -113,6 +113,12 @@ type Restorer interface {
 	Restore(ctx context.Context, spec Spec, dir string) (Machine, error)
 }
 
+// Grower is a Machine whose drives can become larger while it runs. The file was
+// made larger before; the guest is told by its device.
+type Grower interface {
+	GrowDrive(ctx context.Context, id string, size int64) error
+}
+
 // Memory is what a guest does with its memory, in bytes.
 type Memory struct {
 	Used     int64 // by its programs, kernel and caches

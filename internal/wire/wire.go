@@ -112,6 +112,7 @@ const (
 	StreamControl StreamKind = "control"
 	StreamSSH     StreamKind = "ssh"   // an SSH connection, the guest is the server
 	StreamBulk    StreamKind = "bulk"  // files: one line with the JSON of a Copy, then a stream of the room treecopy
+	StreamGrow    StreamKind = "grow"  // one line with the JSON of a GrowRequest, and its answer
 	StreamUsage   StreamKind = "usage" // one line with the JSON of a UsageRequest, then a line each time
 	StreamPort    StreamKind = "port"  // one line with the JSON of a PortRequest, and its answer
 )

@@ -3,6 +3,7 @@
 package vm_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,41 @@ func TestResize(t *testing.T) {
 	}
 	if r := w.run(t, nil, "resize", name, "--disk", "10G"); r.status != 2 {
 		t.Errorf("making it smaller: %+v", r)
+	}
+}
+
+// TestDiskGrowsWhileItRuns fills more than the disk had, without a stop in between.
+func TestDiskGrowsWhileItRuns(t *testing.T) {
+	w := theWorld
+	const name = "growing"
+	w.must(t, "claude", "start", "-n", name, "--no-mount", "--no-attach", "--memory", "1G", "--cpus", "1", "--disk", "1G")
+	t.Cleanup(func() { w.remove(name) })
+	size := func() string {
+		return strings.TrimSpace(w.must(t, "exec", name, "--", "sh", "-c", "df -BM --output=size /workspace | tail -1 | tr -d ' M'"))
+	}
+	boot := w.must(t, "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id")
+	w.must(t, "exec", name, "--", "sh", "-c", "echo kept >/workspace/f")
+	before := size()
+	if out := w.run(t, nil, "resize", name, "--disk", "5G"); out.status != 0 || !strings.Contains(out.stderr, "a disk of 5.0 GiB now") {
+		t.Fatalf("resize: %+v", out)
+	}
+	var grown int
+	if _, err := fmt.Sscan(size(), &grown); err != nil || grown < 4500 || grown > 5120 {
+		t.Errorf("the disk had %s MiB and has %d, want nearly 5 GiB", before, grown)
+	}
+	// More than a GiB, which the disk would not have held; no file of the host takes it.
+	w.must(t, "exec", name, "--", "sh", "-c", "fallocate -l 2G /workspace/large && rm /workspace/large && sync")
+	if got := w.must(t, "exec", name, "--", "cat", "/proc/sys/kernel/random/boot_id", "/workspace/f"); got != boot+"kept\n" {
+		t.Errorf("boot and file: %q, want %q", got, boot+"kept\n")
+	}
+	if r := w.run(t, nil, "resize", name, "--disk", "2G"); r.status != 2 {
+		t.Errorf("making it smaller: %+v", r)
+	}
+	w.must(t, "stop", name)
+	w.must(t, "start", name, "--no-attach")
+	var again int
+	if _, err := fmt.Sscan(size(), &again); err != nil || again != grown {
+		t.Errorf("after a restart the disk has %d MiB, had %d", again, grown)
 	}
 }
 

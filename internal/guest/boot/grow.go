@@ -3,6 +3,7 @@
 package boot
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ func grow(drive, mounted string) error {
 	if want <= has {
 		return nil
 	}
-	dir, err := os.Open(mounted)
+	dir, err := os.Open(mounted) // through a handle that only names the folder, too
 	if err != nil {
 		return fmt.Errorf("grow scratch: %w", err)
 	}
@@ -58,4 +59,33 @@ func extent(head []byte) (blocks, size uint64) {
 		blocks |= number(0x150) << 32
 	}
 	return blocks, size
+}
+
+// GrowScratch waits until the scratch drive, whose device the host makes larger
+// meanwhile, has so many bytes, and makes the file system as large. It gives the
+// size that the drive has.
+func (r *Root) GrowScratch(ctx context.Context, size int64) (int64, error) {
+	var has int64
+	err := Await(ctx, func() (enough bool, err error) {
+		has, err = measure(r.drive)
+		return has >= size, err
+	})
+	if err != nil {
+		return has, fmt.Errorf("wait for a drive of %d bytes: %w", size, err)
+	}
+	return has, grow(r.drive, fmt.Sprintf("/proc/self/fd/%d", r.scratch.Fd()))
+}
+
+// measure gives the size of a drive in bytes.
+func measure(drive string) (int64, error) {
+	device, err := os.Open(drive)
+	if err != nil {
+		return 0, fmt.Errorf("open drive: %w", err)
+	}
+	defer device.Close()
+	size, err := device.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, fmt.Errorf("measure drive %s: %w", drive, err)
+	}
+	return size, nil
 }

@@ -41,6 +41,7 @@ type Builder struct {
 // Root is a built root file system, not yet switched to.
 type Root struct {
 	Dir     string
+	drive   string   // of the scratch
 	scratch *os.File // keeps the scratch reachable for the remount at the end
 	settle  func() error
 
@@ -53,7 +54,7 @@ func (b Builder) Build(ctx context.Context) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	root := &Root{Dir: rootDir, scratch: scratch, generation: b.Options.Generation, settle: func() error { return nil }}
+	root := &Root{Dir: rootDir, drive: b.Drives[wire.ScratchRole], scratch: scratch, generation: b.Options.Generation, settle: func() error { return nil }}
 	if err := os.MkdirAll(rootDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make root: %w", err)
 	}

@@ -132,6 +132,7 @@ func life(t *testing.T, s Setup, layer string) {
 	t.Run("Devices", func(t *testing.T) { devices(t, s, first) })
 	t.Run("ReadOnlyLayer", func(t *testing.T) { readOnly(t, c, layer) })
 	t.Run("Scratch", func(t *testing.T) { writable(t, c, b.scratch) })
+	t.Run("Grow", func(t *testing.T) { growing(t, b, c) })
 	t.Run("Console", func(t *testing.T) { sayings(t, c, b.console) })
 	t.Run("Throughput", func(t *testing.T) { throughput(t, c, s) })
 	t.Run("Network", func(t *testing.T) { talk(t, c, b.network, s.Bulk) })
@@ -188,6 +189,41 @@ func writable(t *testing.T, c *client, scratch string) {
 	}
 	if text := readDrive(t, scratch, 4100); text[4096:] != "kept" {
 		t.Errorf("a flushed write did not reach the file: %q", text[4096:])
+	}
+}
+
+// growing makes the scratch larger while the machine runs, where it can.
+func growing(t *testing.T, b *bench, c *client) {
+	machine, ok := b.machine.(vmm.Grower)
+	if !ok {
+		t.Skip("its drives have one size")
+	}
+	const size = 3 * scratchBytes
+	if err := os.Truncate(b.scratch, size); err != nil {
+		t.Fatal(err)
+	}
+	if err := machine.GrowDrive(t.Context(), "scratch", size); err != nil {
+		t.Fatal(err)
+	}
+	var has int64
+	for range 100 { // the guest's kernel hears of it when it gets to it
+		for _, d := range c.look(t).Drives {
+			if d.ID == "scratch" {
+				has = d.Bytes
+			}
+		}
+		if has == size {
+			break
+		}
+	}
+	if has != size {
+		t.Errorf("the guest sees %d bytes, want %d", has, size)
+	}
+	if got := c.ask(t, guest.Request{Op: guest.Write, Drive: "scratch", Data: []byte("new"), Offset: size - 4096}); got.Error != "" {
+		t.Errorf("write to what is new: %s", got.Error)
+	}
+	if err := machine.GrowDrive(t.Context(), "nothere", size); err == nil {
+		t.Error("a drive that is not there has grown")
 	}
 }
 

@@ -66,7 +66,13 @@ func TestCalls(t *testing.T) {
 	if err := c.get(t.Context(), "/", "the machine", &i); err != nil || i.State != "Paused" {
 		t.Errorf("%+v, %v", i, err)
 	}
-	if got := s.Carried(); len(got) != 8 || !slices.Contains(got, "PUT /drives/layer0") {
+	if err := c.patch(t.Context(), "/drives/layer0", "the drive", driveUpdate{ID: "layer0", Path: "/drives/layer0"}); err != nil {
+		t.Error(err)
+	}
+	if err := c.patch(t.Context(), "/drives/other", "the drive", driveUpdate{ID: "other", Path: "/drives/other"}); err == nil {
+		t.Error("a drive that is not there was changed")
+	}
+	if got := s.Carried(); len(got) != 9 || !slices.Contains(got, "PUT /drives/layer0") {
 		t.Errorf("carried out: %q", got)
 	}
 }

@@ -372,3 +372,8 @@ func (l lossless) Write(p []byte) (int, error) {
 	_, _ = l.to.Write(p)
 	return len(p), nil
 }
+
+// GrowDrive tells the guest that a drive is as large as its file is now.
+func (m *machine) GrowDrive(ctx context.Context, id string, _ int64) error {
+	return m.client().patch(ctx, "/drives/"+driveID(id), "drive "+id, driveUpdate{ID: driveID(id), Path: drivesAt + "/" + id})
+}

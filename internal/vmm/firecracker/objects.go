@@ -23,6 +23,12 @@ type driveConfig struct {
 	Cache    string `json:"cache_type"`
 }
 
+// driveUpdate makes Firecracker look at a drive's file again.
+type driveUpdate struct {
+	ID   string `json:"drive_id"`
+	Path string `json:"path_on_host"`
+}
+
 // Cache types: with Writeback a flush of the guest reaches the disk, with Unsafe
 // Firecracker does not even offer flushes.
 const (

@@ -229,6 +229,15 @@ func (m *machine) Kill() error {
 	return nil
 }
 
+// GrowDrive tells the guest that a drive is as large as its file is now.
+func (m *machine) GrowDrive(ctx context.Context, id string, size int64) error {
+	arguments := map[string]any{"node-name": id, "size": size}
+	if err := m.mon.executeWith(ctx, "block_resize", arguments, nil); err != nil {
+		return fmt.Errorf("virtual machine %s: grow drive %s: %w", m.name, id, err)
+	}
+	return nil
+}
+
 // Pid is QEMU's process id.
 func (m *machine) Pid() int { return m.child.Pid() }
 

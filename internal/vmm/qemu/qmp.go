@@ -114,12 +114,17 @@ func (m *monitor) read(on func(string, json.RawMessage)) {
 
 // execute runs one command and decodes its answer into result, which may be nil.
 func (m *monitor) execute(ctx context.Context, command string, result any) error {
+	return m.executeWith(ctx, command, struct{}{}, result)
+}
+
+// executeWith is execute with arguments.
+func (m *monitor) executeWith(ctx context.Context, command string, arguments, result any) error {
 	answer := make(chan message, 1)
 	m.mu.Lock()
 	m.nextID++
 	id := m.nextID
 	m.pending[id] = answer
-	line, err := json.Marshal(map[string]any{"execute": command, "id": id})
+	line, err := json.Marshal(map[string]any{"execute": command, "arguments": arguments, "id": id})
 	if err == nil {
 		_, err = m.conn.Write(append(line, '\n'))
 	}

@@ -36,6 +36,7 @@ var fields = map[string][]string{
 	"PUT /snapshot/load":        {"snapshot_path", "mem_backend", "enable_diff_snapshots", "resume_vm"},
 	"PATCH /vm":                 {"state"},
 	"PATCH /balloon":            {"amount_mib"},
+	"PATCH /drives/*":           {"drive_id", "path_on_host"},
 }
 
 // Server is one stand-in. Its fields are set before Serve.
@@ -159,7 +160,7 @@ func (s *Server) carryOut(method, name string, body []byte) string {
 
 // kindOf replaces the name of a drive or card by a star.
 func kindOf(name string) string {
-	for _, many := range []string{"PUT /drives/", "PUT /network-interfaces/"} {
+	for _, many := range []string{"PUT /drives/", "PATCH /drives/", "PUT /network-interfaces/"} {
 		if strings.HasPrefix(name, many) {
 			return many + "*"
 		}
@@ -185,6 +186,10 @@ func (s *Server) allow(kind string, values map[string]any) string {
 	case kind == "PATCH /vm" && started:
 		s.state = map[any]string{"Paused": "Paused", "Resumed": "Running"}[values["state"]]
 	case kind == "PATCH /balloon" && started:
+	case kind == "PATCH /drives/*" && started:
+		if id, _ := values["drive_id"].(string); !slices.Contains(s.set, "PUT /drives/"+id) {
+			return "Unable to patch the block device: Invalid block device ID"
+		}
 	case kind == "PUT /actions":
 		return s.act(values["action_type"], started)
 	case kind == "PUT /metrics" && slices.Contains(s.set, kind):
