@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +23,15 @@ type logsOptions struct {
 	Supervisor bool
 	Network    bool
 	Service    string // log of this service of the guest, which must run
+	JSON       bool
+}
+
+// logView is a log in JSON, as it is: nothing is taken out of its lines.
+type logView struct {
+	Sandbox   string   `json:"sandbox"`
+	Log       string   `json:"log"` // console, supervisor, network, or the name of a service
+	Lines     []string `json:"lines"`
+	Truncated bool     `json:"truncated"` // it was longer than 16 MiB
 }
 
 func newLogs(app *App, run func(context.Context, *App, logsOptions) error) *cobra.Command {
@@ -40,7 +51,8 @@ With -f it goes on until the sandbox stops. Ctrl-C ends it with status 130.`,
   smolvm logs -f claude-code
   smolvm logs --supervisor claude-code
   smolvm logs --network claude-code
-  smolvm logs --service gateway openclaw`,
+  smolvm logs --service gateway openclaw
+  smolvm logs --json claude-code`,
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,19 +64,52 @@ With -f it goes on until the sandbox stops. Ctrl-C ends it with status 130.`,
 	cmd.Flags().BoolVar(&o.Supervisor, "supervisor", false, "the log of the sandbox's supervisor instead")
 	cmd.Flags().BoolVar(&o.Network, "network", false, "the log of its connections instead, lines of JSON")
 	cmd.Flags().StringVar(&o.Service, "service", "", "the log of the sandbox's service `NAME` instead")
+	jsonFlag(cmd, &o.JSON, "the log's lines")
 	cmd.MarkFlagsMutuallyExclusive("supervisor", "network", "service")
 	return cmd
 }
 
 func runLogs(ctx context.Context, app *App, o logsOptions) error {
-	boxes, s, err := app.one(o.Name)
+	if !o.JSON {
+		return app.writeLog(ctx, app.logWriter(), o)
+	}
+	if o.Follow {
+		return refuse("Leave one of them out.", "--json writes one document, which -f has no end for")
+	}
+	text := &capture{limit: capturedMax}
+	if err := app.writeLog(ctx, text, o); err != nil {
+		return err
+	}
+	view := logView{Sandbox: o.Name, Log: "console", Lines: linesOf(text.String()), Truncated: text.full}
+	switch {
+	case o.Supervisor:
+		view.Log = "supervisor"
+	case o.Network:
+		view.Log = "network"
+	}
+	view.Log = cmp.Or(o.Service, view.Log)
+	return ui.WriteData(app.Streams.Out, view)
+}
+
+// linesOf splits a text at its line ends, which terminals' are, too.
+func linesOf(text string) []string {
+	lines := []string{}
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.TrimRight(line, "\r\n"))
+	}
+	return lines
+}
+
+// writeLog writes the log that is asked for.
+func (a *App) writeLog(ctx context.Context, out io.Writer, o logsOptions) error {
+	boxes, s, err := a.one(o.Name)
 	if err != nil {
 		return err
 	}
 	if o.Service != "" {
-		return app.serviceLogs(ctx, boxes, s, o)
+		return a.serviceLogs(ctx, boxes, s, out, o)
 	}
-	folder, err := app.folder(o.Name)
+	folder, err := a.folder(o.Name)
 	if err != nil {
 		return err
 	}
@@ -75,7 +120,6 @@ func runLogs(ctx context.Context, app *App, o logsOptions) error {
 	case o.Network:
 		path = folder.NetworkLog()
 	}
-	out := app.logWriter()
 	if !o.Follow || s.State != sandbox.Running {
 		return copyLog(out, path)
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"io"
 	"slices"
 	"strings"
 
@@ -19,7 +20,7 @@ const (
 )
 
 // serviceLogs shows the log of a service, which the guest keeps.
-func (a *App) serviceLogs(ctx context.Context, boxes sandboxes, s sandbox.Status, o logsOptions) error {
+func (a *App) serviceLogs(ctx context.Context, boxes sandboxes, s sandbox.Status, out io.Writer, o logsOptions) error {
 	if err := hasService(s.Services, o.Service, o.Name); err != nil {
 		return err
 	}
@@ -34,7 +35,7 @@ func (a *App) serviceLogs(ctx context.Context, boxes sandboxes, s sandbox.Status
 	}
 	status, err := conn.Exec(ctx, supervise.Command{Start: wire.Start{
 		Argv: []string{"/bin/sh", "-c", script, "sh", serviceLog(o.Service)}, Dir: "/",
-	}}, supervise.Streams{In: strings.NewReader(""), Out: a.logWriter(), Err: a.Streams.Err})
+	}}, supervise.Streams{In: strings.NewReader(""), Out: out, Err: a.Streams.Err})
 	switch {
 	case o.Follow && ctx.Err() != nil:
 		return programExit(fault.Interrupted.Exit())
