@@ -14,9 +14,9 @@ import (
 	"github.com/smolvm/smolvm/internal/ui"
 )
 
-// maxKept bounds what a sandbox's kept variables take, in bytes: they share a
+// maxVariables bounds what a sandbox's kept variables take, in bytes: they share a
 // message with the login files.
-const maxKept = 16 << 10
+const maxVariables = 16 << 10
 
 // envOptions are what `env` was asked for.
 type envOptions struct {
@@ -53,7 +53,7 @@ settings, and weaker than -e of a start.
 VARIABLE=VALUE is kept in the sandbox's folder, in a file of its own that only you
 can read. VARIABLE alone keeps the name, and its value is read from your environment
 at each start: that is the way for secrets. Variables that hold the credentials of
-the sandbox's agent are refused with a value.`,
+the sandbox's agent are refused with a value, and count from the next start on.`,
 		Example: `  smolvm env set claude-code MODE=test
   smolvm env set claude-code GITHUB_TOKEN`,
 		Args: usage(cobra.MinimumNArgs(2)),
@@ -120,9 +120,10 @@ func runEnvSet(ctx context.Context, app *App, o envOptions) error {
 	if err != nil {
 		return err
 	}
-	if n := len(strings.Join(append(kept, o.Entries...), "\n")); n > maxKept {
-		return refuse("Keep fewer or shorter ones.", "the variables of sandbox %q would take %d bytes, at most %d are possible", o.Name, n, maxKept)
+	if n := len(strings.Join(append(kept, o.Entries...), "\n")); n > maxVariables {
+		return refuse("Keep fewer or shorter ones.", "the variables of sandbox %q would take %d bytes, at most %d are possible", o.Name, n, maxVariables)
 	}
+	maps.DeleteFunc(values, func(name string, _ string) bool { return slices.Contains(p.Environment, name) })
 	return app.changeEnv(ctx, boxes, o, lastEntries(o.Entries), nil, values)
 }
 
@@ -177,7 +178,11 @@ func (a *App) changeEnv(ctx context.Context, boxes sandboxes, o envOptions, set,
 		return ui.WriteData(a.Streams.Out, variablesOf(kept))
 	}
 	if len(set) > 0 {
-		a.Streams.Say("the agent of %s gets: %s", o.Name, strings.Join(slices.Sorted(maps.Keys(values)), ", "))
+		var names []string
+		for _, entry := range set {
+			names = append(names, sandbox.EntryName(entry))
+		}
+		a.Streams.Say("the agent of %s gets: %s", o.Name, strings.Join(names, ", "))
 	} else {
 		a.Streams.Say("the agent of %s does not get any more: %s", o.Name, strings.Join(unset, ", "))
 	}

@@ -76,8 +76,8 @@ type fakeWorld struct {
 	environ   map[string]string
 	listening []wire.Listening
 	usage     func(ctx context.Context, name string, take func(wire.Usage) bool) error
-	kept      map[string][]string
-	taken     int // a port of this computer
+	variables map[string][]string // that env keeps
+	taken     int                 // a port of this computer
 	// programCtx stands in for program where its context matters.
 	programCtx func(context.Context, supervise.Command, supervise.Streams) (int, error)
 	started    func(ctx context.Context)
@@ -495,17 +495,17 @@ func (w *fakeWorld) Forward(ctx context.Context, name string, f port.Forward) (p
 	return f, nil
 }
 
-func (w *fakeWorld) Environment(name string) ([]string, error) { return w.kept[name], nil }
+func (w *fakeWorld) Environment(name string) ([]string, error) { return w.variables[name], nil }
 
 func (w *fakeWorld) SetEnvironment(_ context.Context, name string, entries, names []string, values map[string]string) ([]string, error) {
 	w.note("environment %s set=%v unset=%v values=%v", name, entries, names, values)
-	if w.kept == nil {
-		w.kept = map[string][]string{}
+	if w.variables == nil {
+		w.variables = map[string][]string{}
 	}
-	w.kept[name] = append(slices.DeleteFunc(slices.Clone(w.kept[name]), func(entry string) bool {
+	w.variables[name] = append(slices.DeleteFunc(slices.Clone(w.variables[name]), func(entry string) bool {
 		return slices.Contains(names, sandbox.EntryName(entry))
 	}), entries...)
-	return w.kept[name], nil
+	return w.variables[name], nil
 }
 
 func (w *fakeWorld) Unforward(_ context.Context, name string, f port.Forward) error {

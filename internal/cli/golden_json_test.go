@@ -48,7 +48,7 @@ func TestGoldenEnvelopes(t *testing.T) {
 
 func goldenEnvelope(t *testing.T, file, line string) {
 	w, here := copyWorld(t), t.TempDir()
-	w.kept = map[string][]string{"box": {"MODE=test", "TOKEN"}}
+	w.variables = map[string][]string{"box": {"MODE=test", "TOKEN"}}
 	w.program = func(_ supervise.Command, s supervise.Streams) (int, error) {
 		_, _ = s.Out.Write([]byte("out\x1b[1m\n"))
 		_, _ = s.Err.Write([]byte("err\n"))

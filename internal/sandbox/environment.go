@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -17,10 +16,13 @@ func (m *Manager) Environment(name string) ([]string, error) { return m.Book.Env
 
 // SetEnvironment adds and removes such variables: entries are set, or replaced;
 // names are removed. Where the sandbox runs, its sessions that begin from now on
-// follow; values are those of all entries.
+// get values and lose names.
 func (m *Manager) SetEnvironment(ctx context.Context, name string, entries, names []string, values map[string]string) ([]string, error) {
 	all, err := m.Book.ChangeEnvironment(name, func(all []string) []string {
-		gone := append(slices.Collect(maps.Keys(values)), names...)
+		gone := slices.Clone(names)
+		for _, entry := range entries {
+			gone = append(gone, EntryName(entry))
+		}
 		all = slices.DeleteFunc(all, func(entry string) bool { return slices.Contains(gone, EntryName(entry)) })
 		all = append(all, entries...)
 		slices.Sort(all)
