@@ -160,6 +160,15 @@ func runPresetShow(_ context.Context, app *App, o presetShowOptions) error {
 	return err
 }
 
+// rulesText says what of a preset's variables never enters a sandbox.
+func rulesText(all []preset.Credential) string {
+	var parts []string
+	for _, rule := range all {
+		parts = append(parts, rule.Name+" for "+rule.Host)
+	}
+	return strings.Join(parts, ", ")
+}
+
 func presetText(p preset.Preset) string {
 	var out strings.Builder
 	facts(&out, "", [][2]string{
@@ -172,6 +181,7 @@ func presetText(p preset.Preset) string {
 		{"starts", strings.Join(p.Launch, " ")},
 		{"--ask", strings.Join(p.Ask, " ")},
 		{"uses", strings.Join(p.Environment, ", ")},
+		{"kept out", rulesText(p.Credentials)},
 		{"logins", loginText(p.Logins)},
 		{"ports", joinPorts(p.Ports)},
 		{"memory", ui.Bytes(p.Resources.MemoryMiB << 20)},
