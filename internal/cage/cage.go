@@ -31,8 +31,15 @@ const Word = "cage"
 // planFD is where the stage finds its plan: the first of the command's ExtraFiles.
 const planFD = 3
 
+// FirstFile is the descriptor under which the program finds the first of the files
+// that it was given with Command.
+const FirstFile = planFD + 1
+
 // maxPlan is what a pipe takes without anybody reading.
-const maxPlan = 32 << 10
+const maxPlan = 60 << 10
+
+// maxFiles bounds the files that a program is given.
+const maxFiles = 64
 
 // Exit statuses of a stage that could not build the cage, and of one that built it
 // and could not run the program in it.
@@ -47,6 +54,7 @@ type Plan struct {
 	Binds    []Bind   `json:"binds"`
 	Program  string   `json:"program"` // path inside; empty: the cage is only tried
 	Args     []string `json:"args"`
+	Files    int      `json:"files"` // open files that the program is given besides the standard ones; set by Command
 	Limits   Limits   `json:"limits"`
 	OOMScore int      `json:"oom_score"` // added to the program's badness when memory runs out
 	// Tap is the cage's network card; nil: none. Who starts the command gives it a
@@ -70,9 +78,11 @@ type Limits struct {
 	Processes uint64 `json:"processes"` // and threads
 }
 
-// Command makes the command that runs plan. It is started with process.StartBound,
-// by a caller that then closes the command's ExtraFiles.
-func Command(ctx context.Context, runner *process.Runner, plan Plan) (*process.Cmd, error) {
+// Command makes the command that runs plan. The program gets the files, from
+// FirstFile on, and no others. It is started with process.StartBound, by a caller
+// that then closes the command's ExtraFiles, of which the first is the plan.
+func Command(ctx context.Context, runner *process.Runner, plan Plan, files ...*os.File) (*process.Cmd, error) {
+	plan.Files = len(files)
 	text, err := json.Marshal(plan)
 	if err != nil {
 		return nil, fmt.Errorf("plan a cage: %w", err)
@@ -91,7 +101,7 @@ func Command(ctx context.Context, runner *process.Runner, plan Plan) (*process.C
 	cmd := runner.Command(ctx, process.Self, Word)
 	process.InCage(cmd)
 	cmd.Dir, cmd.Env = "/", []string{}
-	cmd.ExtraFiles = []*os.File{read} // planFD
+	cmd.ExtraFiles = append([]*os.File{read}, files...) // planFD, FirstFile
 	return cmd, nil
 }
 
@@ -112,6 +122,9 @@ func readPlan(from io.Reader) (Plan, error) {
 func (p Plan) check() error {
 	if !filepath.IsAbs(p.Root) {
 		return fmt.Errorf("plan of a cage: root %q is not absolute", p.Root)
+	}
+	if p.Files < 0 || p.Files > maxFiles {
+		return fmt.Errorf("plan of a cage: %d open files", p.Files)
 	}
 	for _, b := range p.Binds {
 		if !filepath.IsAbs(b.From) || !filepath.IsAbs(b.To) || filepath.Clean(b.To) != b.To || b.To == "/" {

@@ -1,6 +1,7 @@
 package cage
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -13,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		os.Exit(escape(os.Args[2:]))
 	case len(os.Args) > 1 && os.Args[1] == tapUser:
 		os.Exit(useTap())
+	case len(os.Args) > 1 && os.Args[1] == jailer:
+		os.Exit(keep(os.Args[2]))
+	case len(os.Args) > 1 && os.Args[1] == giver:
+		os.Exit(give())
 	}
 	os.Exit(m.Run())
 }
@@ -298,46 +302,131 @@ func listen(t *testing.T) string {
 	return strconv.Itoa(at.(*unix.SockaddrInet4).Port)
 }
 
-// TestDiesWithItsParent kills the process that started a cage.
+// jailer is the word by which the test's own binary starts a cage, says which process
+// is in it, and waits.
+const jailer = "jailer"
+
+const badness = 321
+
+func keep(root string) int {
+	self, err := os.Executable()
+	if err != nil {
+		return 1
+	}
+	cmd, err := Command(context.Background(), process.New(process.Options{Environ: os.Environ(), Self: self}), Plan{
+		Root: root, Program: "/program", Args: []string{"-test.run", "^TestWait$"}, OOMScore: badness,
+		Binds: []Bind{{From: self, To: "/program", Program: true}},
+	})
+	if err != nil {
+		return 1
+	}
+	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 1
+	}
+	child, err := process.StartBound(cmd)
+	if err != nil {
+		return 1
+	}
+	_, _ = io.ReadFull(out, make([]byte, 7)) // "waiting": the program runs
+	fmt.Println(child.Pid())
+	_ = child.Wait()
+	return 0
+}
+
+// TestDiesWithItsParent kills, as nothing could prevent, the process that started a
+// cage, and sees what was in the cage end.
 func TestDiesWithItsParent(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	needCage(t, process.New(process.Options{Environ: os.Environ(), Self: self}))
+	in, hold, err := os.Pipe() // held open: the program in the cage never ends by itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = in.Close(), hold.Close() }()
+	parent := exec.Command(self, jailer, t.TempDir())
+	parent.Stdin, parent.Stderr = in, os.Stderr
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("the parent started no cage: %v", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	prisoner, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(prisoner) }()
+	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+	if strings.TrimSpace(string(score)) != strconv.Itoa(badness) {
+		t.Errorf("its badness is %q, %v", score, err)
+	}
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = parent.Wait() // killed
+	ended := []unix.PollFd{{Fd: int32(prisoner), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ended, 10_000); n != 1 {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		t.Fatalf("what is in the cage outlives the process that made it (%v)", err)
+	}
+}
+
+// TestFiles gives a program a file, and sees that it gets that one and no other.
+func TestFiles(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	runner := process.New(process.Options{Environ: os.Environ(), Self: self})
 	needCage(t, runner)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	cmd, err := Command(ctx, runner, Plan{
-		Root: t.TempDir(), Program: "/program", Args: []string{"-test.run", "^TestWait$"},
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	cmd, err := Command(t.Context(), runner, Plan{
+		Root: t.TempDir(), Program: "/program", Args: []string{giver},
 		Binds: []Bind{{From: self, To: "/program", Program: true}},
-	})
+	}, write)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.ExtraFiles[0].Close()
-	in, hold, err := os.Pipe()
+	cmd.ExtraFiles = append(cmd.ExtraFiles, write) // one too many
+	err = process.Run(cmd)
+	_, _ = cmd.ExtraFiles[0].Close(), write.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer hold.Close()
-	defer in.Close()
-	cmd.Stdin = in
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	if text, err := io.ReadAll(read); string(text) != "given; not given" {
+		t.Errorf("it wrote %q, %v", text, err)
 	}
-	child, err := process.StartBound(cmd)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// giver is the word by which the test's own binary writes into the files it has.
+const giver = "giver"
+
+func give() int {
+	if _, err := unix.Write(FirstFile, []byte("given; ")); err != nil {
+		return 1
 	}
-	if _, err := io.ReadFull(out, make([]byte, 7)); err != nil {
-		t.Fatalf("it does not wait: %v", err)
+	if _, err := unix.FcntlInt(FirstFile+1, unix.F_GETFD, 0); errors.Is(err, unix.EBADF) {
+		_, _ = unix.Write(FirstFile, []byte("not given"))
 	}
-	child.Kill() // the stage is what was started, and the program took its place
-	if err := child.Wait(); err == nil {
-		t.Error("a killed program ended well")
-	}
+	return 0
 }
 
 // TestWait is a program for other tests: it waits for the end of its input.

@@ -37,9 +37,9 @@ func Stage(errs io.Writer) int {
 
 // build makes the cage; what comes first needs what comes later takes away.
 func (p Plan) build() error {
-	// The pipe of the plan is closed; all else that this process was not told of
-	// must not reach the program either.
-	if err := unix.CloseRange(planFD, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+	// The pipe of the plan is closed, and what else is open there the runtime opened,
+	// closed at exec; what this process was not told of must not reach the program either.
+	if err := unix.CloseRange(uint(FirstFile+p.Files), 1<<31-1, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("close files: %w", err)
 	}
 	for _, step := range []struct {
@@ -86,7 +86,7 @@ func (p Plan) buildRoot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("leave the mounts of others alone: %w", err)
 	}
-	if err := unix.Mount("cage", p.Root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=256k,nr_inodes=256"); err != nil {
+	if err := unix.Mount("cage", p.Root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=1m,nr_inodes=2048"); err != nil {
 		return fmt.Errorf("mount %s: %w", p.Root, err)
 	}
 	for _, b := range p.Binds {
@@ -176,7 +176,7 @@ func (l Limits) set() error {
 	for resource, limit := range map[int]uint64{
 		unix.RLIMIT_AS: l.Memory, unix.RLIMIT_NOFILE: l.Files, unix.RLIMIT_NPROC: l.Processes,
 	} {
-		if limit == 0 {
+		if limit == 0 || resource == unix.RLIMIT_NPROC && !countsByNamespace() {
 			continue
 		}
 		var now unix.Rlimit
@@ -189,6 +189,19 @@ func (l Limits) set() error {
 		}
 	}
 	return setLimit(unix.RLIMIT_CORE, 0) // memory of a guest belongs in no file
+}
+
+// countsByNamespace tells whether the kernel counts processes in a user namespace by
+// themselves, as Linux does since 5.14. Before, those that the user runs outside would
+// count, and the program could not even start a thread.
+func countsByNamespace() bool {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return false
+	}
+	var major, minor int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	return err == nil && (major > 5 || major == 5 && minor >= 14)
 }
 
 // setLimit sets both limits. The Go runtime would put the number of open files back

@@ -23,9 +23,9 @@ type Tap struct {
 // TapDevice is where programs open taps; a cage with one has to show it.
 const TapDevice = "/dev/net/tun"
 
-// handoutFD is where the stage finds the socket of a Handout: the second of the
-// command's ExtraFiles.
-const handoutFD = planFD + 1
+// handoutFD is where the stage finds the socket of a Handout: behind the plan and the
+// files that the program is given.
+func (p Plan) handoutFD() int { return FirstFile + p.Files }
 
 // Handout is the way on which the other end of a cage's tap comes out of the cage.
 type Handout struct {

@@ -27,7 +27,7 @@ func (p Plan) makeTap() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Sendmsg(handoutFD, []byte{0}, unix.UnixRights(far), nil, 0), unix.Close(far), unix.Close(handoutFD))
+	return errors.Join(unix.Sendmsg(p.handoutFD(), []byte{0}, unix.UnixRights(far), nil, 0), unix.Close(far), unix.Close(p.handoutFD()))
 }
 
 // create makes an interface that stays for whoever has this user's name.

@@ -314,7 +314,7 @@ func (w *fakeWorld) note(format string, args ...any) {
 // add puts a sandbox into the world.
 func (w *fakeWorld) add(name, state string) {
 	w.boxes[name] = sandbox.Status{State: state, Record: record.Record{
-		Name: name, ID: "id-" + name, Preset: "claude-code", Arch: "amd64", VMM: "qemu", Accel: "tcg",
+		Name: name, ID: "id-" + name, Preset: "claude-code", Arch: "amd64", VMM: "qemu", Accel: "tcg", Confinement: record.Caged,
 		Agent: record.Agent{Name: "claude-code", Version: "9.8.7"}, Launch: []string{"claude", "--yolo"},
 		Image: record.Image{
 			Release: "2026.1", KernelVersion: "6.12.1-cloud", StandIn: "Debian's cloud kernel",

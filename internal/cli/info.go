@@ -224,5 +224,11 @@ func machineText(i sandboxInfo) string {
 	if i.Accel == "tcg" {
 		text += " (emulated: slow)"
 	}
+	switch i.Cage {
+	case record.Caged:
+		text += ", in a cage"
+	case record.Uncaged:
+		text += ", not in a cage"
+	}
 	return text
 }

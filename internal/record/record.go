@@ -42,6 +42,12 @@ const (
 	Created  = "created"  // it can be started
 )
 
+// The values of Record.Confinement.
+const (
+	Caged   = "cage" // the machine monitor saw nothing but its own files
+	Uncaged = "none"
+)
+
 // ErrIncomplete marks a sandbox folder without a record: its creation was
 // interrupted before the first record was written.
 var ErrIncomplete = errors.New("its creation was interrupted")
@@ -58,6 +64,7 @@ type Record struct {
 	VMM           string           `json:"vmm"`                 // qemu, firecracker
 	Accel         string           `json:"accel"`               // kvm, hvf, tcg
 	VMMProgram    *Program         `json:"vmm_program,omitempty"`
+	Confinement   string           `json:"confinement,omitempty"` // of the last start: Caged, Uncaged; empty: not known
 	Agent         Agent            `json:"agent"`
 	Launch        []string         `json:"launch"`
 	Arguments     []string         `json:"arguments,omitempty"` // after Launch when the user gives none

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sshx"
@@ -38,6 +39,32 @@ func (s *supervisor) spec(runDir string) (_ vmm.Spec, err error) {
 		CommandLine: commandLine(s.rec, mode, drives) + s.mounts.option(),
 		Drives:      drives, Network: s.rec.Network && !s.order.NoNet, RunDir: runDir, Console: io.MultiWriter(s.console, s.troubles),
 	}, nil
+}
+
+// confinement is how the machine's monitor is locked up, and tells the user of one that
+// could not be.
+func (s *supervisor) confinement() string {
+	m, ok := s.machine.(vmm.Confined)
+	if !ok {
+		return ""
+	}
+	caged, why := m.Confinement()
+	if caged {
+		return record.Caged
+	}
+	if why != nil {
+		s.starter.event(event.Event{Time: s.Now(), Kind: event.Notice, Text: clipLine(uncaged(why))})
+	}
+	return record.Uncaged
+}
+
+// uncaged is one line about a monitor without a cage, with what would give it one.
+func uncaged(why error) string {
+	text := plain(fmt.Sprintf("The virtual machine runs without a cage around it: %v.", why))
+	if hint := fault.HintOf(why); hint != "" {
+		text += " " + hint
+	}
+	return strings.ReplaceAll(text, "\n", " ")
 }
 
 // shared are the host's folders of this start.

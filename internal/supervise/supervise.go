@@ -254,10 +254,11 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 		return err
 	}
 	s.vmmPid.Store(int64(s.machine.Pid()))
+	s.rec.Confinement = s.confinement()
 	if err := s.connect(life); err != nil {
 		return err
 	}
-	s.log.Info("machine started", "pid", s.machine.Pid())
+	s.log.Info("machine started", "pid", s.machine.Pid(), "confinement", s.rec.Confinement)
 	s.running.Go(func() { s.mounts.serve(life, s.machine) })
 	s.running.Go(func() {
 		s.guest.run(life, s.machine)

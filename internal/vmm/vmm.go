@@ -68,6 +68,13 @@ type Machine interface {
 	Pid() int
 }
 
+// Confined is a Machine that tells how its monitor is locked up.
+type Confined interface {
+	// Confinement tells whether the monitor runs in a cage; where it does not, why says
+	// what forbids it, or is nil where the operating system knows none.
+	Confinement() (caged bool, why error)
+}
+
 // Networked is a Machine whose network is made in this process.
 type Networked interface {
 	// Card is the host's end of the machine's network card; nil without one. It

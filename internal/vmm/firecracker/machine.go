@@ -50,6 +50,11 @@ type machine struct {
 	err    error
 }
 
+var _ vmm.Confined = (*machine)(nil)
+
+// Confinement is always a cage: there is no Firecracker without.
+func (m *machine) Confinement() (caged bool, why error) { return true, nil }
+
 func tokenOption(token string) string { return wire.OptVsock + "=" + token }
 
 // newMachine makes all that outlives a reboot of the guest.

@@ -46,7 +46,14 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-func testRunner() *process.Runner { return process.New(process.Options{Environ: os.Environ()}) }
+// testRunner knows this program, so that machines get cages.
+func testRunner() *process.Runner {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return process.New(process.Options{Environ: os.Environ(), Self: self})
+}
 
 // testHost measures nothing: bogomips of an x86 Linux is twice its TSC in MHz.
 func testHost(t *testing.T) Host {

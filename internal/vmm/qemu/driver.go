@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -61,15 +60,29 @@ func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) 
 	if err := present(spec); err != nil {
 		return nil, err
 	}
+	if d.host.OS == "linux" {
+		p.cage, p.uncaged = d.confine(ctx, p.tool)
+	}
 	for {
 		m, said, err := d.launch(ctx, p)
 		if err == nil {
 			return m, nil
 		}
-		if ctx.Err() != nil || !p.workAround(said) {
+		if ctx.Err() != nil || !p.leaveCage(err) && !p.workAround(said) {
 			return nil, d.why(ctx, spec.Arch, err)
 		}
 	}
+}
+
+// leaveCage gives up the cage where it is what failed: QEMU without one still has its
+// own filter of system calls, and runs on systems that forbid cages.
+func (p *plan) leaveCage(failed error) bool {
+	var why *uncagedError
+	if p.cage == nil || !errors.As(failed, &why) {
+		return false
+	}
+	p.cage, p.uncaged = nil, why
+	return true
 }
 
 // why prefers what is wrong with this QEMU as such to how a start with it failed.
@@ -130,38 +143,59 @@ func (d *Driver) launch(ctx context.Context, p plan) (m *machine, said string, e
 	if err != nil {
 		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close(), link.Close(), linkChild.Close())
 	}
-	children := []*os.File{qmpChild, linkChild, shareChild} // qmpFD, linkFD, shareFD
-	end, err := newCard(p.spec.Network, &children)          // cardFD
+	children := []*os.File{qmpChild, linkChild, shareChild} // qmpSocket, linkSocket, shareSocket
+	end, err := newCard(p.spec.Network, &children)          // cardSocket
 	if err != nil {
 		return nil, "", errors.Join(err, qmp.Close(), link.Close(), share.Close(), closeAll(children))
 	}
-	tail := process.NewTail(nil)
-	// Not ctx: it ends the start, not the machine.
-	cmd := d.runner.Command(context.Background(), p.tool, p.arguments()...)
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = lossless{p.spec.Console}, tail
-	cmd.ExtraFiles = children
-	child, err := process.StartBound(cmd)
-	_ = closeAll(children)
-	if err != nil {
-		_, _, _ = qmp.Close(), link.Close(), share.Close()
-		end.hangUp()
-		return nil, "", fault.New(fault.Host, "", "start virtual machine %s: %w", p.spec.Name, err)
-	}
 	m = &machine{
-		name: p.spec.Name, child: child, tail: tail, qmp: qmp, ports: map[string]*port{linkID: newPort(link), shareID: newPort(share)}, card: end,
-		stopped: make(chan struct{}, 1), done: make(chan struct{}),
+		name: p.spec.Name, tail: process.NewTail(nil), qmp: qmp, ports: map[string]*port{linkID: newPort(link), shareID: newPort(share)}, card: end,
+		caged: p.cage != nil, uncaged: p.uncaged, stopped: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	release, err := d.spawn(m, p, children)
+	_ = closeAll(children)
+	defer release()
+	if err != nil {
+		_ = qmp.Close()
+		m.closePorts()
+		return nil, "", err
 	}
 	if err := m.begin(ctx); err != nil {
 		m.abandon()
-		if ctx.Err() != nil {
-			return nil, "", fmt.Errorf("start virtual machine %s: %w", p.spec.Name, ctx.Err())
-		}
-		said = tail.String()
-		return nil, said, fault.New(fault.Host, hintFor(said), "start virtual machine %s: %s did not come up: %s",
-			p.spec.Name, filepath.Base(cmd.Path), cause(said, err))
+		return nil, m.tail.String(), d.explain(ctx, m, p, err)
 	}
 	return m, "", nil
+}
+
+// spawn starts m's QEMU. What release lets go of is needed until it answers.
+func (d *Driver) spawn(m *machine, p plan, sockets []*os.File) (release func(), err error) {
+	cmd, release, err := d.command(p, sockets)
+	if err != nil {
+		return func() {}, err
+	}
+	cmd.Stdout, cmd.Stderr = lossless{p.spec.Console}, m.tail
+	m.child, err = process.StartBound(cmd)
+	switch {
+	case err != nil && m.caged:
+		err = &uncagedError{d.forbidden(err)}
+	case err != nil:
+		err = fault.New(fault.Host, "", "start virtual machine %s: %w", p.spec.Name, err)
+	}
+	return release, err
+}
+
+// explain says why a QEMU that has ended did not come up.
+func (d *Driver) explain(ctx context.Context, m *machine, p plan, err error) error {
+	said := m.tail.String()
+	if ctx.Err() != nil {
+		return fmt.Errorf("start virtual machine %s: %w", p.spec.Name, ctx.Err())
+	}
+	if m.caged {
+		if blamed := d.blame(m.child.Wait(), said); blamed != nil {
+			return blamed
+		}
+	}
+	return fault.New(fault.Host, hintFor(said), "start virtual machine %s: %s did not come up: %s", p.spec.Name, p.tool, cause(said, err))
 }
 
 func closeAll(files []*os.File) error {

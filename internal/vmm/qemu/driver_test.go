@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/vmm"
@@ -21,6 +22,9 @@ import (
 const childVariable = "QEMU_TEST_CHILD"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == cage.Word {
+		os.Exit(cage.Stage(os.Stderr))
+	}
 	if kernel := os.Getenv(childVariable); kernel != "" {
 		os.Exit(startAndWait(kernel))
 	}
@@ -46,7 +50,7 @@ func dull(kernel string) vmm.Spec {
 }
 
 // loop is a multiboot image of four bytes' work: hlt; jmp.
-func loop(t *testing.T) string {
+func loop(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "loop")
 	image := make([]byte, 8192)

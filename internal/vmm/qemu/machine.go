@@ -33,6 +33,8 @@ type machine struct {
 	ports   map[string]*port // by device
 	card    *card            // nil: without a network card
 	stopped chan struct{}    // QEMU said that the guest no longer runs
+	caged   bool
+	uncaged error // why it is not; nil: this system has no cages
 
 	done chan struct{} // closed when QEMU has ended and err is set
 

@@ -13,13 +13,17 @@ import (
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
-// Descriptors the child inherits: the first of exec.Cmd.ExtraFiles.
+// The sockets that QEMU inherits, in their order from plan.firstFD on.
 const (
-	qmpFD   = 3
-	linkFD  = 4
-	shareFD = 5
-	cardFD  = 6 // where there is a network card
+	qmpSocket = iota
+	linkSocket
+	shareSocket
+	cardSocket // where there is a network card
 )
+
+// firstFD is the descriptor of the first file that a program inherits besides the
+// standard ones.
+const firstFD = 3
 
 // plan is everything that is decided about a machine before QEMU starts. Its
 // fields are values that tests compare; arguments renders them.
@@ -32,6 +36,9 @@ type plan struct {
 	kernel  string // what the driver adds to the kernel command line
 	sandbox bool   // QEMU confines itself with seccomp
 	spec    vmm.Spec
+	firstFD int          // descriptor of the first socket
+	cage    *confinement // nil: it runs without
+	uncaged error        // why; nil: this system has no cages
 }
 
 // sandboxArgument lets QEMU keep only the system calls a running machine needs.
@@ -53,7 +60,7 @@ func newPlan(spec vmm.Spec, host Host) (plan, error) {
 	if err := check(spec); err != nil {
 		return plan{}, err
 	}
-	p := plan{spec: spec, accel: string(spec.Accel), sandbox: host.OS == "linux", kernel: kernelOptions}
+	p := plan{spec: spec, firstFD: firstFD, accel: string(spec.Accel), sandbox: host.OS == "linux", kernel: kernelOptions}
 	if spec.Accel == vmm.TCG {
 		// One thread per guest processor; by default QEMU does so only for guests
 		// whose memory order the host can keep.
@@ -166,7 +173,7 @@ func (p plan) arguments() []string {
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-M", p.machine, "-accel", p.accel, "-cpu", p.cpu,
 		"-smp", strconv.Itoa(s.CPUs), "-m", strconv.FormatInt(s.MemoryMiB, 10) + "M",
-		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD), "-mon", "chardev=qmp,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", p.firstFD+qmpSocket), "-mon", "chardev=qmp,mode=control",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-kernel", s.Kernel, "-initrd", s.Initrd,
 		"-append", strings.TrimSpace(p.kernel + " " + s.CommandLine),
@@ -179,9 +186,9 @@ func (p plan) arguments() []string {
 		args = append(args, "-global", "virtio-mmio.force-legacy=false")
 	}
 	args = append(args,
-		"-device", "virtio-serial-"+p.bus, "-chardev", fmt.Sprintf("socket,id=link,fd=%d", linkFD),
+		"-device", "virtio-serial-"+p.bus, "-chardev", fmt.Sprintf("socket,id=link,fd=%d", p.firstFD+linkSocket),
 		"-device", "virtserialport,id="+linkID+",chardev=link,name="+wire.PortName,
-		"-chardev", fmt.Sprintf("socket,id=share,fd=%d", shareFD),
+		"-chardev", fmt.Sprintf("socket,id=share,fd=%d", p.firstFD+shareSocket),
 		"-device", "virtserialport,id="+shareID+",chardev=share,name="+wire.SharePort,
 		"-device", "virtio-rng-"+p.bus)
 	for _, d := range s.Drives {
@@ -192,7 +199,7 @@ func (p plan) arguments() []string {
 		if p.bus != "device" {
 			device += ",romfile="
 		}
-		args = append(args, "-netdev", fmt.Sprintf("stream,id=net0,addr.type=fd,addr.str=%d", cardFD), "-device", device)
+		args = append(args, "-netdev", fmt.Sprintf("stream,id=net0,addr.type=fd,addr.str=%d", p.firstFD+cardSocket), "-device", device)
 	}
 	return args
 }
