@@ -136,6 +136,15 @@ func takeControl(ctx context.Context, session *yamux.Session) (*yamux.Stream, *b
 	return stream, lines, nil
 }
 
+// Ping returns when the guest has answered a question that only a guest that runs can
+// answer. It fails when the link ends, or after minutes.
+func (l *Link) Ping() error {
+	if _, err := l.session.Ping(); err != nil {
+		return fmt.Errorf("ask the guest whether it lives: %w", err)
+	}
+	return nil
+}
+
 // Messages delivers what the guest says, in order and to its last word, and is
 // closed when the link has ended.
 // A guest that talks faster than the receiver listens is held back.

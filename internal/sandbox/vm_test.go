@@ -113,6 +113,7 @@ func TestVM(t *testing.T) {
 		{"reboot", vmReboot},
 		{"stop and start", vmStopStart},
 		{"service stopped in order", vmServiceStopped},
+		{"hangs", vmHangs},
 		{"machine killed", vmMachineKilled},
 		{"supervisor killed", vmSupervisorKilled},
 	} {
@@ -371,6 +372,43 @@ func vmMachineKilled(t *testing.T, b *bench) {
 		t.Errorf("last error %q", s.LastError)
 	}
 	b.start("vm")
+}
+
+// vmHangs halts the machine's monitor, as a guest looks that hangs: what waits for it
+// ends, and it is used again once it answers.
+func vmHangs(t *testing.T, b *bench) {
+	r, _ := b.book.Read("vm")
+	client, err := b.m.Connect(t.Context(), "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := syscall.Kill(r.VMMPid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	begun := time.Now()
+	_, err = client.Exec(ctx, supervise.Command{Start: wire.Start{Argv: []string{"true"}}}, supervise.Streams{})
+	t.Logf("noticed in %v: %v", time.Since(begun), err)
+	if fault.CodeOf(err) != fault.Boot || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("a program of a guest that hangs: %v", err)
+	}
+	if err := syscall.Kill(r.VMMPid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if again, err := b.m.Connect(t.Context(), "vm"); err == nil {
+			status, err := again.Exec(t.Context(), supervise.Command{Start: wire.Start{Argv: []string{"true"}}}, supervise.Streams{})
+			_ = again.Close()
+			if err == nil && status == 0 {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a guest that answers again is not used")
+		}
+	}
 }
 
 func vmSupervisorKilled(t *testing.T, b *bench) {

@@ -37,6 +37,7 @@ type guest struct {
 	mounts    *mounts     // told to every boot; nil: none
 	secrets   *credentials
 	addresses *addresses
+	pulse     *pulse
 	keeps     func(sessions int) // told how many run without a client
 	troubles  *troubles
 
@@ -105,6 +106,7 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 	g.troubles.opened()
 	stop := context.AfterFunc(ctx, func() { _ = link.Close() }) // ends Messages
 	defer stop()
+	holding.Go(func() { g.pulse.watch(ctx, link) })
 	g.mounts.tell(link)
 	g.secrets.tell(link)
 	for m := range link.Messages() {
@@ -173,11 +175,14 @@ func (g *guest) hold(ctx context.Context, link *guestlink.Link, ready wire.Messa
 	}
 }
 
-// keep holds a connection until it or the boot ends.
+// keep holds a connection until it or the boot ends, or the guest hangs: what waits
+// for it on the connection waits no longer then.
 func (g *guest) keep(ctx context.Context, client *sshx.Client) {
 	select {
 	case <-client.Done():
 		g.log.Warn("SSH connection lost", "error", client.Err())
+	case <-g.pulse.hangs():
+		g.log.Warn("the guest hangs: its SSH connection is given up")
 	case <-ctx.Done():
 	}
 	g.set(func(s *state) { s.client = nil })

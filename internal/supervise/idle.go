@@ -163,6 +163,11 @@ func (s *server) session(ctx context.Context, conn *net.UnixConn, in *frameReade
 		return s.refuse(conn, out, err)
 	}
 	defer end()
+	ctx, leave, err := s.pulse.use(ctx)
+	if err != nil {
+		return s.refuse(conn, out, err)
+	}
+	defer leave()
 	switch r.Op {
 	case opExec:
 		return (&relay{conn: conn, in: in, out: out, guest: s.guest, wanted: s.wanted}).run(ctx, *r.Command)

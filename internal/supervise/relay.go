@@ -46,6 +46,11 @@ func (r *relay) run(ctx context.Context, command Command) error {
 	stop := context.AfterFunc(ctx, func() {
 		r.input.cancel()
 		_ = r.conn.SetWriteDeadline(time.Now().Add(answerTimeout)) // a client that does not read
+		var hung *hungError
+		if errors.As(context.Cause(ctx), &hung) { // the program's streams end late: its client need not wait for them
+			_ = r.answer(failed, failureOf(hung))
+			_ = r.conn.Close()
+		}
 	})
 	defer stop()
 

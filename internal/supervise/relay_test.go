@@ -55,7 +55,7 @@ func newRoom(t *testing.T, run func(*sshtest.Process) sshx.Exit) *room {
 	life, end := context.WithCancelCause(context.Background())
 	r.end = end
 	r.server = &server{
-		guest: r, status: func() Status { return Status{Name: "box", Ready: true} }, stops: r.stops, over: r.over, done: r.done,
+		guest: r, pulse: newPulse(func() []string { return []string{"last words"} }), status: func() Status { return Status{Name: "box", Ready: true} }, stops: r.stops, over: r.over, done: r.done,
 		log: slog.New(slog.DiscardHandler), idle: newIdle(0, time.Now),
 	}
 	if err := r.server.listen(life, folder); err != nil {

@@ -50,6 +50,7 @@ type stopRequest struct {
 // server answers the control socket.
 type server struct {
 	guest  sessions
+	pulse  *pulse
 	vault  vault
 	ports  portTable
 	wanted *addresses

@@ -211,6 +211,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return fmt.Errorf("keep credentials from the sandbox: %w", err)
 	}
 	s.guest = newGuest(config, s.Now, s.log)
+	s.guest.pulse = newPulse(s.lastWords)
 	s.guest.mounts, s.guest.secrets = s.mounts, newCredentials(s.order.Credentials, s.log)
 	s.idle = newIdle(s.order.Idle, s.Now)
 	s.troubles = newTroubles(s.Now)
@@ -224,7 +225,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return err
 	}
 	s.server = &server{
-		guest: s.guest, vault: s.guest, wanted: s.guest.addresses, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
+		guest: s.guest, pulse: s.guest.pulse, vault: s.guest, wanted: s.guest.addresses, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
 		remounts: s.remounts, networks: s.networks, larger: s.growDisk, idle: s.idle, keep: s.keep, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
@@ -452,6 +453,9 @@ func (s *supervisor) powerOff(end *deadline, grace time.Duration) {
 	}
 }
 
+// lastWords are the last lines of the console.
+func (s *supervisor) lastWords() []string { return s.console.tail(tailLines) }
+
 // explain adds to the error of a failed start what the user needs to see.
 func (s *supervisor) explain(start context.Context, err error) error {
 	switch cause := context.Cause(start); {
@@ -466,7 +470,7 @@ func (s *supervisor) explain(start context.Context, err error) error {
 	if code != fault.Boot || s.console == nil {
 		return err
 	}
-	lines := s.console.tail(tailLines)
+	lines := s.lastWords()
 	if len(lines) == 0 {
 		return fmt.Errorf("%w; its console stayed empty", err)
 	}
