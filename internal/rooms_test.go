@@ -36,7 +36,7 @@ var levels = map[int][]string{
 var beside = map[string][]string{
 	"seed":     {"fsimg/fat"},
 	"disk":     {"process", "fsimg/cpio"},
-	"vmm/qemu": {"vmm", "process"},
+	"vmm/qemu": {"vmm", "process", "cage"},
 	"cage":     {"process"},
 
 	"vmm/firecracker": {"vmm", "process", "cage"},

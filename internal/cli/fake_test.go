@@ -588,6 +588,7 @@ func (s fakeSession) Status(context.Context) (supervise.Status, error) {
 	status := supervise.Status{Name: s.name, Ready: true, Keeps: !s.world.old, Sessions: s.world.sessions[s.name]}
 	if !s.world.old {
 		status.Idle, status.Troubles = &s.world.idle, s.world.troubles
+		status.Memory = &supervise.Memory{Used: 180 << 20, Returned: 1 << 30}
 	}
 	return status, nil
 }

@@ -181,7 +181,7 @@ func (i sandboxInfo) text(now time.Time) string {
 	if i.State != sandbox.Broken {
 		line("machine", machineText(i))
 		line("cpus", strconv.Itoa(i.CPUs))
-		line("memory", ui.Bytes(i.MemoryMiB<<20))
+		line("memory", ui.Bytes(i.MemoryMiB<<20)+i.Memory.text())
 		line("disk", fmt.Sprintf("%s, of which %s are used on this computer", ui.Bytes(i.DiskBytes), ui.Bytes(i.OnDisk)))
 		line("created", ui.Age(now, i.Created)+" ago")
 	}

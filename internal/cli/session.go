@@ -66,6 +66,7 @@ type liveView struct {
 	sessions []sessionView
 	idle     *idleView // nil: it does not run, or does not say
 	troubles []record.Trouble
+	memory   *memoryView
 }
 
 // askLive asks the supervisors of running sandboxes. One that does not answer in
@@ -88,7 +89,7 @@ func (a *App) askLive(ctx context.Context, boxes sandboxes, all []sandbox.Status
 			}
 			defer conn.Close()
 			if status, err := conn.Status(ctx); err == nil {
-				found[i] = liveView{sessionsOf(status.Sessions), idleOf(status.Idle), status.Troubles}
+				found[i] = liveView{sessionsOf(status.Sessions), idleOf(status.Idle), status.Troubles, (*memoryView)(status.Memory)}
 			}
 			return nil
 		})
@@ -103,7 +104,7 @@ func (a *App) askLive(ctx context.Context, boxes sandboxes, all []sandbox.Status
 
 // add adds it to what the record says.
 func (l liveView) add(v *sandboxView) {
-	v.Sessions, v.Idle = l.sessions, l.idle
+	v.Sessions, v.Idle, v.Memory = l.sessions, l.idle, l.memory
 	if l.idle != nil { // it answered
 		v.Troubles = troublesOf(l.troubles)
 	}

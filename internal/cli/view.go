@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/supervise"
+	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -26,6 +28,7 @@ type sandboxView struct {
 	Kernel    kernelView       `json:"kernel"`
 	CPUs      int              `json:"cpus"`
 	MemoryMiB int64            `json:"memory_mib"`
+	Memory    *memoryView      `json:"memory"` // null: it does not run, or its monitor does not know
 	DiskBytes int64            `json:"disk_bytes"`
 	OnDisk    int64            `json:"on_disk_bytes"` // of this computer, without images
 	Newer     *newerView       `json:"newer"`         // null: the catalogue seen last has this image
@@ -44,6 +47,17 @@ type sandboxView struct {
 	Troubles  []troubleView    `json:"troubles"`     // of its last run, the worst first
 	LastError string           `json:"last_error"`
 	Boot      *wire.BootReport `json:"boot"` // null: never became ready
+}
+
+// memoryView is what a running guest does with its memory.
+type memoryView supervise.Memory
+
+// text is the memory for people; nothing where it is not known.
+func (v *memoryView) text() string {
+	if v == nil {
+		return ""
+	}
+	return fmt.Sprintf(", of which %s are used and %s lent back to this computer", ui.Bytes(v.Used), ui.Bytes(v.Returned))
 }
 
 type agentView struct {

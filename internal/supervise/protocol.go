@@ -133,6 +133,8 @@ type Status struct {
 	Idle *Idle `json:"idle,omitempty"`
 	// Troubles are what went wrong in the guest in this run, the worst first.
 	Troubles []record.Trouble `json:"troubles,omitempty"`
+	// Memory is nil where the machine's monitor does not know, or not yet.
+	Memory *Memory `json:"memory,omitempty"`
 }
 
 // exitReport is how a program ended.

@@ -102,10 +102,11 @@ type supervisor struct {
 	connections *console
 	capture     *os.File // gets the traffic; nil: nobody wants it
 	machine     vmm.Machine
-	name        atomic.Pointer[string] // of the sandbox now, for status
-	vmmPid      atomic.Int64           // of machine, for status
-	died        chan struct{}          // closed when the machine has ended and its guest was heard out
-	death       error                  // why; set before died is closed
+	name        atomic.Pointer[string]      // of the sandbox now, for status
+	metered     atomic.Pointer[vmm.Machine] // machine, for status
+	vmmPid      atomic.Int64                // of machine, for status
+	died        chan struct{}               // closed when the machine has ended and its guest was heard out
+	death       error                       // why; set before died is closed
 	guest       *guest
 	idle        *idle
 	troubles    *troubles
@@ -255,6 +256,7 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 		return err
 	}
 	s.vmmPid.Store(int64(s.machine.Pid()))
+	s.metered.Store(&s.machine)
 	s.rec.Confinement = s.confinement()
 	if err := s.connect(life); err != nil {
 		return err
@@ -275,7 +277,7 @@ func (s *supervisor) status() Status {
 	idle := s.idle.look()
 	return Status{
 		Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load()), Protocol: protocolVersion, Keeps: true,
-		Sessions: state.kept, Idle: &idle, Troubles: s.troubles.list(),
+		Sessions: state.kept, Idle: &idle, Memory: s.memory(), Troubles: s.troubles.list(),
 	}
 }
 
