@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/config"
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/escrow"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/preset"
@@ -20,7 +21,8 @@ const maxKept = 64 << 10
 
 // standing is what of a sandbox decides whether credentials can be kept from it.
 type standing struct {
-	network    bool     // it has one, in which a placeholder can be replaced
+	network    bool // it has one, in which a placeholder can be replaced
+	policy     egress.Policy
 	runs       bool     // what is kept was decided at its start
 	remembered []string // the sources of its last start
 }
@@ -34,7 +36,7 @@ func (a *App) keep(c config.Config, g *gift, p preset.Preset, named []source, va
 	}
 	for _, s := range named {
 		g.take(s.name)
-		rules, err := a.rulesFor(c, g.credentials.Env, p.CredentialRules(s.name))
+		rules, err := a.rulesFor(c, st.policy, g.credentials.Env, p.CredentialRules(s.name))
 		if err != nil {
 			return refuse("Give it by -e "+s.name+" where the sandbox may see it.", "--credential %s: %w", s.name, err)
 		}
@@ -62,7 +64,7 @@ func (a *App) keepListed(c config.Config, g *gift, p preset.Preset, name string,
 	if !given || !keeps(c, p, name, st) || escrow.Check(value) != nil {
 		return nil
 	}
-	rules, err := a.rulesFor(c, g.credentials.Env, p.CredentialRules(name))
+	rules, err := a.rulesFor(c, st.policy, g.credentials.Env, p.CredentialRules(name))
 	if err != nil {
 		a.notice("%s goes into the sandbox itself: %v.", name, err)
 		return nil
@@ -93,8 +95,8 @@ func (g *gift) hold(p preset.Preset, name, value string, rules []escrow.Rule) {
 }
 
 // rulesFor are the rules with the hosts that the agent will really use.
-func (a *App) rulesFor(c config.Config, env map[string]string, rules []preset.Credential) ([]escrow.Rule, error) {
-	for name := range c.SessionEnv() {
+func (a *App) rulesFor(c config.Config, policy egress.Policy, env map[string]string, rules []preset.Credential) ([]escrow.Rule, error) {
+	for name := range c.SessionEnv(policy) {
 		if lower := strings.ToLower(name); lower == "https_proxy" || lower == "all_proxy" {
 			return nil, fmt.Errorf("%s has programs in the sandbox use a proxy, through which a placeholder cannot be replaced", name)
 		}

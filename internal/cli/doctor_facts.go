@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
@@ -14,6 +15,7 @@ import (
 	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/doctor"
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/host"
@@ -56,6 +58,7 @@ func (a *App) facts(ctx context.Context) (doctor.Facts, error) {
 	certificates, err := c.HostCA()
 	f.Certificates, f.CertError = len(certificates), err
 	f.Namespaces = a.tryCage(ctx)
+	f.ProxyFlag, f.Ping = a.proxyFlag(ctx, c), host.Ping()
 	a.tryFirecracker(ctx, &f)
 	a.tryImage(ctx, &f)
 	return f, ctx.Err()
@@ -110,6 +113,19 @@ func proxyOf(c config.Config) string {
 		if value := c.Getenv(name); value != "" {
 			return fetch.Shown(value)
 		}
+	}
+	return ""
+}
+
+// proxyFlag is the flag of start that a sandbox needs to reach this computer's proxy.
+func (a *App) proxyFlag(ctx context.Context, c config.Config) string {
+	for _, name := range []string{"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY"} {
+		if u, err := config.ProxyURL(c.Getenv(name)); err == nil && config.OnLoopback(u) {
+			return fmt.Sprintf("--allow-host %d", config.ProxyPort(u))
+		}
+	}
+	if all := a.closedProxies(ctx, c, egress.Policy{}, lookUp); len(all) > 0 {
+		return all[0].flag
 	}
 	return ""
 }

@@ -219,7 +219,7 @@ func (l *launch) configure(ctx context.Context) (err error) {
 	if o.DryRun {
 		give = l.app.gift // nobody is asked
 	}
-	st := standing{network: l.policy.Kind() != egress.Off}
+	st := standing{network: l.policy.Kind() != egress.Off, policy: l.policy}
 	l.gift, err = give(ctx, l.config, l.preset, o.Give, st)
 	return err
 }
@@ -377,13 +377,13 @@ func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image)
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
-	l.notices(surroundings, image, accel, reason)
+	l.notices(ctx, surroundings, image, accel, reason)
 	return sandbox.Spec{
 		Directory: l.directory(), Preset: l.preset.Name, Agent: record.Agent(row.Agent), Image: image,
 		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
 		Mounts: l.mounts, Forwards: l.forwards(), Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
 		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
-		Mode: wire.ModeRun, Network: true, Egress: l.policy, VMMProgram: program, Env: surroundings.SessionEnv(), CACerts: certificates,
+		Mode: wire.ModeRun, Network: true, Egress: l.policy, VMMProgram: program, Env: surroundings.SessionEnv(l.policy), CACerts: certificates,
 	}, nil
 }
 
@@ -423,7 +423,7 @@ func (l *launch) forwards() []port.Forward {
 }
 
 // notices says what the user would otherwise wonder about.
-func (l *launch) notices(surroundings config.Config, image record.Image, accel vmm.Accel, reason string) {
+func (l *launch) notices(ctx context.Context, surroundings config.Config, image record.Image, accel vmm.Accel, reason string) {
 	for _, m := range l.mounts {
 		l.app.notice("Mounted: %s", mountText(m))
 		if common := missingGit(m, l.mounts); common != "" {
@@ -437,8 +437,11 @@ func (l *launch) notices(surroundings config.Config, image record.Image, accel v
 	if image.StandIn != "" {
 		l.app.notice("The kernel is a stand-in for SmolVM's own: %s (%s).", image.KernelVersion, image.StandIn)
 	}
-	for _, withheld := range surroundings.WithheldEnv() {
+	for _, withheld := range surroundings.WithheldEnv(l.policy) {
 		l.app.notice("%s", withheld)
+	}
+	for _, p := range l.app.closedProxies(ctx, surroundings, l.policy, lookUp) {
+		l.app.notice("%s", p)
 	}
 	l.app.sayInstead(l.machine, accel, reason)
 	if accel == vmm.TCG {

@@ -77,7 +77,7 @@ func (l *launch) plan(ctx context.Context) (startPlan, error) {
 	if err != nil {
 		return p, err
 	}
-	p.Variables = append([]string{}, slices.Sorted(maps.Keys(c.SessionEnv()))...)
+	p.Variables = append([]string{}, slices.Sorted(maps.Keys(c.SessionEnv(l.policy)))...)
 	p.Credentials, p.Asked = append([]string{}, l.gift.names...), l.gift.offered
 	p.Kept = l.gift.kept()
 	for _, s := range l.services() {

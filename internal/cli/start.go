@@ -105,7 +105,7 @@ func (a *App) giftOf(ctx context.Context, s sandbox.Status, o giveOptions, runs 
 	if o.Kept, err = boxes.Environment(s.Name); err != nil {
 		return gift{}, c, err
 	}
-	st := standing{network: s.Network && s.Egress.Kind() != egress.Off, runs: runs}
+	st := standing{network: s.Network && s.Egress.Kind() != egress.Off, policy: s.Egress, runs: runs}
 	if !runs {
 		st.remembered = s.Credentials
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
 )
 
@@ -176,16 +177,21 @@ func TestSessionEnv(t *testing.T) {
 	want := map[string]string{
 		"http_proxy": "http://proxy:3128", "HTTPS_PROXY": "proxy.example:8080", "no_proxy": "localhost,.example",
 	}
-	if d := cmp.Diff(want, c.SessionEnv()); d != "" {
+	if d := cmp.Diff(want, c.SessionEnv(egress.Policy{})); d != "" {
 		t.Error(d)
 	}
-	lines := strings.Join(c.WithheldEnv(), "\n")
-	for _, part := range []string{"all_proxy is not passed", "HTTP_PROXY is", "https_proxy is", "FTP_PROXY is"} {
+	opened := egress.Policy{}.Allowing(egress.HostPort(3128))
+	want["HTTP_PROXY"] = "http://host.smolvm.internal:3128"
+	if d := cmp.Diff(want, c.SessionEnv(opened)); d != "" || len(c.WithheldEnv(opened)) != 3 {
+		t.Error(d, c.WithheldEnv(opened))
+	}
+	lines := strings.Join(c.WithheldEnv(egress.Policy{}), "\n")
+	for _, part := range []string{"all_proxy is not passed", "HTTP_PROXY is", "--allow-host 3128", "https_proxy is", "FTP_PROXY is"} {
 		if !strings.Contains(lines, part) {
 			t.Errorf("%q does not say %q", lines, part)
 		}
 	}
-	if strings.Contains(lines, "secret") || len(c.WithheldEnv()) != 4 {
+	if strings.Contains(lines, "secret") || len(c.WithheldEnv(egress.Policy{})) != 4 {
 		t.Errorf("the reasons are %q", lines)
 	}
 }

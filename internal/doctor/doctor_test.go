@@ -109,6 +109,10 @@ var hosts = []struct {
 	}, 1},
 	{"unknown-firecracker", func(f *Facts) { f.FirecrackerKnown = "" }, 0},
 	{"proxy", func(f *Facts) { f.Proxy, f.Certificates = "http://10.0.0.1:3128", 2 }, 0},
+	{"proxy-on-private-address", func(f *Facts) { f.Proxy, f.ProxyFlag = "http://10.0.0.1:3128", "--allow 10.0.0.1:3128" }, 1},
+	{"no-ping", func(f *Facts) {
+		f.Ping = fault.New(fault.Host, "sudo sysctl it", "this computer lets ordinary users send no pings: permission denied")
+	}, 0},
 	{"broken-certificates", func(f *Facts) { f.CertError = errors.New("read SSL_CERT_FILE: no such file") }, 2},
 	{"few-files", func(f *Facts) { f.Survey.OpenFiles = 256 }, 1},
 	{"no-namespaces", func(f *Facts) {

@@ -40,6 +40,8 @@ type Facts struct {
 	Builders  error // what is missing for building a base here; nil: nothing
 
 	Proxy        string // the proxy that is in force, without password; empty: none
+	ProxyFlag    string // of start, without which sandboxes do not reach it; empty: they do
+	Ping         error  // why ordinary users cannot send pings; nil: they can
 	Certificates int    // certificates that this computer trusts beyond the usual ones
 	CertError    error
 

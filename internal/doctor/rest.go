@@ -21,8 +21,24 @@ func route(f Facts) Check {
 	if len(has) > 0 {
 		c.Found, c.Means = strings.Join(has, ", "), "sandboxes are given them too"
 	}
+	if f.ProxyFlag != "" {
+		c.State, c.Means = Degraded, "the proxy is on an address that is closed to sandboxes"
+		c.Fix = "Start them with " + f.ProxyFlag + "."
+	}
 	if f.CertError != nil {
 		return failed("proxy and CA", Unusable, f.CertError, "no sandbox is made without this computer's certificates")
+	}
+	return c
+}
+
+// ping is no loss that a start would be refused for: little needs it.
+func ping(f Facts) Check {
+	c := Check{Name: "ping", State: OK, Found: "ordinary users may send pings"}
+	if f.Ping != nil {
+		c.Found, c.Means = f.Ping.Error(), "sandboxes cannot ping; all else of their network works"
+		if hint := fault.HintOf(f.Ping); hint != "" {
+			c.Fix, c.Commands = "Allow it, if you need it.", []string{hint}
+		}
 	}
 	return c
 }

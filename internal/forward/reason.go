@@ -27,6 +27,8 @@ func Explain(f port.Forward, err error) error {
 		at = fmt.Sprintf("[%s]:%d", e.Address, e.Port)
 	}
 	switch {
+	case e.Taken() && e.Port == 0:
+		return fault.New(fault.Host, "See what has them with ss -tan or netstat -an.", "forward port %d: this computer has no port left on %s", f.Guest, e.Address)
 	case e.Taken():
 		return fault.New(fault.Conflict, hint, "forward port %d: %s of this computer is taken%s", f.Guest, at, by(e))
 	case errors.Is(e.Err, syscall.EACCES):

@@ -178,10 +178,9 @@ func (c egressCase) scan(t *testing.T) {
 	for i, got := range c.probe(t, c.w, c.name, tries...) {
 		x := tries[i]
 		want := "found "
-		if x.To == "10.0.2.2" && x.Port <= c.d.opened && c.d.opened <= x.Last {
-			want = opened
+		if gateway := x.To == "10.0.2.2" || x.To == "fd5a:6d6f:6c76::2"; gateway && x.Port <= c.d.opened && c.d.opened <= x.Last {
+			want = opened // whichever loopback it is on
 		}
-		// The door is on 127.0.0.1 only: the other family's answers by a reset.
 		if got.Result != want {
 			t.Errorf("ports %d to %d of %s: %s, want %q", x.Port, x.Last, x.To, got.Result, want)
 		}
