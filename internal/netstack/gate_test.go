@@ -60,6 +60,7 @@ func TestWhatMayPass(t *testing.T) {
 		{web, 80, "GET / HTTP/1.1\r\nHost: ok.example\r\n\r\n", true},
 		{web, 80, "GET / HTTP/1.1\r\nHost: OK.example.:80\r\n\r\nGET /2 HTTP/1.1\r\nHost: ok.example\r\n\r\n", true},
 		{web, 80, "GET / HTTP/1.0\r\n\r\n", true},
+		{web, 80, "GET /\xc3\xa9\xff HTTP/1.1\r\nHost: ok.example\r\nX: \xe9\r\n\r\n", true},
 		{web, 80, "GET http://ok.example/ HTTP/1.1\r\nHost: ok.example\r\n\r\n", true},
 		{web, 80, post + "Content-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: ok.example\r\n\r\n", true},
 		{web, 80, post + "Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\nHost: ok.example\r\n\r\n", true},

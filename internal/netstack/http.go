@@ -62,7 +62,7 @@ func parseRequest(head []byte) (request, error) {
 
 // parseTarget reads the target of a request line.
 func parseTarget(connect bool, target string) (r request, err error) {
-	if strings.ContainsFunc(target, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+	if strings.ContainsFunc(target, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
 		return r, errAmbiguous
 	}
 	scheme, rest, absolute := strings.Cut(target, "://")

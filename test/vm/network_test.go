@@ -3,10 +3,14 @@
 package vm_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -47,5 +51,48 @@ func TestInstallersWorkOnTheOpenNetwork(t *testing.T) {
 		if r := w.run(t, nil, "exec", name, "--", "sh", "-c", command); r.status != 0 {
 			t.Errorf("%s: status %d\n%s%s", command, r.status, r.stdout, r.stderr)
 		}
+	}
+}
+
+// TestTrafficIsRecorded has what a sandbox reached and what was refused it in its
+// log, and every frame in a file that nobody else may read.
+func TestTrafficIsRecorded(t *testing.T) {
+	w := theWorld
+	here := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "from the host") }))
+	defer here.Close()
+	_, port, _ := net.SplitHostPort(here.Listener.Addr().String())
+	file := filepath.Join(t.TempDir(), "traffic.pcap")
+	w.must(t, "claude", "start", "-n", "recorded", "--no-mount", "--no-attach", "--network", "restricted", "--allow-host", port, "--record", file)
+	defer w.must(t, "delete", "--yes", "recorded")
+	w.must(t, "exec", "recorded", "--", "sh", "-c", "curl -sS -m 20 http://host.smolvm.internal:"+port+"/recorded; curl -sS -m 20 http://10.0.2.2:1/; true")
+	if again := w.run(t, nil, "start", "--no-attach", "--record", file+".2", "recorded"); again.status == 0 || !strings.Contains(again.stderr, "runs already") {
+		t.Errorf("a running sandbox: status %d, %s", again.status, again.stderr)
+	}
+	w.must(t, "stop", "recorded")
+	log := w.must(t, "logs", "--network", "recorded")
+	verdicts := map[string]string{}
+	for line := range strings.Lines(log) {
+		var e struct {
+			To, Verdict string
+			Received    int64 `json:"received_bytes"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		verdicts[e.To] = fmt.Sprint(e.Verdict, " ", e.Received > 0)
+	}
+	if verdicts["10.0.2.2:"+port] != "allowed true" || verdicts["10.0.2.2:1"] != "refused false" {
+		t.Errorf("the log is\n%s", log)
+	}
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("the file: %v, %v", info, err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil || !bytes.HasPrefix(data, []byte{0xd4, 0xc3, 0xb2, 0xa1}) || !bytes.Contains(data, []byte("GET /recorded HTTP/1.1")) || !bytes.Contains(data, []byte("from the host")) {
+		t.Errorf("%d bytes were recorded, %v", len(data), err)
+	}
+	if again := w.run(t, nil, "start", "--no-attach", "--record", file, "recorded"); again.status == 0 || !strings.Contains(again.stderr, "is there already") {
+		t.Errorf("a file that is there: status %d, %s", again.status, again.stderr)
 	}
 }
