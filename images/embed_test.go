@@ -68,10 +68,14 @@ func reaches(t *testing.T, p preset.Preset, host string, port uint16) bool {
 	return policy.Says(egress.Needed, host, port).Allowed
 }
 
-// TestPageIsTrue: the page about presets shows a file that works, and the versions
-// and ports of today.
-func TestPageIsTrue(t *testing.T) {
+// TestPagesAreTrue: the page about presets shows a file that works, the one about
+// agents the versions and ports of today.
+func TestPagesAreTrue(t *testing.T) {
 	page, err := os.ReadFile("../docs/presets.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents, err := os.ReadFile("../docs/agents.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,12 +93,12 @@ func TestPageIsTrue(t *testing.T) {
 	}
 	for _, p := range shipped(t) {
 		for _, want := range append(slices.Clone(p.Environment), p.Agent.Version, p.Name) {
-			if !strings.Contains(string(page), want) {
+			if !strings.Contains(string(agents), want) {
 				t.Errorf("%s: the page does not say %s", p.Name, want)
 			}
 		}
 		for _, port := range p.Ports {
-			if !strings.Contains(string(page), strconv.Itoa(port)) {
+			if !strings.Contains(string(agents), strconv.Itoa(port)) {
 				t.Errorf("%s: the page does not name port %d", p.Name, port)
 			}
 		}
