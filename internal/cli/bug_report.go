@@ -90,8 +90,10 @@ func runBugReport(ctx context.Context, app *App, o bugReportOptions) error {
 	for _, p := range parts {
 		app.Streams.Say("  %-16s %8s%s", p.Name, ui.Bytes(int64(p.Bytes)), takenOut(p.Redacted))
 	}
-	if !o.Yes && !o.JSON && app.Streams.Interactive() && !app.Streams.Confirm("Write this to "+o.Output+"?") {
-		return nil
+	if !o.Yes && !o.JSON && app.Streams.Interactive() {
+		if yes, err := app.Streams.Confirm(ctx, "Write this to "+o.Output+"?"); err != nil || !yes {
+			return err
+		}
 	}
 	if err := writeNew(o.Output, reportText(parts)); err != nil {
 		return err

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,8 +107,9 @@ func (a *App) editUntilRight(ctx context.Context, c config.Config, draft string)
 			return string(raw), err
 		}
 		a.Streams.Say("smolvm: %v\n%s", err, fault.HintOf(err))
-		if !a.Streams.Confirm("Edit it again?") {
-			return string(raw), err
+		again, stopped := a.Streams.Confirm(ctx, "Edit it again?")
+		if stopped != nil || !again {
+			return string(raw), errors.Join(stopped, err)
 		}
 	}
 }

@@ -54,7 +54,11 @@ func (a *App) projectConfig(ctx context.Context, without bool) (config.Config, e
 			"%s sets what a sandbox gets, and its content is not trusted", p.File)
 	}
 	a.showProject(p)
-	if !a.Streams.Confirm("Trust this content from now on?") {
+	yes, err := a.Streams.Confirm(ctx, "Trust this content from now on?")
+	switch {
+	case err != nil:
+		return c, err
+	case !yes:
 		return c, fault.New(fault.Trust, "Leave it out with --no-project.", "the content of %s is not trusted", p.File)
 	}
 	if _, err := c.TrustProject(ctx, p, a.Now()); err != nil {
@@ -136,7 +140,11 @@ func runTrustProject(ctx context.Context, app *App, o projectOptions) error {
 		return fault.New(fault.NotFound, "Name the directory that has one.", "there is no %s", p.File)
 	case !p.Trusted && !o.Yes && !o.JSON && app.Streams.Interactive():
 		app.showProject(p)
-		if !app.Streams.Confirm("Trust this content from now on?") {
+		yes, err := app.Streams.Confirm(ctx, "Trust this content from now on?")
+		if err != nil {
+			return err
+		}
+		if !yes {
 			return fault.New(fault.Interrupted, "", "the content of %s is not trusted", p.File)
 		}
 	}

@@ -34,7 +34,8 @@ func newCopy(app *App, run func(context.Context, *App, copyOptions) error) *cobr
 		Long: `Copy files and folders, with all in them, into a running sandbox or out of it.
 One side is NAME:PATH, a path in the sandbox: a relative one is below /workspace,
 ~/ is the user's home. What goes into a folder that is there keeps its name; else
-the last word of the destination is its new name. SOURCE/. is what is in a folder.
+the last word of the destination is its new name. Several sources need a folder
+that is there. SOURCE/. is what is in a folder.
 A path of this computer with a colon in it is written ./PATH.
 
 Permissions, times and symbolic links are kept, holes stay holes. Owners and
@@ -107,6 +108,9 @@ func runCopy(ctx context.Context, app *App, o copyOptions) error {
 	if err == nil {
 		err = o.sourcesThere()
 	}
+	if err == nil {
+		err = o.namesDiffer()
+	}
 	if err != nil {
 		return err
 	}
@@ -121,7 +125,7 @@ func runCopy(ctx context.Context, app *App, o copyOptions) error {
 	defer conn.Close()
 	view := copyView{Sandbox: name, Summary: treecopy.Summary{Skipped: []string{}}}
 	for _, source := range o.Sources {
-		c := &copying{app: app, conn: conn, user: o.User, from: parsePath(source), to: parsePath(o.Dest)}
+		c := &copying{app: app, conn: conn, user: o.User, from: parsePath(source), to: o.destination()}
 		sum, err := c.run(ctx)
 		view.add(sum)
 		if err != nil {
@@ -165,6 +169,29 @@ func (o copyOptions) sourcesThere() error {
 		}
 	}
 	return nil
+}
+
+// namesDiffer refuses sources of which one would replace another.
+func (o copyOptions) namesDiffer() error {
+	seen := map[string]string{}
+	for _, source := range o.Sources {
+		name := base(parsePath(source).Path)
+		if other, taken := seen[name]; taken && name != treecopy.Contents {
+			return refuse("Copy them one after the other, under different names.", "%q and %q would both be %q in %q", other, source, name, o.Dest)
+		}
+		seen[name] = source
+	}
+	return nil
+}
+
+// destination is where sources go. Several go into a folder, which a slash at the
+// end says: none of them may take its name, or the next would replace it.
+func (o copyOptions) destination() guestPath {
+	to := parsePath(o.Dest)
+	if len(o.Sources) > 1 && !strings.HasSuffix(to.Path, "/") {
+		to.Path += "/"
+	}
+	return to
 }
 
 // copied reports the result.

@@ -60,6 +60,10 @@ func TestCopyBothWays(t *testing.T) {
 			t.Errorf("%s here: %q", name, got)
 		}
 	}
+	run(filepath.Join(here, "note"), filepath.Join(here, "file"), "box:/workspace/src")
+	if got := text(t, filepath.Join(w.files, "workspace/src/file")); got != "omega" {
+		t.Errorf("in a folder of the sandbox: %q", got)
+	}
 	run("box:/workspace/file", "-")
 	if w.out.String() != "omega" {
 		t.Errorf("on standard output: %q", &w.out)
@@ -91,7 +95,9 @@ func TestCopyRefuses(t *testing.T) {
 		"cp box:/workspace/src -":         {fault.Usage, "smolvm exec box tar -c -C /workspace/src ."},
 		"cp box:/workspace/file /no/such": {fault.Storage, "there is no folder /no"},
 		"cp - box:/workspace":             {fault.NotFound, "say what the file in it is called"},
-		"cp -u nobody box:/workspace/file /tmp/xyz": {fault.Usage, "no user"},
+		"cp box:/workspace/file box:/workspace/src /tmp/no-such-folder": {fault.Storage, "there is no folder /tmp/no-such-folder"},
+		"cp box:/workspace/src/a box:/tmp/a .":                          {fault.Usage, `would both be "a"`},
+		"cp -u nobody box:/workspace/file /tmp/xyz":                     {fault.Usage, "no user"},
 	} {
 		w := copyWorld(t)
 		if status := w.app.Main(strings.Fields(line)); status != want.code.Exit() || !strings.Contains(w.errs.String(), want.errs) {

@@ -180,8 +180,12 @@ func (a *App) askFor(ctx context.Context, c config.Config, p preset.Preset, offe
 		a.Streams.Say("  %s (%s)", entry, kind)
 	}
 	a.Streams.Say("The agent and all that it runs can read what is not kept here. It stays in memory and is written to no disk.")
+	yes, err := a.Streams.Confirm(ctx, "Give them to "+p.Name+" from now on?")
+	if err != nil {
+		return c, err
+	}
 	agreed := []string{}
-	if a.Streams.Confirm("Give them to " + p.Name + " from now on?") {
+	if yes {
 		agreed = offered
 	}
 	key := config.PresetKey(p.Name, "credentials")

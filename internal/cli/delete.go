@@ -64,7 +64,7 @@ func runDelete(ctx context.Context, app *App, o deleteOptions) error {
 			o.Names = append(o.Names, s.Name)
 		}
 	}
-	if yes, err := app.mayDelete(o, all); !yes {
+	if yes, err := app.mayDelete(ctx, o, all); !yes {
 		return err
 	}
 	var errs []error
@@ -75,7 +75,7 @@ func runDelete(ctx context.Context, app *App, o deleteOptions) error {
 }
 
 // mayDelete asks where that is needed and possible.
-func (a *App) mayDelete(o deleteOptions, all []sandbox.Status) (bool, error) {
+func (a *App) mayDelete(ctx context.Context, o deleteOptions, all []sandbox.Status) (bool, error) {
 	live := liveAmong(all, o.Names)
 	switch {
 	case o.Yes || len(o.Names) == 0 || (!o.All && len(live) == 0):
@@ -85,7 +85,7 @@ func (a *App) mayDelete(o deleteOptions, all []sandbox.Status) (bool, error) {
 		if len(live) > 0 {
 			question = fmt.Sprintf("Delete %s (running: %s)?", strings.Join(o.Names, ", "), strings.Join(live, ", "))
 		}
-		return a.Streams.Confirm(question), nil
+		return a.Streams.Confirm(ctx, question)
 	case o.All:
 		return false, refuse("Add --yes.", "delete --all asks first, and there is no terminal to ask on")
 	}

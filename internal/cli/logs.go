@@ -65,11 +65,19 @@ With -f it goes on until the sandbox stops. Ctrl-C ends it with status 130.`,
 	cmd.Flags().BoolVar(&o.Network, "network", false, "the log of its connections instead, lines of JSON")
 	cmd.Flags().StringVar(&o.Service, "service", "", "the log of the sandbox's service `NAME` instead")
 	jsonFlag(cmd, &o.JSON, "the log's lines")
-	cmd.MarkFlagsMutuallyExclusive("supervisor", "network", "service")
 	return cmd
 }
 
 func runLogs(ctx context.Context, app *App, o logsOptions) error {
+	named := 0
+	for _, other := range []bool{o.Supervisor, o.Network, o.Service != ""} {
+		if other {
+			named++
+		}
+	}
+	if named > 1 {
+		return refuse("Give one of them.", "--supervisor, --network and --service are different logs")
+	}
 	if !o.JSON {
 		return app.writeLog(ctx, app.logWriter(), o)
 	}

@@ -122,7 +122,7 @@ func (a *App) mayPrune(ctx context.Context, o store.PruneOptions, json bool) (bo
 			return false, err
 		}
 	}
-	return a.Streams.Confirm(fmt.Sprintf("Remove %s and free %s?", things(would), ui.Bytes(would.Freed))), nil
+	return a.Streams.Confirm(ctx, fmt.Sprintf("Remove %s and free %s?", things(would), ui.Bytes(would.Freed)))
 }
 
 // things counts what goes: "2 images, 5 files and 1 download".

@@ -110,6 +110,7 @@ func TestRefusedBeforeWork(t *testing.T) {
 		"delete --all taken":                             {status: 2, errs: "give names or --all"},
 		"delete --all":                                   {status: 2, errs: "no terminal to ask on"},
 		"delete nowhere taken":                           {status: 3, errs: `there is no sandbox "nowhere"`},
+		"logs --network --supervisor off":                {status: 2, errs: "different logs"},
 		"logs nowhere":                                   {status: 3, errs: "there is no sandbox"},
 		"image pul":                                      {status: 2, errs: "Did you mean pull?"},
 		"image pull":                                     {status: 2, errs: "give presets or --all"},

@@ -88,7 +88,7 @@ func runUpdate(ctx context.Context, app *App, o updateOptions) error {
 	if o.DryRun || len(view.Updated) == 0 {
 		return app.updated(view, o)
 	}
-	if yes, err := app.mayUpdate(view, o); !yes {
+	if yes, err := app.mayUpdate(ctx, view, o); !yes {
 		return err
 	}
 	var errs []error
@@ -205,13 +205,13 @@ func (a *App) presetOf(s sandbox.Status) (p preset.Preset, err error) {
 }
 
 // mayUpdate asks where something is dropped.
-func (a *App) mayUpdate(view updateView, o updateOptions) (bool, error) {
+func (a *App) mayUpdate(ctx context.Context, view updateView, o updateOptions) (bool, error) {
 	drops := slices.ContainsFunc(view.Updated, updateItem.drops)
 	switch {
 	case o.Yes || !drops:
 		return true, nil
 	case a.Streams.Interactive():
-		return a.Streams.Confirm("Update, and drop these changes?"), nil
+		return a.Streams.Confirm(ctx, "Update, and drop these changes?")
 	}
 	return false, refuse("Add --yes, or see --dry-run.", "the update drops changes of the system, and there is no terminal to ask on")
 }

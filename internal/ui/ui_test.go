@@ -2,8 +2,10 @@ package ui
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -177,14 +179,28 @@ func TestConfirm(t *testing.T) {
 	for input, want := range map[string]bool{
 		"y\n": true, "YES\n": true, " y \n": true,
 		"\n": false, "n\n": false, "yy\n": false, "": false, "y": false,
+		"yy\ny\n": true, "^C\nno\ny\n": false, "a\nb\nc\ny\n": false,
 	} {
 		s, _, errs := buffers(input)
-		if got := s.Confirm("delete all?"); got != want {
-			t.Errorf("answer %q counted as %v", input, got)
+		if got, err := s.Confirm(t.Context(), "delete all?"); got != want || err != nil {
+			t.Errorf("answer %q counted as %v, %v", input, got, err)
 		}
 		if !strings.HasPrefix(errs.String(), "delete all? [y/N] ") {
 			t.Errorf("asked %q", errs)
 		}
+	}
+}
+
+// TestConfirmEnds: whoever interrupts a question need not answer it.
+func TestConfirmEnds(t *testing.T) {
+	s, _, _ := buffers("")
+	in, typed := io.Pipe()
+	defer typed.Close()
+	s.In = in
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if yes, err := s.Confirm(ctx, "delete all?"); yes || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, %v", yes, err)
 	}
 }
 
