@@ -27,6 +27,7 @@ import (
 const (
 	minMemory  = 256 << 20 // bytes: below, the kernel and the guest agent leave an agent nothing
 	minDisk    = 256 << 20 // bytes: below, ext4's journal and the agent's home do not fit
+	maxDisk    = 8 << 40   // bytes: as presets may ask for
 	maxOwnCPUs = 4         // of a preset that names no number
 	fallbackMB = 2048      // memory and 10 times that of disk, of a preset that names none
 )
@@ -255,14 +256,29 @@ func checkSizes(o startOptions, host machine) error {
 		return fault.New(fault.Host, fmt.Sprintf("Give at most %d.", host.cpus),
 			"--cpus %d is more than this computer's %d", o.CPUs, host.cpus)
 	case host.memoryMiB > 0 && o.Memory > host.memoryMiB<<20:
-		return fault.New(fault.Host, "Give less, such as "+ui.Bytes(host.memoryMiB<<20/2)+".",
+		return fault.New(fault.Host, "Give less, such as "+sizeWord(host.memoryMiB<<20/2)+".",
 			"--memory %s is more than this computer's %s", ui.Bytes(o.Memory), ui.Bytes(host.memoryMiB<<20))
 	case o.Memory > 0 && o.Memory < minMemory:
-		return refuse("Give at least "+ui.Bytes(minMemory)+".", "--memory %s is too little", ui.Bytes(o.Memory))
+		return refuse("Give at least "+sizeWord(minMemory)+".", "--memory %s is too little", ui.Bytes(o.Memory))
 	case o.Disk > 0 && o.Disk < minDisk:
-		return refuse("Give at least "+ui.Bytes(minDisk)+".", "--disk %s is too small", ui.Bytes(o.Disk))
+		return refuse("Give at least "+sizeWord(minDisk)+".", "--disk %s is too small", ui.Bytes(o.Disk))
+	case o.Disk > maxDisk:
+		return refuse("Give at most "+sizeWord(maxDisk)+".", "--disk %s is too large", ui.Bytes(o.Disk))
 	}
 	return nil
+}
+
+// sizeWord is a size as flags take it, in whole units and not more than it is.
+func sizeWord(bytes int64) string {
+	for _, unit := range []struct {
+		name string
+		size int64
+	}{{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}} {
+		if bytes >= unit.size {
+			return fmt.Sprintf("%d%s", bytes/unit.size, unit.name)
+		}
+	}
+	return fmt.Sprintf("%dK", bytes>>10)
 }
 
 // freeName is the sandbox's name: the one that was asked for, which must be

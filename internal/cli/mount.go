@@ -168,8 +168,9 @@ func notMountable(host string, err error) error {
 // ownTargets are folders that the guest needs as they are.
 func ownTargets() []string {
 	return []string{
-		"/", "/bin", "/boot", "/dev", "/etc", "/home", wire.AgentHome, "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys",
-		"/tmp", "/usr", "/var",
+		"/", "/bin", "/boot", "/dev", "/etc", "/home", wire.AgentHome, "/lib", "/lib64", "/opt", "/proc", "/root", "/run", "/sbin",
+		"/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/local", "/usr/local/bin",
+		"/usr/local/lib", "/usr/sbin", "/usr/share", "/var", "/var/lib", "/var/log",
 	}
 }
 

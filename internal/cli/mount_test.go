@@ -107,6 +107,8 @@ func TestMountsAreRefused(t *testing.T) {
 		"--mount missing":                            "missing does not exist",
 		"--mount data:workspace":                     "not an absolute path in the sandbox",
 		"--mount data:/":                             "the sandbox needs its own /",
+		"--mount data:/opt":                          "the sandbox needs its own /opt",
+		"--mount data:/usr/bin/":                     "the sandbox needs its own /usr/bin",
 		"--mount data:/x/../etc":                     "the sandbox needs its own /etc",
 		"--mount data:/proc/x":                       "nothing can be mounted below /proc",
 		"--mount data:/data:rx":                      "cannot be read",
