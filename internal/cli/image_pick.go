@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 
@@ -78,7 +79,11 @@ func (a *App) notNamed(word string, all []store.Image) error {
 	for _, p := range presets {
 		known = append(append(known, p.Name), p.Aliases...)
 	}
-	return fault.New(fault.NotFound, nearHint(word, known, "See smolvm image list."), "there is no image %q", ui.Clean(word))
+	hint := nearHint(word, known, "See smolvm image list.")
+	if slices.Contains(known, word) {
+		hint = fmt.Sprintf("smolvm image list --available shows what is published; smolvm %s start builds it here where none is.", word)
+	}
+	return fault.New(fault.NotFound, hint, "there is no image %q", ui.Clean(word))
 }
 
 // completeCached offers the images in the cache that are not yet among the arguments.

@@ -118,6 +118,7 @@ func TestRefusedBeforeWork(t *testing.T) {
 		"image pull cluade":                              {status: 3, errs: "Did you mean claude?"},
 		"image pull --arch riscv64 claude":               {status: 2, errs: "not an architecture"},
 		"image inspect cluade":                           {status: 3, log: []string{"catalogue"}, errs: "there is no image \"cluade\"\n  hint: Did you mean claude?"},
+		"image inspect codex":                            {status: 3, log: []string{"catalogue"}, errs: "smolvm codex start builds it here"},
 		"image verify codex":                             {status: 3, errs: "no image of codex is in the cache\n  hint: Get one: smolvm image pull codex"},
 		"image rm":                                       {status: 2, errs: "requires at least 1 arg"},
 		"image rm 2026.1/claude-code-arm64-qemu":         {status: 3, errs: "Did you mean 2026.1/claude-code-amd64-qemu?"},
