@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -229,6 +230,8 @@ func (c *copying) explain(ctx context.Context, err error) error {
 	case errors.Is(err, treecopy.ErrCut):
 		return fault.New(fault.NotRunning, "If the sandbox still runs, an older smolvm started it: stop it and start it again.",
 			"copy %s to %s: %w", c.from, c.to, err)
+	case errors.As(err, &theirs) && strings.HasSuffix(theirs.Error(), syscall.EACCES.Error()):
+		return fault.New(fault.Storage, fmt.Sprintf("Add -u root: %s may not there.", c.user), "copy %s to %s: in the sandbox: %w", c.from, c.to, err)
 	case errors.As(err, &theirs):
 		return fault.New(fault.NotFound, "", "copy %s to %s: in the sandbox: %w", c.from, c.to, err)
 	}
