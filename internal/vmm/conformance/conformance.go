@@ -139,8 +139,7 @@ func life(t *testing.T, s Setup, layer string) {
 		return // the session's state is unknown
 	}
 	t.Run("Reopen", func(t *testing.T) { c = reopen(t, b, c, first) })
-	// The firmware of QEMU's microvm may not come up again over memory that a guest
-	// has used much of (docs/backends.md), so nothing that does is before this.
+	// QEMU's microvm may not come up again after traffic (docs/backends.md).
 	t.Run("Reboot", func(t *testing.T) { c = reboot(t, b, c, first) })
 	t.Run("Network", func(t *testing.T) { talk(t, c, b.network, s.Bulk) })
 	t.Run("PowerOff", func(t *testing.T) { powerOff(t, b, c) })
