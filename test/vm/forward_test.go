@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -71,7 +72,8 @@ func TestSandboxesShareNoMutableFile(t *testing.T) {
 	}
 }
 
-// writable are the regular files below home that the sandbox's processes may write to.
+// writable are the regular files that the sandbox's processes may write to, by device
+// and inode: in a cage they have other names.
 func (w *world) writable(t *testing.T, name string) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
@@ -82,9 +84,11 @@ func (w *world) writable(t *testing.T, name string) map[string]bool {
 			t.Fatal(err)
 		}
 		for _, fd := range fds {
-			path, err := os.Readlink(filepath.Join(folder, "fd", fd.Name()))
-			if err == nil && strings.HasPrefix(path, w.home) && opensForWriting(filepath.Join(folder, "fdinfo", fd.Name())) {
-				found[path] = true
+			path, _ := os.Readlink(filepath.Join(folder, "fd", fd.Name()))
+			info, err := os.Stat(filepath.Join(folder, "fd", fd.Name()))
+			if err == nil && filepath.IsAbs(path) && info.Mode().IsRegular() && opensForWriting(filepath.Join(folder, "fdinfo", fd.Name())) {
+				stat := info.Sys().(*syscall.Stat_t)
+				found[fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)] = true
 			}
 		}
 	}

@@ -221,6 +221,7 @@ type process struct {
 }
 
 // processes finds those whose command line names this world's home and contains part.
+// A caged QEMU knows its files by other names: those outside are added to its line.
 func (w *world) processes(part string) []process {
 	var found []process
 	folders, _ := filepath.Glob("/proc/[0-9]*")
@@ -230,6 +231,9 @@ func (w *world) processes(part string) []process {
 			continue
 		}
 		args := string(bytes.ReplaceAll(raw, []byte{0}, []byte{' '}))
+		if strings.Contains(args, "qemu-system") {
+			args += w.shown(folder)
+		}
 		if !strings.Contains(args, w.home) || !strings.Contains(args, part) {
 			continue
 		}
@@ -237,6 +241,23 @@ func (w *world) processes(part string) []process {
 		found = append(found, process{pid, args})
 	}
 	return found
+}
+
+// shown are the files of this world's home that a process has mounted, as they are
+// called outside. What the home lies on may be mounted elsewhere than its root.
+func (w *world) shown(process string) string {
+	table, _ := os.ReadFile(filepath.Join(process, "mountinfo"))
+	var found strings.Builder
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 {
+			continue
+		}
+		if _, below, ok := strings.Cut(fields[3], "/"+filepath.Base(w.home)+"/"); ok {
+			found.WriteString(" " + filepath.Join(w.home, below))
+		}
+	}
+	return found.String()
 }
 
 // supervisor and monitor find the two host processes of a sandbox.

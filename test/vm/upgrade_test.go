@@ -3,6 +3,10 @@
 package vm_test
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -17,6 +21,9 @@ func TestOlderSupervisorServesOn(t *testing.T) {
 	w.common(t) // the image is here
 	then := &world{bin: buildProgram(t, landed, "build"), home: w.home, address: w.address, path: w.path, small: w.small}
 	const name = "aged"
+	if err := os.Remove(filepath.Join(w.home, "config.toml")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err) // other tests set what the older program has no settings for
+	}
 	then.must(t, "claude", "start", "-n", name, "--no-attach", "--memory", "1G", "--cpus", "1")
 	t.Cleanup(func() { w.remove(name) })
 	supervisor := w.supervisor(t, name)

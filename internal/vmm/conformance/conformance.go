@@ -135,13 +135,12 @@ func life(t *testing.T, s Setup, layer string) {
 	t.Run("Grow", func(t *testing.T) { growing(t, b, c) })
 	t.Run("Console", func(t *testing.T) { sayings(t, c, b.console) })
 	t.Run("Throughput", func(t *testing.T) { throughput(t, c, s) })
+	t.Run("Network", func(t *testing.T) { talk(t, c, b.network, s.Bulk) })
 	if t.Failed() {
 		return // the session's state is unknown
 	}
 	t.Run("Reopen", func(t *testing.T) { c = reopen(t, b, c, first) })
-	// QEMU's microvm may not come up again after traffic (docs/backends.md).
 	t.Run("Reboot", func(t *testing.T) { c = reboot(t, b, c, first) })
-	t.Run("Network", func(t *testing.T) { talk(t, c, b.network, s.Bulk) })
 	t.Run("PowerOff", func(t *testing.T) { powerOff(t, b, c) })
 }
 
