@@ -72,9 +72,5 @@ func TestOlderSupervisorServesOn(t *testing.T) {
 	if got := w.must(t, "exec", name, "--", "cat", "/workspace/file"); got != "carried" {
 		t.Errorf("after its restart by today's program the file holds %q", got)
 	}
-	w.must(t, "stop", name)
-	then.must(t, "start", name, "--no-attach") // and back: the record says nothing new
-	if got := then.must(t, "exec", name, "--", "cat", "/workspace/file"); got != "carried" {
-		t.Errorf("after a restart by the older program the file holds %q", got)
-	}
+	// The way back is not promised: that program knows no fields but its own.
 }
