@@ -35,23 +35,11 @@ type Handout struct {
 
 // NewHandout makes the way for one cage.
 func NewHandout() (*Handout, error) {
-	syscall.ForkLock.RLock() // no program may be started between socketpair and close-on-exec
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
-	if err == nil {
-		syscall.CloseOnExec(fds[0])
-		syscall.CloseOnExec(fds[1])
-	}
-	syscall.ForkLock.RUnlock()
+	ours, theirs, err := process.SocketPair("handout")
 	if err != nil {
 		return nil, fmt.Errorf("make the way out of a cage: %w", err)
 	}
-	near, theirs := os.NewFile(uintptr(fds[0]), "handout"), os.NewFile(uintptr(fds[1]), "handout")
-	defer near.Close() // FileConn works on a copy
-	conn, err := net.FileConn(near)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make the way out of a cage: %w", err), theirs.Close())
-	}
-	return &Handout{conn.(*net.UnixConn), theirs}, nil
+	return &Handout{ours, theirs}, nil
 }
 
 // Give adds the stage's end to the files of a command that Command made.

@@ -170,29 +170,11 @@ func (b *browsing) forward(port int) error {
 		}
 	})
 	for _, l := range listeners {
-		b.group.Go(func() { b.accept(ctx, l, port, slots) })
-	}
-	return nil
-}
-
-func (b *browsing) accept(ctx context.Context, l net.Listener, port int, slots chan struct{}) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			_ = conn.Close()
-			continue
-		}
 		b.group.Go(func() {
-			defer func() { <-slots }()
-			defer conn.Close()
-			b.carry(ctx, conn.(*net.TCPConn), port)
+			admit(l, slots, &b.group, func(conn net.Conn) { b.carry(ctx, conn.(*net.TCPConn), port) })
 		})
 	}
+	return nil
 }
 
 // carry joins one connection to the sandbox's port.

@@ -51,9 +51,17 @@ func openDoor(ctx context.Context, rand io.Reader, to string) (*door, error) {
 }
 
 func (d *door) accept() {
-	slots := make(chan struct{}, maxVisitors)
+	admit(d.listener, make(chan struct{}, maxVisitors), &d.group, func(conn net.Conn) {
+		_ = conn.SetDeadline(time.Now().Add(knockTime))
+		d.answer(conn)
+	})
+}
+
+// admit serves the connections to a listener, each in a goroutine of group, until the
+// listener is closed. One for which there is no slot is closed at once.
+func admit(l net.Listener, slots chan struct{}, group *sync.WaitGroup, serve func(net.Conn)) {
 	for {
-		conn, err := d.listener.Accept()
+		conn, err := l.Accept()
 		if err != nil {
 			return
 		}
@@ -63,11 +71,10 @@ func (d *door) accept() {
 			_ = conn.Close()
 			continue
 		}
-		d.group.Go(func() {
+		group.Go(func() {
 			defer func() { <-slots }()
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(knockTime))
-			d.answer(conn)
+			serve(conn)
 		})
 	}
 }

@@ -148,6 +148,14 @@ func lastEntries(entries []string) []string {
 	return slices.Sorted(maps.Values(by))
 }
 
+func entryNames(entries []string) []string {
+	var names []string
+	for _, entry := range entries {
+		names = append(names, sandbox.EntryName(entry))
+	}
+	return names
+}
+
 func runEnvUnset(ctx context.Context, app *App, o envOptions) error {
 	boxes, _, err := app.one(o.Name)
 	if err != nil {
@@ -157,10 +165,7 @@ func runEnvUnset(ctx context.Context, app *App, o envOptions) error {
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, entry := range kept {
-		names = append(names, sandbox.EntryName(entry))
-	}
+	names := entryNames(kept)
 	for _, name := range o.Entries {
 		if !slices.Contains(names, name) {
 			return refuse(nearHint(name, names, "See smolvm env list "+o.Name+"."), "sandbox %q keeps no variable %q", o.Name, name)
@@ -178,11 +183,7 @@ func (a *App) changeEnv(ctx context.Context, boxes sandboxes, o envOptions, set,
 		return ui.WriteData(a.Streams.Out, variablesOf(kept))
 	}
 	if len(set) > 0 {
-		var names []string
-		for _, entry := range set {
-			names = append(names, sandbox.EntryName(entry))
-		}
-		a.Streams.Say("the agent of %s gets: %s", o.Name, strings.Join(names, ", "))
+		a.Streams.Say("the agent of %s gets: %s", o.Name, strings.Join(entryNames(set), ", "))
 	} else {
 		a.Streams.Say("the agent of %s does not get any more: %s", o.Name, strings.Join(unset, ", "))
 	}

@@ -52,7 +52,7 @@ func (d *Driver) confine(ctx context.Context, tool process.Tool) (*confinement, 
 	}
 	c := &confinement{binds: []cage.Bind{{From: binary, To: binary, Program: true}, {From: "/dev/null", To: "/dev/null", Device: true}}}
 	for _, path := range unique(libraries) {
-		c.binds = append(c.binds, cage.Bind{From: path, To: filepath.Clean(path), Program: true})
+		c.binds = append(c.binds, cage.Bind{From: path, To: path, Program: true})
 	}
 	if there(loaderCache) {
 		c.binds = append(c.binds, cage.Bind{From: loaderCache, To: loaderCache})

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -44,7 +45,7 @@ func newCard(wanted bool, children *[]*os.File) (*card, error) {
 	if !wanted {
 		return nil, nil
 	}
-	ours, theirs, err := socketPair("card")
+	ours, theirs, err := process.SocketPair("card")
 	if err != nil {
 		return nil, err
 	}

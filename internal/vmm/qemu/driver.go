@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -131,15 +130,15 @@ func (d *Driver) launch(ctx context.Context, p plan) (m *machine, said string, e
 	if err := ctx.Err(); err != nil {
 		return nil, "", err
 	}
-	qmp, qmpChild, err := socketPair("qmp")
+	qmp, qmpChild, err := process.SocketPair("qmp")
 	if err != nil {
 		return nil, "", err
 	}
-	link, linkChild, err := socketPair("link")
+	link, linkChild, err := process.SocketPair("link")
 	if err != nil {
 		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close())
 	}
-	share, shareChild, err := socketPair("share")
+	share, shareChild, err := process.SocketPair("share")
 	if err != nil {
 		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close(), link.Close(), linkChild.Close())
 	}
@@ -228,25 +227,4 @@ func hintFor(said string) string {
 		return "Give the sandbox less memory (--memory), or free some."
 	}
 	return ""
-}
-
-// socketPair makes a connected pair: ours, and a file for the child.
-func socketPair(name string) (*net.UnixConn, *os.File, error) {
-	syscall.ForkLock.RLock() // no program may be started between socketpair and close-on-exec
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
-	if err == nil {
-		syscall.CloseOnExec(fds[0])
-		syscall.CloseOnExec(fds[1])
-	}
-	syscall.ForkLock.RUnlock()
-	if err != nil {
-		return nil, nil, fmt.Errorf("make socket pair %s: %w", name, err)
-	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name)
-	defer func() { _ = ours.Close() }() // FileConn works on a copy
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("make socket pair %s: %w", name, err), theirs.Close())
-	}
-	return conn.(*net.UnixConn), theirs, nil
 }

@@ -11,13 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // pair is a port and the guest's end of it.
 func pair(t *testing.T) (*port, net.Conn) {
 	t.Helper()
-	ours, file, err := socketPair("test")
+	ours, file, err := process.SocketPair("test")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/smolvm/smolvm/internal/process"
 )
 
 const hello = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}` + "\n"
@@ -20,7 +22,7 @@ const hello = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7
 // the next answers, with $ID in place of the command's id.
 func play(t *testing.T, first string, answers ...string) *net.UnixConn {
 	t.Helper()
-	ours, file, err := socketPair("test")
+	ours, file, err := process.SocketPair("test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +134,7 @@ func FuzzMessage(f *testing.F) {
 
 // newPortForEvents is a machine that only takes events.
 func newPortForEvents(t *testing.T) *machine {
-	ours, file, err := socketPair("test")
+	ours, file, err := process.SocketPair("test")
 	if err != nil {
 		t.Fatal(err)
 	}
