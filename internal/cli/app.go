@@ -132,9 +132,10 @@ func refuse(hint, format string, args ...any) error {
 	return fault.New(fault.Usage, hint, format, args...)
 }
 
-// table writes a table as a command's result: plainly where that was asked for.
+// table writes a table as a command's result: plainly where that was asked for, and
+// where a terminal is so narrow that it would break the lines.
 func (a *App) table(t *ui.Table) error {
-	if a.global.Plain {
+	if a.global.Plain || a.Streams.OutTTY && t.Width() > int(a.Streams.Size().Columns) {
 		return t.WritePlain(a.Streams.Out)
 	}
 	return t.Write(a.Streams.Out)

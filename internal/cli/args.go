@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +12,40 @@ import (
 	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/wire"
 )
+
+// anyNumber of arguments is as many as one likes.
+const anyNumber = -1
+
+// arguments wants at least so many arguments, and at most so many.
+func arguments(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		hint := "Usage: " + cmd.UseLine()
+		switch {
+		case len(args) < least:
+			return fault.New(fault.Usage, hint, "%s: %s is missing", cmd.CommandPath(), wantedWord(cmd.Use, len(args)))
+		case most != anyNumber && len(args) > most:
+			return fault.New(fault.Usage, hint, "%s: unexpected argument %q", cmd.CommandPath(), ui.Clean(args[most]))
+		}
+		return nil
+	}
+}
+
+// wantedWord is what a usage line calls the argument with a number, or the last one,
+// which may be repeated. What is in brackets need not be there.
+func wantedWord(use string, number int) string {
+	var wanted []string
+	depth := 0
+	first, _, _ := strings.Cut(use, " | ")
+	for _, word := range strings.Fields(first)[1:] {
+		inside := depth > 0
+		depth += strings.Count(word, "[") - strings.Count(word, "]")
+		if !inside && depth == 0 && !(strings.HasPrefix(word, "[") && strings.HasSuffix(word, "]")) {
+			word, _, _ = strings.Cut(word, "...")
+			wanted = append(wanted, word)
+		}
+	}
+	return wanted[min(number, len(wanted)-1)]
+}
 
 // afterDash are the words after --, nil when there are none.
 func afterDash(cmd *cobra.Command, args []string) []string {

@@ -60,7 +60,7 @@ like a token. Nothing is sent anywhere. What will be in the file is listed first
 and on a terminal you are asked; read it before you show it to others.`,
 		Example: `  smolvm bug-report
   smolvm bug-report -o report.txt claude-code`,
-		Args:              usage(cobra.MaximumNArgs(1)),
+		Args:              arguments(0, 1),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {

@@ -20,7 +20,7 @@ sandboxes.`,
 		Example: `  smolvm completion bash > ~/.local/share/bash-completion/completions/smolvm
   smolvm completion zsh > "${fpath[1]}/_smolvm"
   smolvm completion fish > ~/.config/fish/completions/smolvm.fish`,
-		Args:      usage(cobra.ExactArgs(1)),
+		Args:      arguments(1, 1),
 		ValidArgs: shells,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out, root := app.Streams.Out, cmd.Root()

@@ -78,7 +78,7 @@ config.toml in the state folder, which looks like this:
   mirrors = ["https://mirror.example/images/"]`,
 		Example: `  smolvm config show
   smolvm config show --json`,
-		Args: usage(cobra.NoArgs),
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	jsonFlag(cmd, &o.JSON, "the configuration")

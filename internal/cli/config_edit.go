@@ -28,7 +28,7 @@ func newConfigEdit(app *App, run func(context.Context, *App, configEditOptions) 
 none it begins with every setting as a comment. What you saved is checked before
 it counts; where it is wrong you may go on editing.`,
 		Example:     "  smolvm config edit\n  EDITOR=nano smolvm config edit",
-		Args:        usage(cobra.NoArgs),
+		Args:        arguments(0, 0),
 		Annotations: map[string]string{mayBeWrong: "yes"},
 		RunE:        func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, configEditOptions{}) },
 	}

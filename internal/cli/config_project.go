@@ -107,7 +107,7 @@ can write into the directory can write it. It may set cpus, memory, disk and env
 		Example: `  smolvm config trust project
   smolvm config trust project --yes ~/src/project
   smolvm config trust project --remove`,
-		Args: usage(cobra.MaximumNArgs(1)),
+		Args: arguments(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Directory = strings.Join(args, "")
 			return run(cmd.Context(), app, o)

@@ -41,7 +41,7 @@ SMOLVM_ variable, that the directory's .smolvm.toml (once it is trusted), that
 your own config.toml. Where nothing is set the value is empty or the default.`,
 		Example: `  smolvm config list
   smolvm config list --show-origin`,
-		Args: usage(cobra.NoArgs),
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	cmd.Flags().BoolVar(&o.Origin, "show-origin", false, "also say where each value comes from")
@@ -70,7 +70,7 @@ func runConfigList(_ context.Context, app *App, o configListOptions) error {
 	case o.JSON:
 		return ui.WriteData(app.Streams.Out, views)
 	case o.Origin:
-		return table.Write(app.Streams.Out)
+		return app.table(table)
 	}
 	_, err = fmt.Fprint(app.Streams.Out, lines.String())
 	return err
@@ -108,7 +108,7 @@ func newConfigGet(app *App, run func(context.Context, *App, configKeyOptions) er
 nothing is set, of a list one entry a line.`,
 		Example: `  smolvm config get memory
   smolvm config get preset.claude-code.memory`,
-		Args:              usage(cobra.ExactArgs(1)),
+		Args:              arguments(1, 1),
 		ValidArgsFunction: app.completeSettings,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Key = args[0]
@@ -156,7 +156,7 @@ preset.NAME.KEY and overrules the general one.
 		Example: `  smolvm config set memory 4G
   smolvm config set preset.codex.cpus 2
   smolvm config set env TZ NODE_ENV=test`,
-		Args:              usage(cobra.MinimumNArgs(2)),
+		Args:              arguments(2, anyNumber),
 		ValidArgsFunction: app.completeSettings,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Key, o.Values = args[0], args[1:]
@@ -208,7 +208,7 @@ func newConfigUnset(app *App, run func(context.Context, *App, configKeyOptions) 
 		Short: "Take a setting out of your configuration",
 		Example: `  smolvm config unset memory
   smolvm config unset preset.claude-code.credentials`,
-		Args:              usage(cobra.ExactArgs(1)),
+		Args:              arguments(1, 1),
 		ValidArgsFunction: app.completeSettings,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Key = args[0]

@@ -52,7 +52,7 @@ key that lies beside a manifest proves nothing. A catalogue that names keys of
 its own is believed by them, no longer by the built-in ones.`,
 		Example: `  smolvm config trust add publisher.pub
   smolvm config trust add RWQ... --catalogue https://example.org/images/`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Key = args[0]
 			return run(cmd.Context(), app, o)
@@ -73,7 +73,7 @@ list' shows it, its .pub file, or the line that starts with RW. Without a key of
 its own a catalogue is believed by the built-in keys.`,
 		Example: `  smolvm config trust remove 0123456789ABCDEF
   smolvm config trust remove publisher.pub --catalogue https://example.org/images/`,
-		Args:              usage(cobra.ExactArgs(1)),
+		Args:              arguments(1, 1),
 		ValidArgsFunction: app.completeKeys,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Key = args[0]
@@ -199,7 +199,7 @@ func newTrustList(app *App, run func(context.Context, *App, trustListOptions) er
 		Short:   "List the keys that are trusted, and for what",
 		Example: `  smolvm config trust list
   smolvm config trust list --json`,
-		Args: usage(cobra.NoArgs),
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	jsonFlag(cmd, &o.JSON, "an array of keys")

@@ -52,7 +52,12 @@ whole.
   smolvm cp claude-code:src/. .
   smolvm cp claude-code:~/.bashrc - | less
   tar c . | smolvm cp - claude-code:/tmp/all.tar`,
-		Args:              usage(cobra.MinimumNArgs(2)),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return refuse("Usage: "+cmd.UseLine(), "cp needs a source and a destination")
+			}
+			return nil
+		},
 		ValidArgsFunction: app.completeCopy,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Sources, o.Dest = args[:len(args)-1], args[len(args)-1]

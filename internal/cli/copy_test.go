@@ -87,7 +87,7 @@ func TestCopyRefuses(t *testing.T) {
 		"cp box:a box:b":                  {fault.Usage, "both sides are in sandboxes"},
 		"cp box:a off:b .":                {fault.Usage, "one sandbox at a time"},
 		"cp box:a box:b -":                {fault.Usage, "stands for one file"},
-		"cp box:a":                        {fault.Usage, "at least 2"},
+		"cp box:a":                        {fault.Usage, "a source and a destination"},
 		"cp nowhere:a .":                  {fault.NotFound, `no sandbox "nowhere"`},
 		"cp off:a .":                      {fault.NotRunning, "smolvm start off"},
 		"cp /no/such box:":                {fault.NotFound, "no such file"},

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -99,11 +100,24 @@ func (a *App) suits(p preset.Preset, s source, o giveOptions) error {
 }
 
 func sourceFault(s source, remembered bool, err error) error {
-	hint := ""
+	hint := s.hint()
 	if remembered {
 		hint = "It is read at every start. Make it available, name another source with --credential, or start with --no-credentials."
 	}
 	return fault.New(fault.Usage, hint, "take %s from %s:%s: %w", s.name, s.kind, s.at, err)
+}
+
+// hint says how a source is made one.
+func (s source) hint() string {
+	switch {
+	case s.kind == "env":
+		return fmt.Sprintf("Set it in this shell (export %s), or name another source: %s=file:PATH, %s=keychain:ITEM.", s.at, s.name, s.name)
+	case s.kind == "file":
+		return "Name a file with nothing but the secret in it, which you can read."
+	case runtime.GOOS == "darwin":
+		return fmt.Sprintf(`Put it there: security add-generic-password -s %s -a "$USER" -w`, shellQuote(s.at))
+	}
+	return fmt.Sprintf("Put it there: secret-tool store --label %[1]s service %[1]s", shellQuote(s.at))
 }
 
 // absolute is the path of a file that a flag names.

@@ -41,7 +41,7 @@ something could not be tested, and 2 where none can run.
 		Example: `  smolvm doctor
   smolvm doctor --fix
   smolvm doctor --json`,
-		Args: usage(cobra.NoArgs),
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	app.firecrackerFlag(cmd)

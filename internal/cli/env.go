@@ -56,7 +56,7 @@ at each start: that is the way for secrets. Variables that hold the credentials 
 the sandbox's agent are refused with a value, and count from the next start on.`,
 		Example: `  smolvm env set claude-code MODE=test
   smolvm env set claude-code GITHUB_TOKEN`,
-		Args: usage(cobra.MinimumNArgs(2)),
+		Args: arguments(2, anyNumber),
 	})
 }
 
@@ -67,7 +67,7 @@ func newEnvUnset(app *App, run func(context.Context, *App, envOptions) error) *c
 		Long: `Forget variables that 'env set' keeps. What runs goes on with them; what begins in
 the sandbox from now on does not get them.`,
 		Example: `  smolvm env unset claude-code MODE`,
-		Args:    usage(cobra.MinimumNArgs(2)),
+		Args:    arguments(2, anyNumber),
 	})
 }
 
@@ -80,7 +80,7 @@ func newEnvList(app *App, run func(context.Context, *App, envOptions) error) *co
 each start, that of your environment.`,
 		Example: `  smolvm env list claude-code
   smolvm env list claude-code --json`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: arguments(1, 1),
 	})
 }
 

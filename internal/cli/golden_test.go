@@ -52,6 +52,7 @@ func TestGoldenOutputs(t *testing.T) {
 		"list.json":           "list --json",
 		"list-plain.txt":      "list --plain",
 		"info.txt":            "info box",
+		"info-plain.txt":      "info box --plain",
 		"info.json":           "info box --json",
 		"ssh-config.txt":      "ssh-config",
 		"ssh-config.json":     "ssh-config box --json",

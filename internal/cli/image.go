@@ -37,7 +37,7 @@ func newImageList(app *App, run func(context.Context, *App, imageListOptions) er
 		Short:   "List the images in the cache, or those that are published",
 		Example: `  smolvm image list
   smolvm image list --available --json`,
-		Args: usage(cobra.NoArgs),
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	cmd.Flags().BoolVar(&o.Available, "available", false, "list what the manifest offers instead")

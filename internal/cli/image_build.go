@@ -49,7 +49,7 @@ longer and needs QEMU for it.`,
   smolvm image build claude codex
   smolvm image build --all --arch arm64
   smolvm image build --output dist/images --key dist/dev/minisign.key claude`,
-		Args:              usage(presetsOrAll(&o, 0)),
+		Args:              presetsOrAll(&o, 0),
 		ValidArgsFunction: app.completePresets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Presets = args
@@ -86,9 +86,9 @@ const keyUsage = "`FILE` with a private minisign key that signs, its public half
 func presetsOrAll(o *imageBuildOptions, n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if o.All {
-			return cobra.ExactArgs(n)(cmd, args)
+			return arguments(n, n)(cmd, args)
 		}
-		return cobra.MinimumNArgs(n+1)(cmd, args)
+		return arguments(n+1, anyNumber)(cmd, args)
 	}
 }
 

@@ -47,7 +47,7 @@ files are listed then, too.`,
 		Example: `  smolvm image check
   smolvm image check dist/images
   smolvm image check https://example.org/images/ --json | jq '.data.files[] | select(.right | not)'`,
-		Args: usage(cobra.MaximumNArgs(1)),
+		Args: arguments(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				o.Address = args[0]

@@ -32,7 +32,7 @@ every byte is compared with it. After that, start works from the cache by the
 catalogue's address; --manifest says by which, if not by the one in the tar.`,
 		Example: `  smolvm image load -i claude.tar
   ssh elsewhere smolvm image save claude | smolvm image load`,
-		Args: usage(cobra.NoArgs),
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	cmd.Flags().StringVarP(&o.Input, "input", "i", "", "`FILE` to read, instead of standard input")

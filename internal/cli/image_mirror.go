@@ -31,7 +31,7 @@ file is verified, the manifest comes last, and what is there already stays. A
 mirror that was interrupted is continued by the same command.`,
 		Example: `  smolvm image mirror /srv/smolvm
   smolvm image mirror oci://registry.example/agents/smolvm:stable`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Destination = args[0]
 			return run(cmd.Context(), app, o)

@@ -31,7 +31,7 @@ from.`,
 		Example: `  smolvm image publish --key dist/dev/minisign.key dist/images claude
   smolvm image publish --key a.key --key b.key --mirror https://m.example/i/ out claude
   smolvm image publish --key a.key oci://registry.example/agents/smolvm:stable --all`,
-		Args: usage(presetsOrAll(&o, 1)),
+		Args: presetsOrAll(&o, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Output, o.Presets = args[0], args[1:]
 			return run(cmd.Context(), app, o)

@@ -29,7 +29,7 @@ removed.
 ` + imageSyntax,
 		Example: `  smolvm image rm claude
   smolvm image rm 1.0.0/claude-code-amd64-qemu`,
-		Args:              usage(cobra.MinimumNArgs(1)),
+		Args:              arguments(1, anyNumber),
 		ValidArgsFunction: app.completeCached,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Images = args

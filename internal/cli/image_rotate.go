@@ -40,7 +40,7 @@ the new ones also sign the manifest that is there. Later images are published
 with the new keys.`,
 		Example: `  smolvm image rotate --key old.key --key new.key --trust new.pub dist/images
   smolvm image rotate --key a.key --key c.key --trust b.pub --trust c.pub out`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Dir = args[0]
 			return run(cmd.Context(), app, o)

@@ -33,7 +33,7 @@ is not in the cache yet is downloaded first. The file of --output appears when i
 is complete.`,
 		Example: `  smolvm image save -o claude.tar claude
   smolvm image save --arch arm64 claude codex | ssh elsewhere smolvm image load`,
-		Args:              usage(cobra.MinimumNArgs(1)),
+		Args:              arguments(1, anyNumber),
 		ValidArgsFunction: app.completePresets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Presets = args

@@ -28,7 +28,7 @@ images can be built where no key is, and signed where nothing else runs. A key
 that the folder's newest key list does not have is refused.`,
 		Example: `  smolvm image publish --no-sign out claude codex
   smolvm image sign --key release.key out`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Dir = args[0]
 			return run(cmd.Context(), app, o)

@@ -62,7 +62,7 @@ func newInfo(app *App, run func(context.Context, *App, infoOptions) error) *cobr
 		Short: "Show one sandbox: state, image, kernel, paths, SSH",
 		Example: `  smolvm info claude-code
   smolvm info claude-code --json`,
-		Args:              usage(cobra.ExactArgs(1)),
+		Args:              arguments(1, 1),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name = args[0]
@@ -94,7 +94,7 @@ func runInfo(ctx context.Context, app *App, o infoOptions) error {
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, info)
 	}
-	_, err = fmt.Fprint(app.Streams.Out, info.text(app.Now()))
+	_, err = fmt.Fprint(app.Streams.Out, info.text(app.Now(), app.global.Plain))
 	return err
 }
 
@@ -151,12 +151,16 @@ func shellQuote(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// text is the sandbox for people, a line for each fact that there is. Of a broken
-// one little is known.
-func (i sandboxInfo) text(now time.Time) string {
+// text is the sandbox for people, a line for each fact that there is, in columns but
+// for screen readers. Of a broken one little is known.
+func (i sandboxInfo) text(now time.Time, plain bool) string {
 	var out strings.Builder
 	line := func(key, value string) {
-		if value != "" {
+		switch {
+		case value == "":
+		case plain:
+			fmt.Fprintf(&out, "%s: %s\n", key, ui.Clean(value))
+		default:
 			fmt.Fprintf(&out, "%-9s %s\n", key, ui.Clean(value))
 		}
 	}

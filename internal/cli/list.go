@@ -24,7 +24,7 @@ func newList(app *App, run func(context.Context, *App, listOptions) error) *cobr
 		Example: `  smolvm list
   smolvm list --quiet
   smolvm list --json`,
-		Args: usage(cobra.NoArgs),
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	cmd.Flags().BoolVarP(&o.Quiet, "quiet", "q", false, "names only, one a line")

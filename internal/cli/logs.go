@@ -53,7 +53,7 @@ With -f it goes on until the sandbox stops. Ctrl-C ends it with status 130.`,
   smolvm logs --network claude-code
   smolvm logs --service gateway openclaw
   smolvm logs --json claude-code`,
-		Args:              usage(cobra.ExactArgs(1)),
+		Args:              arguments(1, 1),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name = args[0]

@@ -47,7 +47,7 @@ func newMountAdd(app *App, run func(context.Context, *App, mountOptions) error) 
 /workspace. A sandbox that runs sees them when the command ends.`,
 		Example: `  smolvm mount add claude-code ~/data:/data:ro
   smolvm mount add claude-code ../lib --mount-same-path`,
-		Args: usage(cobra.MinimumNArgs(2)),
+		Args: arguments(2, anyNumber),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Mounts = args[0], args[1:]
 			return run(cmd.Context(), app, o)
@@ -68,7 +68,7 @@ func newMountRemove(app *App, run func(context.Context, *App, mountOptions) erro
 		Long: `Remove mounts of a sandbox, named by their paths in it. Nothing of this computer
 is deleted; programs of the sandbox that still use them get errors.`,
 		Example:           `  smolvm mount remove claude-code /data`,
-		Args:              usage(cobra.MinimumNArgs(2)),
+		Args:              arguments(2, anyNumber),
 		ValidArgsFunction: app.completeMounts(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Mounts = args[0], args[1:]
@@ -106,7 +106,7 @@ func newMountList(app *App, run func(context.Context, *App, mountOptions) error)
 		Short:             "List the mounts of a sandbox",
 		Long:              "List the folders and files of this computer that a sandbox sees.",
 		Example:           `  smolvm mount list claude-code`,
-		Args:              usage(cobra.ExactArgs(1)),
+		Args:              arguments(1, 1),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name = args[0]

@@ -49,7 +49,7 @@ theirs is allowed. ` + egress.RuleHint + `
 		Example: `  smolvm network claude-code
   smolvm network claude-code allow registry.npmjs.org:443 10.0.0.5:3128
   smolvm network claude-code restricted`,
-		Args:              usage(cobra.MinimumNArgs(1)),
+		Args:              arguments(1, anyNumber),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Words = args[0], args[1:]

@@ -49,7 +49,7 @@ instead, with what lets in.
 Without NAME it is this directory's sandbox, or the only one that runs.`,
 		Example: "  smolvm " + word(p) + " open\n" +
 			"  smolvm " + word(p) + " open --print",
-		Args:              usage(cobra.MaximumNArgs(1)),
+		Args:              arguments(0, 1),
 		ValidArgsFunction: app.completeFirst(sandbox.Running),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name = strings.Join(args, "")

@@ -51,7 +51,7 @@ in who reaches this computer.`,
 		Example: `  smolvm port add claude-code 3000
   smolvm port add claude-code 8080:80
   smolvm port add claude-code 0.0.0.0:8080:80`,
-		Args:              usage(cobra.MinimumNArgs(2)),
+		Args:              arguments(2, anyNumber),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Ports = args[0], args[1:]
@@ -72,7 +72,7 @@ func newPortRemove(app *App, run func(context.Context, *App, portOptions) error)
 sandbox, whichever is forwarded; connections that there are go on.`,
 		Example: `  smolvm port remove claude-code 3000
   smolvm port remove claude-code 8080:80`,
-		Args:              usage(cobra.MinimumNArgs(2)),
+		Args:              arguments(2, anyNumber),
 		ValidArgsFunction: app.completeForwards,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Ports = args[0], args[1:]
@@ -196,7 +196,13 @@ func (a *App) warnOfPublic(f port.Forward) {
 // forwardable refuses what can be told to fail before anything is changed.
 func (a *App) forwardable(ctx context.Context, s sandbox.Status, wanted []port.Forward) error {
 	for i, f := range wanted {
-		for _, other := range append(slices.Clone(s.Forwards), wanted[:i]...) {
+		for _, other := range wanted[:i] {
+			if f.Meets(other) && !f.Any {
+				return refuse("Name another port of this computer for one of them.",
+					"ports %d and %d of %s cannot both be had from %s", other.Guest, f.Guest, s.Name, f.Listens())
+			}
+		}
+		for _, other := range s.Forwards {
 			if f.Meets(other) && !f.Same(other) && !f.Any {
 				return fault.New(fault.Conflict, "Remove that one first, or name another port.",
 					"forward port %d: %s leads to port %d of %s already", f.Guest, f.Listens(), other.Guest, s.Name)
@@ -318,7 +324,7 @@ func runPortList(ctx context.Context, app *App, o portOptions) error {
 	for _, v := range views {
 		table.Add(v.Sandbox, v.at(), strconv.Itoa(v.Guest), v.state())
 	}
-	return table.Write(app.Streams.Out)
+	return app.table(table)
 }
 
 func (v forwardView) at() string {

@@ -7,6 +7,7 @@ import (
 	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/ui"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -34,7 +35,7 @@ func TestPort(t *testing.T) {
 		"port add off 7001:1 --json":     {log: []string{"forward off 127.0.0.1:7001:1"}, out: envelopeOf(`[{"sandbox":"off","address":"","host":7001,"guest":1,"open":false,"reason":"the sandbox is not running"}]`)},
 		"port add off 7001:1":            {log: []string{"forward off 127.0.0.1:7001:1"}, errs: "port 1 of off is forwarded from its next start on\n"},
 		"port add box 8080:81":           {status: 4, errs: "127.0.0.1:8080 leads to port 80 of box already"},
-		"port add box 1:1 1:2":           {status: 4, errs: "leads to port 1 of box already"},
+		"port add box 1:1 1:2":           {status: 2, errs: "ports 1 and 2 of box cannot both be had from 127.0.0.1:1\n"},
 		"port add box 80/udp":            {status: 2, errs: "only TCP is forwarded"},
 		"port add nobody 80":             {status: 3, errs: "no sandbox"},
 		"port remove box 80":             {log: []string{"unforward box 127.0.0.1:8080:80"}, errs: "127.0.0.1:8080 leads to port 80 of box no more\n"},
@@ -44,13 +45,27 @@ func TestPort(t *testing.T) {
 		"port remove off 81":             {status: 3, errs: "It forwards none."},
 		"port list off":                  {errs: "No port is forwarded."},
 		"port list":                      {out: "SANDBOX  THIS COMPUTER   IN THE SANDBOX  STATE\nbox      127.0.0.1:8080  80              open\nbox      0.0.0.0:3000    3000            open\n"},
+		"port list --plain":              {out: "sandbox: box\nthis computer: 127.0.0.1:8080\nin the sandbox: 80\nstate: open\n\nsandbox: box\nthis computer: 0.0.0.0:3000\nin the sandbox: 3000\nstate: open\n"},
 		"claude start -p 7000:1":         {status: 125, errs: "taken by curl"},
 		"claude start -p x":              {status: 125, errs: "is no TCP port"},
-		"claude start -p 1:1 -p 1:2":     {status: 125, errs: "leads to port 1 of claude-code already"},
+		"claude start -p 1:1 -p 1:2":     {status: 125, errs: "ports 1 and 2 of claude-code cannot both be had from 127.0.0.1:1\n"},
 		"port remove box 1:2:3:4":        {status: 2, errs: "too many parts"},
 		"port remove box 8080:80 --json": {log: []string{"unforward box 127.0.0.1:8080:80"}, out: envelopeOf(`[{"sandbox":"box","address":"","host":8080,"guest":80,"open":true,"reason":""}]`)},
 	} {
 		portWorld(t).run(t, line, want)
+	}
+}
+
+// A table that a terminal would break is written a line for each cell.
+func TestTableTooWide(t *testing.T) {
+	for terminal, begins := range map[bool]string{false: "SANDBOX  ", true: "sandbox: box\nthis computer: any\n"} {
+		w := newWorld(t)
+		w.app.Streams.OutTTY = terminal
+		table := ui.NewTable("SANDBOX", "THIS COMPUTER", "STATE")
+		table.Add("box", "any", strings.Repeat("wide ", 20))
+		if err := w.app.table(table); err != nil || !strings.HasPrefix(w.out.String(), begins) {
+			t.Errorf("terminal %v: %v\n%s", terminal, err, &w.out)
+		}
 	}
 }
 

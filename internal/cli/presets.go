@@ -75,7 +75,7 @@ func newPresetList(app *App, run func(context.Context, *App, presetListOptions) 
 the folder presets of the state folder or named with --preset-file. What a file
 holds is in docs/presets.md.`,
 		Example: "  smolvm preset list\n  smolvm preset list --json",
-		Args:    usage(cobra.NoArgs),
+		Args:    arguments(0, 0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	jsonFlag(cmd, &o.JSON, "an array of presets")
@@ -132,7 +132,7 @@ func newPresetShow(app *App, run func(context.Context, *App, presetShowOptions) 
 		Use:               "show PRESET",
 		Short:             "Show what a preset installs and how it starts",
 		Example:           "  smolvm preset show claude\n  smolvm preset show codex --json",
-		Args:              usage(cobra.ExactArgs(1)),
+		Args:              arguments(1, 1),
 		ValidArgsFunction: app.completePresets,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name = args[0]
@@ -220,7 +220,7 @@ func newPresetCheck(app *App, run func(context.Context, *App, presetCheckOptions
 		Use:     "check FILE...",
 		Short:   "Check presets of your own, without building anything",
 		Example: "  smolvm preset check my-agent.toml",
-		Args:    usage(cobra.MinimumNArgs(1)),
+		Args:    arguments(1, anyNumber),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Files = args
 			return run(cmd.Context(), app, o)

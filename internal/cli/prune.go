@@ -43,7 +43,7 @@ about; --yes answers. Without a terminal nothing is asked.`,
 		Example: `  smolvm prune --dry-run
   smolvm prune --all --yes
   smolvm prune --keep-storage 10G`,
-		Args: usage(cobra.NoArgs),
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what would go")

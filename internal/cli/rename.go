@@ -31,7 +31,7 @@ directory it belongs to stay; programs that run in it and whoever is attached
 notice nothing. Its own host name follows at the next start.`,
 		Example: `  smolvm rename claude-code parser
   smolvm rename claude-code parser --json`,
-		Args:              usage(cobra.ExactArgs(2)),
+		Args:              arguments(2, 2),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.From, o.To = args[0], args[1]

@@ -31,7 +31,7 @@ or a larger disk, from its next start on. The disk of one that runs grows at onc
 The disk's file stays as small as what is in it. A disk cannot be made smaller.`,
 		Example: `  smolvm resize claude-code --memory 8G --cpus 4
   smolvm resize claude-code --disk 60G`,
-		Args:              usage(cobra.ExactArgs(1)),
+		Args:              arguments(1, 1),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name = args[0]

@@ -36,6 +36,7 @@ puts you in front of the agent.`,
 	root.SetOut(app.Streams.Out)
 	root.SetErr(app.Streams.Err)
 	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelp())
 	root.SetHelpCommandGroupID(otherGroup)
 	root.Version = app.Build.Version
 	root.SetVersionTemplate("smolvm {{.Version}}\n")

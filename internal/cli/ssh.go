@@ -42,7 +42,7 @@ paths filled in.`,
   smolvm ssh claude-code 'cd /workspace && ls | wc -l'
   smolvm ssh --user root claude-code
   smolvm ssh --stdio claude-code`,
-		Args:              usage(cobra.MinimumNArgs(1)),
+		Args:              arguments(1, anyNumber),
 		ValidArgsFunction: app.completeFirst(sandbox.Running),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name, o.Command = args[0], withoutDash(args[1:])

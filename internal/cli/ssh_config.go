@@ -56,7 +56,7 @@ works, and so do scp, sftp, rsync and editors that use ssh.`,
   smolvm ssh-config claude-code > config && ssh -F config claude-code.smolvm
   scp notes.txt claude-code.smolvm:/workspace/
   rsync -a src/ claude-code.smolvm:/workspace/src/`,
-		Args:              usage(cobra.MaximumNArgs(1)),
+		Args:              arguments(0, 1),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Name = strings.Join(args, "")

@@ -20,7 +20,7 @@ func newSupervise(app *App) *cobra.Command {
 		Use:    "supervise --home DIR --name NAME",
 		Short:  "Run the machine of one sandbox (used by smolvm itself)",
 		Hidden: true,
-		Args:   usage(cobra.NoArgs),
+		Args:   arguments(0, 0),
 		RunE:   func(cmd *cobra.Command, _ []string) error { return runSupervise(cmd.Context(), app, o) },
 	}
 	cmd.Flags().StringVar(&o.Home, "home", "", "state folder")

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"regexp"
 	"strings"
 
@@ -53,6 +55,33 @@ func group(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// newHelp makes `help`, which refuses words that name no command: cobra's own shows
+// the page of what comes before them.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND...]",
+		Short: "Help about any command",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return words(found), cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err == nil && len(rest) > 0 {
+				err = unknownWord(found, rest)
+			}
+			if err != nil {
+				return err
+			}
+			found.InitDefaultHelpFlag()
+			return found.Help()
+		},
+	}
+}
+
 // flagFault is a fault of reading the flags.
 type flagFault struct{ *fault.Fault }
 
@@ -76,15 +105,28 @@ func flagError(cmd *cobra.Command, err error) error {
 			hint = "Did you mean " + near + "?"
 		}
 	}
-	return &flagFault{fault.New(fault.Usage, hint, "%s: %w", cmd.CommandPath(), err)}
+	return &flagFault{fault.New(fault.Usage, hint, "%s: %w", cmd.CommandPath(), flagTrouble(err))}
 }
 
-// usage makes an argument check of cobra one whose failure is a usage fault.
-func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return fault.New(fault.Usage, "Usage: "+cmd.UseLine(), "%s: %w", cmd.CommandPath(), err)
-		}
-		return nil
+// flagTrouble says in our words what is wrong with a flag's value: those of pflag
+// are Go's own for numbers and times.
+func flagTrouble(err error) error {
+	var none *pflag.ValueRequiredError
+	var wrong *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &none):
+		return fmt.Errorf("--%s needs a value", none.GetFlag().Name)
+	case !errors.As(err, &wrong):
+		return err
 	}
+	name, value := wrong.GetFlag().Name, ui.Clean(wrong.GetValue())
+	switch wrong.GetFlag().Value.Type() {
+	case "int", "int64", "uint16":
+		return fmt.Errorf("--%s %.60q is not a whole number", name, value)
+	case "bool":
+		return fmt.Errorf("--%s %.60q is neither true nor false", name, value)
+	case "duration":
+		return fmt.Errorf("--%s %.60q is not a time, such as 90s or 5m", name, value)
+	}
+	return fmt.Errorf("--%s: %w", name, wrong.Unwrap())
 }

@@ -29,7 +29,7 @@ func newVersion(app *App, run func(context.Context, *App, versionOptions) error)
 		Use:     "version",
 		Short:   "Show the version of smolvm and of its guest agent",
 		Example: "  smolvm version\n  smolvm version --json",
-		Args:    usage(cobra.NoArgs),
+		Args:    arguments(0, 0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), app, o) },
 	}
 	jsonFlag(cmd, &o.JSON, "versions and digests")

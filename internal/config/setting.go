@@ -194,7 +194,7 @@ func parseIdle(text string) (time.Duration, error) {
 		return 0, nil
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 || d > 0 && d < minIdle {
+	if err != nil || d < minIdle {
 		return 0, fault.New(fault.Usage, "Write a number and a unit, such as 30m, or never.", "%.40q is not a time from 1s", text)
 	}
 	return d, nil

@@ -68,6 +68,8 @@ func TestSettingsRefuse(t *testing.T) {
 		"backend = \"vmware\"":    "vmware",
 		"browser = \"firefox\"":   "neither ask nor show",
 		"build_cache = \"here\"":  "relative",
+		"idle_stop = \"0s\"":      "\"0s\" is not a time from 1s",
+		"idle_stop = \"soon\"":    "Write a number and a unit, such as 30m, or never",
 		"env = [\"1A=2\"]":        "not the name of a variable",
 		"env = [\"A\", \"A\"]":    "twice",
 		"credentials = []":        "credentials",

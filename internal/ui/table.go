@@ -52,11 +52,8 @@ const leftOut = "..."
 // shorten cuts the last column as far as allowed, if that makes the table fit.
 func (t *Table) shorten(columns int) bool {
 	widths := t.widths()
-	last, sum := len(widths)-1, -len(columnGap)
-	for _, width := range widths {
-		sum += width + len(columnGap)
-	}
-	room := widths[last] - (sum - columns)
+	last := len(widths) - 1
+	room := widths[last] - (t.Width() - columns)
 	if room >= widths[last] {
 		return true
 	}
@@ -102,6 +99,15 @@ func (t *Table) Write(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, out.String())
 	return err
+}
+
+// Width is that of the table's lines, in columns of a terminal.
+func (t *Table) Width() int {
+	sum := -len(columnGap)
+	for _, width := range t.widths() {
+		sum += width + len(columnGap)
+	}
+	return sum
 }
 
 func (t *Table) widths() []int {
