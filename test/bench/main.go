@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command bench measures SmolVM against floors taken in the same run and writes
 // docs/benchmarks.md: machine, commit, medians and ratios.
 //

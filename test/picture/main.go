@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command picture draws a terminal session as an SVG: it runs a command on a
 // pseudo-terminal, replays everything the command wrote through a terminal
 // emulator, and writes the final screen. The picture in the README is made with
