@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -49,9 +50,7 @@ func (n *Network) echo(id stack.TransportEndpointID, packet *stack.PacketBuffer)
 		answer, err := ping(n.life, to.Addr(), message)
 		if err != nil {
 			flow.fail(err)
-			if os.IsPermission(err) {
-				n.prohibited(from.Addr(), to.Addr(), offending)
-			}
+			n.unanswered(from.Addr(), to.Addr(), offending, err)
 			return
 		}
 		flow.received(len(answer))
@@ -59,6 +58,21 @@ func (n *Network) echo(id stack.TransportEndpointID, packet *stack.PacketBuffer)
 		n.send(to.Addr(), from.Addr(), answer)
 	})
 	return true
+}
+
+// unanswered tells the guest why an echo request got no answer. One that nobody said
+// anything about is lost, as on any network.
+func (n *Network) unanswered(from, to netip.Addr, offending []byte, err error) {
+	var said syscall.Errno
+	switch {
+	case !errors.As(err, &said):
+	case errors.Is(err, os.ErrPermission):
+		n.prohibited(from, to, offending)
+	case to.Is6():
+		n.complain(from, to, byte(header.ICMPv6AddressUnreachable), offending)
+	default:
+		n.complain(from, to, byte(header.ICMPv4HostUnreachable), offending)
+	}
 }
 
 func isEchoRequest(to netip.Addr, kind byte) bool {
@@ -79,12 +93,12 @@ func ping(ctx context.Context, to netip.Addr, message []byte) ([]byte, error) {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	if _, err := conn.WriteTo(message, &net.UDPAddr{IP: to.AsSlice()}); err != nil {
+	if _, err := conn.Write(message); err != nil {
 		return nil, err
 	}
 	buf := make([]byte, MaxFrame)
 	for {
-		size, _, err := conn.ReadFrom(buf)
+		size, err := conn.Read(buf)
 		if err != nil {
 			return nil, err
 		}
@@ -105,11 +119,15 @@ func isEchoReply(to netip.Addr, kind byte) bool {
 	return header.ICMPv6Type(kind) == header.ICMPv6EchoReply
 }
 
-// pingSocket is a socket for echo requests of an ordinary user.
-func pingSocket(to netip.Addr) (net.PacketConn, error) {
+// pingSocket is a socket for echo requests of an ordinary user. It is connected, so
+// that it gets the answers of that address alone, and learns what routers say.
+func pingSocket(to netip.Addr) (net.Conn, error) {
 	family, protocol := syscall.AF_INET, syscall.IPPROTO_ICMP
+	var at syscall.Sockaddr
 	if to.Is6() {
-		family, protocol = syscall.AF_INET6, syscall.IPPROTO_ICMPV6
+		family, protocol, at = syscall.AF_INET6, syscall.IPPROTO_ICMPV6, &syscall.SockaddrInet6{Addr: to.As16()}
+	} else {
+		at = &syscall.SockaddrInet4{Addr: to.As4()}
 	}
 	syscall.ForkLock.RLock()
 	fd, err := syscall.Socket(family, syscall.SOCK_DGRAM, protocol)
@@ -121,8 +139,11 @@ func pingSocket(to netip.Addr) (net.PacketConn, error) {
 		return nil, fmt.Errorf("this computer lets ordinary users send no pings (sysctl net.ipv4.ping_group_range): %w", err)
 	}
 	file := os.NewFile(uintptr(fd), "ping")
-	defer file.Close() // FilePacketConn works on a copy
-	return net.FilePacketConn(file)
+	defer file.Close() // FileConn works on a copy
+	if err := syscall.Connect(fd, at); err != nil {
+		return nil, fmt.Errorf("send a ping: %w", err)
+	}
+	return net.FileConn(file)
 }
 
 // prohibited tells the guest that a packet may not pass.
