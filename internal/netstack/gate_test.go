@@ -29,7 +29,7 @@ func helloFor(t testing.TB, name string) string {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	go func() {
-		_ = tls.Client(theirs, &tls.Config{ServerName: name, InsecureSkipVerify: true}).HandshakeContext(context.Background())
+		_ = tls.Client(theirs, &tls.Config{ServerName: name, InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}}).HandshakeContext(context.Background())
 	}()
 	defer ours.Close()
 	buf := make([]byte, 4096)

@@ -14,6 +14,8 @@ const (
 	dnsHeader  = 12
 	maxMessage = 65535 // bytes, over TCP
 
+	longestName = 254 // as text
+
 	typeA, typeNS, typeCNAME, typeSOA, typePTR, typeMX = 1, 2, 5, 6, 12, 15
 	typeAAAA, typeDNAME, typeOPT, typeSVCB, typeHTTPS  = 28, 39, 41, 64, 65
 
@@ -58,6 +60,10 @@ func parseQuery(m []byte) (q question, rcode int) {
 	return q, 0
 }
 
+// dots marks those that are no ends of labels, as is usual in text: the one label
+// "ok.example" is not the name ok.example.
+var dots = strings.NewReplacer(".", `\.`, `\`, `\\`)
+
 // readName reads a name and gives where the message goes on behind it.
 func readName(m []byte, at int) (name string, next int, err error) {
 	var text strings.Builder
@@ -83,13 +89,13 @@ func readName(m []byte, at int) (name string, next int, err error) {
 			jumps++
 			at = (size&0x3f)<<8 | int(m[at+1])
 			continue
-		case size > 63 || at+1+size > len(m) || text.Len()+size > 254:
+		case size > 63 || at+1+size > len(m) || text.Len()+size > longestName:
 			return "", 0, errMessage
 		}
 		if text.Len() > 0 {
 			text.WriteByte('.')
 		}
-		text.Write(m[at+1 : at+1+size])
+		_, _ = dots.WriteString(&text, string(m[at+1:at+1+size]))
 		at += 1 + size
 	}
 }
