@@ -88,6 +88,9 @@ func runNetwork(ctx context.Context, app *App, o networkCommand) error {
 		Name: o.Name, networkView: networkOf(s.Network, snapshot.Policy),
 		Live: append([]netstack.Entry{}, snapshot.Live...), Refusals: append([]netstack.Entry{}, snapshot.Refusals...),
 	}
+	if s.Network {
+		app.sayIdle(snapshot.Policy, change.Allow)
+	}
 	switch {
 	case o.JSON:
 		return ui.WriteData(app.Streams.Out, state)
@@ -120,11 +123,11 @@ func (o networkCommand) change() (c egress.Change, err error) {
 		if len(rest) == 0 {
 			return c, refuse(egress.RuleHint, "network %s %s: no rule is given", o.Name, verb)
 		}
-		rules, err := parseRules("network "+o.Name+" "+verb, rest)
+		what := "network " + o.Name + " " + verb
 		if verb == "allow" {
-			c.Allow = rules
+			c.Allow, err = allowRules(what, rest)
 		} else {
-			c.Deny = rules
+			c.Deny, err = parseRules(what, rest)
 		}
 		return c, err
 	}

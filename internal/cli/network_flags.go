@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,7 +85,7 @@ func (o networkOptions) given() bool { return o.Mode != "" || len(o.Allow)+len(o
 
 // reachOf are the rules that an agent has where the network is restricted.
 func reachOf(p preset.Preset) ([]egress.Rule, error) {
-	return parseRules("preset "+p.Name, slices.Concat(p.Reaches, preset.CommonReach))
+	return allowRules("preset "+p.Name, slices.Concat(p.Reaches, preset.CommonReach))
 }
 
 // policy is what the flags say for a preset.
@@ -100,7 +101,7 @@ func (o networkOptions) policy(preset preset.Preset) (egress.Policy, error) {
 	if mode == egress.Off && len(o.Allow)+len(o.AllowHost) > 0 {
 		return p, refuse("Use --network restricted.", "--network off excludes --allow and --allow-host")
 	}
-	rules, err := parseRules("--allow", o.Allow)
+	rules, err := allowRules("--allow", o.Allow)
 	if err != nil {
 		return p, err
 	}
@@ -131,4 +132,31 @@ func parseRules(what string, texts []string) ([]egress.Rule, error) {
 		rules = append(rules, r)
 	}
 	return rules, nil
+}
+
+// allowRules reads rules that are to open something. One that never does is refused.
+func allowRules(what string, texts []string) ([]egress.Rule, error) {
+	rules, err := parseRules(what, texts)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rules {
+		if err := r.Opens(); err != nil {
+			return nil, fault.New(fault.Usage, "", "%s: %w", what, err)
+		}
+	}
+	return rules, nil
+}
+
+// sayIdle says which of the rules that were just allowed change nothing yet.
+func (a *App) sayIdle(p egress.Policy, rules []egress.Rule) {
+	idle := map[string][]egress.Rule{}
+	for _, r := range rules {
+		if why := p.Idle(r); why != "" {
+			idle[why] = append(idle[why], r)
+		}
+	}
+	for _, why := range slices.Sorted(maps.Keys(idle)) {
+		a.notice("Allowing %s changes nothing yet: %s.", ruleList(idle[why]), why)
+	}
 }

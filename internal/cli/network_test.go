@@ -19,6 +19,9 @@ func TestNetworkCommand(t *testing.T) {
 		"network off deny evil.example":                   {0, "denied evil.example"},
 		"network box restricted":                          {0, "box: restricted to what is allowed; allowed "},
 		"network box off":                                 {0, "box: off"},
+		"network box allow 127.0.0.1:3128":                {2, "opened as host.smolvm.internal:PORT"},
+		"network box allow 10.0.0.5":                      {0, "allowed 10.0.0.5"},
+		"network box allow nas.example":                   {0, "Allowing nas.example changes nothing yet: the network is open"},
 		"network box allow":                               {2, "no rule is given"},
 		"network box allow a..b":                          {2, "neither a name nor an address"},
 		"network box closed":                              {2, `unexpected word "closed"`},
@@ -63,6 +66,8 @@ func TestNetworkFlagsAreRefused(t *testing.T) {
 		"claude start --network off --allow a.example":  "excludes",
 		"claude start --allow host.smolvm.internal":     "by its number",
 		"claude start --network off --allow-host 8080":  "excludes",
+		"claude start --allow 127.0.0.0/8":              "there a sandbox reaches itself",
+		"claude start --allow 224.0.0.0/4":              "only single addresses",
 		"claude start --allow 10.0.0.0/8:99999":         "neither a port",
 		"claude start --allow fe80::1%eth0 --no-attach": "neither a name nor an address",
 	} {

@@ -12,6 +12,12 @@ type place struct {
 func one(prefix, what string) place  { return place{netip.MustParsePrefix(prefix), what, false} }
 func part(prefix, what string) place { return place{netip.MustParsePrefix(prefix), what, true} }
 
+// What a guest that sends there reaches is itself: nothing opens these.
+const (
+	loopback = "loopback"
+	thisHost = "this host"
+)
+
 // closed are the places that belong to the host, to its neighbours, or to the
 // machine it runs on. The first that has an address counts.
 var closed = []place{
@@ -22,8 +28,8 @@ var closed = []place{
 	one("192.0.0.192/32", "a metadata service"),
 	one("fd00:ec2::254/128", "a metadata service"),
 	one("fd20:ce::254/128", "a metadata service"),
-	one("0.0.0.0/8", "this host"),
-	one("127.0.0.0/8", "loopback"),
+	one("0.0.0.0/8", thisHost),
+	one("127.0.0.0/8", loopback),
 	part("10.0.0.0/8", "a private network"),
 	part("172.16.0.0/12", "a private network"),
 	part("192.168.0.0/16", "a private network"),
@@ -35,8 +41,8 @@ var closed = []place{
 	one("224.0.0.0/4", "multicast"),
 	one("255.255.255.255/32", "broadcast"),
 	part("240.0.0.0/4", "a reserved network"),
-	one("::/128", "this host"),
-	one("::1/128", "loopback"),
+	one("::/128", thisHost),
+	one("::1/128", loopback),
 	one("::/96", "a reserved network"),              // IPv4 in a form long given up
 	one("::ffff:0:0:0/96", "a translation to IPv4"), // as stateless translators write it
 	part("100::/64", "a reserved network"),

@@ -70,6 +70,69 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// TestRulesThatOpenNothing compares what is said of a rule with what it opens: the
+// first or the last address of its range, or a public one.
+func TestRulesThatOpenNothing(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:3128": "reaches itself", "127.0.0.0/8": "reaches itself", "[::1]:80": "reaches itself", "0.0.0.0": "reaches itself", "::": "reaches itself",
+		"224.0.0.0/4": "of multicast only single", "ff02::/16": "of multicast only single", "2001::/32": "of a tunnel to IPv4 only single",
+		"64:ff9b::a00:0/104": "of a private network only single", "2002:a00::/24": "of a private network only single",
+		"10.0.0.5:3128": "", "10.0.0.0/8": "", "0.0.0.0/0": "", "::/0": "", "224.0.0.251:5353": "", "169.254.169.254": "", "169.254.0.0/16": "",
+		"64:ff9b::7f00:1": "", "64:ff9b::/96": "", "2002:808::/32": "", "8.8.8.0/24": "", "a.example": "", "host.smolvm.internal:80": "",
+	} {
+		r := rules(t, text)[0]
+		err := r.Opens()
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+		if r.name != "" || strings.Contains(want, "itself") {
+			continue
+		}
+		opens := false
+		for _, a := range []netip.Addr{r.prefix.Addr(), lastOf(r.prefix), netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("64:ff9b::808:808")} {
+			opens = opens || r.prefix.Contains(a) && Policy{Mode: Restricted, Allow: []Rule{r}}.Decide(Connection{Protocol: TCP, To: netip.AddrPortFrom(a, max(r.from, 1))}).Allowed
+		}
+		if opens != (err == nil) {
+			t.Errorf("%s opens something: %v, and is said to: %v", text, opens, err)
+		}
+	}
+}
+
+func lastOf(p netip.Prefix) netip.Addr {
+	bytes := p.Addr().AsSlice()
+	for bit := p.Bits(); bit < len(bytes)*8; bit++ {
+		bytes[bit/8] |= 0x80 >> (bit % 8)
+	}
+	a, _ := netip.AddrFromSlice(bytes)
+	return a
+}
+
+func TestRulesThatChangeNothingYet(t *testing.T) {
+	for _, c := range []struct {
+		policy Policy
+		rule   string
+		want   string
+	}{
+		{Policy{Mode: Off}, "a.example", "is off"},
+		{Policy{}, "nas.example", "by its number"},
+		{Policy{}, "10.0.0.5", ""},
+		{Policy{}, "host.smolvm.internal:80", ""},
+		{Policy{Mode: Restricted}, "a.example", ""},
+		{Policy{Mode: Restricted, Deny: rules(t, "*.example")}, "a.example:443", `"*.example" denies it`},
+		{Policy{Mode: Restricted, Deny: rules(t, "*.example")}, "*.a.example", `"*.example" denies it`},
+		{Policy{Mode: Restricted, Deny: rules(t, "*.a.example")}, "*.example", ""},
+		{Policy{Mode: Restricted, Deny: rules(t, "a.example:80-90")}, "a.example:80", `denies it`},
+		{Policy{Mode: Restricted, Deny: rules(t, "a.example:80-90")}, "a.example", ""},
+		{Policy{Deny: rules(t, "10.0.0.0/8")}, "10.1.0.0/16:80", `"10.0.0.0/8" denies it`},
+		{Policy{Deny: rules(t, "10.0.0.0/8")}, "11.0.0.1", ""},
+	} {
+		r := rules(t, c.rule)[0]
+		if got := c.policy.Idle(r); c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%+v, %s: %q, want %q", c.policy, c.rule, got, c.want)
+		}
+	}
+}
+
 func TestPolicyIsKeptAsText(t *testing.T) {
 	p := Policy{Mode: Restricted, Allow: rules(t, "a.example:443"), Deny: rules(t, "10.0.0.0/8")}
 	data, err := json.Marshal(p)
