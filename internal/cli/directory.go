@@ -150,7 +150,7 @@ func (l *launch) fixed(s sandbox.Status) (string, error) {
 		"--backend":                          o.Backend != "" && o.Backend != s.VMM,
 		"--ask":                              o.Ask && !slices.Equal(s.Launch, l.preset.Ask),
 		"--mount":                            remount,
-		"--network, --allow or --allow-host": o.Network.given() && !reflect.DeepEqual(networkOf(true, l.policy), networkOf(s.Network, s.Egress)),
+		"--network, --network-rate, --allow or --allow-host": o.Network.given() && !reflect.DeepEqual(networkOf(true, l.policy), networkOf(s.Network, s.Egress)),
 	} {
 		if given {
 			return flag, nil

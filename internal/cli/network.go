@@ -20,7 +20,7 @@ import (
 // networkCommand is what `network` was asked for.
 type networkCommand struct {
 	Name  string
-	Words []string // allow or deny and rules, or a mode; none: only show
+	Words []string // allow or deny and rules, a mode, or a rate; none: only show
 	JSON  bool
 }
 
@@ -35,20 +35,24 @@ type networkState struct {
 func newNetwork(app *App, run func(context.Context, *App, networkCommand) error) *cobra.Command {
 	o := networkCommand{}
 	cmd := &cobra.Command{
-		Use:   "network NAME [allow RULE... | deny RULE... | open | restricted | off]",
+		Use:   "network NAME [allow RULE... | deny RULE... | open | restricted | off | rate SIZE]",
 		Short: "Show or change what a sandbox may reach",
 		Long: `Show what a sandbox may reach, its connections and what was refused it last, each
-with the command that would allow it. With allow or deny, or a mode, change that:
-at once where the sandbox runs, and for its next starts. Connections that are no
-longer allowed end.
+with the command that would allow it. With allow or deny, a mode, or a rate, change
+that: at once where the sandbox runs, and for its next starts. Connections that are
+no longer allowed end.
 
 open is the internet, restricted only what is allowed, off nothing. In each mode
 this computer, its networks and metadata services are closed unless an address of
 theirs is allowed. ` + egress.RuleHint + `
-` + egress.HostName + `:PORT is a port of this computer's loopback.`,
+` + egress.HostName + `:PORT is a port of this computer's loopback.
+
+rate 2M lets at most 2 MiB a second pass in each direction, of all connections
+together; rate none ends that.`,
 		Example: `  smolvm network claude-code
   smolvm network claude-code allow registry.npmjs.org:443 10.0.0.5:3128
-  smolvm network claude-code restricted`,
+  smolvm network claude-code restricted
+  smolvm network claude-code rate 2M`,
 		Args:              arguments(1, anyNumber),
 		ValidArgsFunction: app.completeFirst(anySandbox),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -119,6 +123,13 @@ func (o networkCommand) change() (c egress.Change, err error) {
 	}
 	verb, rest := o.Words[0], o.Words[1:]
 	switch verb {
+	case "rate":
+		if len(rest) != 1 {
+			return c, refuse("Give one, such as 2M, or "+noRate+".", "network %s rate: %d rates are given", o.Name, len(rest))
+		}
+		rate, err := parseRate("network "+o.Name+" rate", rest[0])
+		c.Rate = &rate
+		return c, err
 	case "allow", "deny":
 		if len(rest) == 0 {
 			return c, refuse(egress.RuleHint, "network %s %s: no rule is given", o.Name, verb)
@@ -132,10 +143,10 @@ func (o networkCommand) change() (c egress.Change, err error) {
 		return c, err
 	}
 	if len(rest) > 0 {
-		return c, refuse("Use allow, deny, open, restricted or off.", "network %s: unexpected word %q", o.Name, ui.Clean(rest[0]))
+		return c, refuse("Use allow, deny, open, restricted, off or rate.", "network %s: unexpected word %q", o.Name, ui.Clean(rest[0]))
 	}
 	if c.Mode, err = egress.ParseMode(verb); err != nil || verb == "" {
-		return c, refuse("Use allow RULE..., deny RULE..., open, restricted or off.", "network %s: unexpected word %q", o.Name, ui.Clean(verb))
+		return c, refuse("Use allow RULE..., deny RULE..., open, restricted, off or rate SIZE.", "network %s: unexpected word %q", o.Name, ui.Clean(verb))
 	}
 	return c, nil
 }

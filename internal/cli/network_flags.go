@@ -9,9 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/ui"
 )
 
 // noNetwork is in place of a mode where the machine has no network card.
@@ -22,6 +24,7 @@ type networkView struct {
 	Mode  egress.Mode   `json:"mode"`
 	Allow []egress.Rule `json:"allow"`
 	Deny  []egress.Rule `json:"deny"`
+	Rate  int64         `json:"rate_per_second"` // bytes, in each direction; 0: any number
 }
 
 // networkOf is the policy of a sandbox; none without a network card.
@@ -29,7 +32,7 @@ func networkOf(there bool, p egress.Policy) networkView {
 	if !there {
 		return networkView{Mode: noNetwork, Allow: []egress.Rule{}, Deny: []egress.Rule{}}
 	}
-	return networkView{Mode: p.Kind(), Allow: append([]egress.Rule{}, p.Allow...), Deny: append([]egress.Rule{}, p.Deny...)}
+	return networkView{Mode: p.Kind(), Allow: append([]egress.Rule{}, p.Allow...), Deny: append([]egress.Rule{}, p.Deny...), Rate: p.Rate}
 }
 
 // text is the policy in a line.
@@ -48,6 +51,9 @@ func (v networkView) text() string {
 	}
 	if len(v.Deny) > 0 {
 		text += "; denied " + ruleList(v.Deny)
+	}
+	if v.Rate > 0 {
+		text += "; at most " + ui.Bytes(v.Rate) + " a second each way"
 	}
 	return text
 }
@@ -72,6 +78,7 @@ type networkOptions struct {
 	Mode      string
 	Allow     []string
 	AllowHost []string
+	Rate      string
 }
 
 func networkFlags(cmd *cobra.Command, o *networkOptions) {
@@ -79,9 +86,35 @@ func networkFlags(cmd *cobra.Command, o *networkOptions) {
 	flags.StringVar(&o.Mode, "network", "", "`MODE` of the network: open (internet, nothing private), restricted (what is allowed), off (default open)")
 	flags.StringArrayVar(&o.Allow, "allow", nil, "let the sandbox reach `RULE`: a name, *.name, address or range, each with :PORT; may be repeated")
 	flags.StringArrayVar(&o.AllowHost, "allow-host", nil, "let it reach `PORT` of this computer's loopback, as "+egress.HostName+"; may be repeated")
+	flags.StringVar(&o.Rate, "network-rate", "", "let at most `SIZE` a second pass in each direction, such as 2M (default none: as fast as it goes)")
 }
 
-func (o networkOptions) given() bool { return o.Mode != "" || len(o.Allow)+len(o.AllowHost) > 0 }
+func (o networkOptions) given() bool {
+	return o.Mode != "" || len(o.Allow)+len(o.AllowHost) > 0 || o.Rate != ""
+}
+
+// noRate is the word for a network that is as fast as it goes; slowestRate is what
+// programs get along with.
+const (
+	noRate      = "none"
+	slowestRate = 16 << 10
+)
+
+// parseRate reads how many bytes a second may pass.
+func parseRate(what, text string) (int64, error) {
+	if text == noRate {
+		return 0, nil
+	}
+	hint := fmt.Sprintf("Write a number and a unit, such as 500K or 2M: the bytes of a second; or %s.", noRate)
+	n, err := config.ParseSize(text)
+	switch {
+	case err != nil:
+		return 0, fault.New(fault.Usage, hint, "%s: %w", what, err)
+	case n < slowestRate:
+		return 0, fault.New(fault.Usage, hint, "%s: %s a second are too little to work with: programs would give up", what, ui.Bytes(n))
+	}
+	return n, nil
+}
 
 // reachOf are the rules that an agent has where the network is restricted.
 func reachOf(p preset.Preset) ([]egress.Rule, error) {
@@ -98,8 +131,13 @@ func (o networkOptions) policy(preset preset.Preset) (egress.Policy, error) {
 	if o.Mode != "" {
 		p.Mode = mode
 	}
-	if mode == egress.Off && len(o.Allow)+len(o.AllowHost) > 0 {
-		return p, refuse("Use --network restricted.", "--network off excludes --allow and --allow-host")
+	if mode == egress.Off && (len(o.Allow)+len(o.AllowHost) > 0 || o.Rate != "") {
+		return p, refuse("Use --network restricted.", "--network off excludes --allow, --allow-host and --network-rate")
+	}
+	if o.Rate != "" {
+		if p.Rate, err = parseRate("--network-rate", o.Rate); err != nil {
+			return p, err
+		}
 	}
 	rules, err := allowRules("--allow", o.Allow)
 	if err != nil {

@@ -41,6 +41,8 @@ type Policy struct {
 	Mode  Mode   `json:"mode,omitempty"` // empty: open
 	Allow []Rule `json:"allow,omitempty"`
 	Deny  []Rule `json:"deny,omitempty"` // goes before Allow
+	// Rate is how many bytes a second may pass in each direction; 0: any number.
+	Rate int64 `json:"rate,omitempty"`
 }
 
 // Kind is the mode, never empty.
@@ -303,15 +305,19 @@ type Change struct {
 	Mode  Mode   `json:"mode,omitempty"` // empty: as it is
 	Allow []Rule `json:"allow,omitempty"`
 	Deny  []Rule `json:"deny,omitempty"`
+	Rate  *int64 `json:"rate,omitempty"` // nil: as it is
 }
 
 // Changes tells whether there is anything to change.
-func (c Change) Changes() bool { return c.Mode != "" || len(c.Allow)+len(c.Deny) > 0 }
+func (c Change) Changes() bool { return c.Mode != "" || len(c.Allow)+len(c.Deny) > 0 || c.Rate != nil }
 
 // With is the policy after a change.
 func (p Policy) With(c Change) Policy {
 	if c.Mode != "" {
 		p.Mode = c.Mode
+	}
+	if c.Rate != nil {
+		p.Rate = *c.Rate
 	}
 	return p.Allowing(c.Allow...).Denying(c.Deny...)
 }

@@ -84,6 +84,8 @@ type Network struct {
 	asks  *rate // of questions for names
 	lines *journal
 
+	outward, inward *pace // of the guest's traffic
+
 	mu     sync.Mutex
 	policy egress.Policy
 
@@ -99,6 +101,7 @@ func New(link Link, c Config) (*Network, error) {
 	}
 	n := &Network{
 		Config: c, nic: newNIC(link), names: newPins(c.Now), policy: c.Policy, asks: newRate(c.Now, asksPerSecond, asksBurst),
+		outward: newPace(c.Now, c.Policy.Rate), inward: newPace(c.Now, c.Policy.Rate),
 		stack: stack.New(stack.Options{
 			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -219,6 +222,8 @@ func (n *Network) SetPolicy(p egress.Policy) {
 	n.mu.Lock()
 	n.policy = p
 	n.mu.Unlock()
+	n.outward.set(p.Rate)
+	n.inward.set(p.Rate)
 	n.flows.review(n)
 }
 

@@ -46,8 +46,14 @@ func (n *Network) echo(id stack.TransportEndpointID, packet *stack.PacketBuffer)
 	}
 	n.running.Go(func() {
 		defer flow.end()
+		if n.outward.wait(n.life.Done(), len(message)) != nil {
+			return
+		}
 		flow.sent(len(message))
 		answer, err := ping(n.life, to.Addr(), message)
+		if err == nil {
+			err = n.inward.wait(n.life.Done(), len(answer))
+		}
 		if err != nil {
 			flow.fail(err)
 			n.unanswered(from.Addr(), to.Addr(), offending, err)

@@ -49,7 +49,7 @@ func (n *Network) takeOver(ctx context.Context, flow *flow, guest *guestEnd, hos
 	flow.sent(len(guest.begun))
 	dial := &dialer{network: n, flow: flow, first: make(chan net.Conn, 1)}
 	dial.first <- host
-	n.Intercept.Take(&countedConn{conn, flow, guest.begun}, name, port, dial.dial)
+	n.Intercept.Take(&countedConn{conn, n, ctx.Done(), flow, guest.begun}, name, port, dial.dial)
 	return true
 }
 
@@ -105,8 +105,10 @@ func (e refusedError) Error() string { return string(e) }
 // countedConn is the guest's connection with what was read of it before.
 type countedConn struct {
 	net.Conn
-	flow  *flow
-	begun []byte
+	network *Network
+	closed  <-chan struct{}
+	flow    *flow
+	begun   []byte
 }
 
 // Read gives what the guest sends.
@@ -118,11 +120,17 @@ func (c *countedConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	c.flow.sent(n)
+	if err == nil {
+		err = c.network.outward.wait(c.closed, n)
+	}
 	return n, err
 }
 
 // Write sends to the guest.
 func (c *countedConn) Write(p []byte) (int, error) {
+	if err := c.network.inward.wait(c.closed, len(p)); err != nil {
+		return 0, err
+	}
 	n, err := c.Conn.Write(p)
 	c.flow.received(n)
 	return n, err

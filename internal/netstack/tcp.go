@@ -140,6 +140,9 @@ func (n *Network) join(ctx context.Context, flow *flow, guest guestEnd, host net
 // up carries from the guest, and tells the other side its end.
 func (n *Network) up(flow *flow, gate *gate, guest guestEnd, host net.Conn, c *chunks) error {
 	err := guest.read(c, func(p []byte) error {
+		if err := n.outward.wait(guest.closed, len(p)); err != nil {
+			return err
+		}
 		flow.sent(len(p))
 		open, err := gate.pass(p)
 		if err == nil && len(open) > 0 {
@@ -163,6 +166,9 @@ func (n *Network) up(flow *flow, gate *gate, guest guestEnd, host net.Conn, c *c
 // down carries to the guest, and tells it the end.
 func (n *Network) down(flow *flow, gate *gate, guest guestEnd, host net.Conn, c *chunks) error {
 	err := readHost(host, c, func(p []byte) error {
+		if err := n.inward.wait(guest.closed, len(p)); err != nil {
+			return err
+		}
 		flow.received(len(p))
 		gate.heard(p)
 		_, err := guest.Write(p)

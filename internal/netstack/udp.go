@@ -66,6 +66,9 @@ func (n *Network) exchange(flow *flow, guest guestEnd, host net.Conn) {
 		defer end()
 		_ = guest.read(n.flows.large, func(p []byte) error {
 			alive.touch()
+			if err := n.outward.wait(guest.closed, len(p)); err != nil {
+				return err
+			}
 			flow.sent(len(p))
 			if flow.hides(p) {
 				n.unreachable(flow)
@@ -79,6 +82,9 @@ func (n *Network) exchange(flow *flow, guest guestEnd, host net.Conn) {
 	for {
 		err := readHost(host, n.flows.large, func(p []byte) error {
 			alive.touch()
+			if err := n.inward.wait(guest.closed, len(p)); err != nil {
+				return err
+			}
 			flow.received(len(p))
 			_, err := guest.Write(p)
 			return err

@@ -204,7 +204,7 @@ func (c *Client) begin(ctx context.Context, r request) (*call, error) {
 	}
 	x := &call{ctx: ctx, conn: conn.(*net.UnixConn), in: frameReader{in: conn}, out: frameWriter{out: conn}}
 	x.stop = context.AfterFunc(ctx, func() { _ = conn.Close() })
-	r.Version = r.Op.since()
+	r.Version = r.since()
 	k, payload, err := x.exchange(r)
 	switch {
 	case err != nil:

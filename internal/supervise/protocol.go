@@ -21,8 +21,17 @@ import (
 // the two refusals below never change.
 const (
 	oldestProtocol  = 1
-	protocolVersion = 2
+	protocolVersion = 3
 )
+
+// since is the version that a request needs: that of its operation, or of a field
+// that must not be overlooked.
+func (r request) since() int {
+	if r.Network != nil && r.Network.Rate != nil {
+		return 3
+	}
+	return r.Op.since()
+}
 
 // since is the version that an operation came with.
 func (o operation) since() int {

@@ -121,6 +121,10 @@ func TestVersionsOfRequests(t *testing.T) {
 			t.Errorf("%s was there in version 1 and says %d: older supervisors would refuse it", op, op.since())
 		}
 	}
+	slow := int64(1 << 20)
+	if r := (request{Op: opNetwork, Network: &egress.Change{Rate: &slow}}); r.since() != 3 {
+		t.Errorf("a rate is for version %d: supervisors that know none would overlook it", r.since())
+	}
 }
 
 func TestServerRefusesAnOperationOfTheFuture(t *testing.T) {
