@@ -589,6 +589,7 @@ func (s fakeSession) Status(context.Context) (supervise.Status, error) {
 	if !s.world.old {
 		status.Idle, status.Troubles = &s.world.idle, s.world.troubles
 		status.Memory = &supervise.Memory{Used: 180 << 20, Returned: 1 << 30}
+		status.Watch = &supervise.Watch{Folders: 17}
 	}
 	return status, nil
 }

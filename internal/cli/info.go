@@ -192,6 +192,7 @@ func (i sandboxInfo) text(now time.Time, plain bool) string {
 	for _, m := range i.Mounts {
 		line("mount", m.text())
 	}
+	line("watched", i.Watch.text())
 	if i.State != sandbox.Broken {
 		line("network", i.Network.text())
 	}

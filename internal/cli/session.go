@@ -67,6 +67,7 @@ type liveView struct {
 	idle     *idleView // nil: it does not run, or does not say
 	troubles []record.Trouble
 	memory   *memoryView
+	watch    *watchView
 }
 
 // askLive asks the supervisors of running sandboxes. One that does not answer in
@@ -89,7 +90,7 @@ func (a *App) askLive(ctx context.Context, boxes sandboxes, all []sandbox.Status
 			}
 			defer conn.Close()
 			if status, err := conn.Status(ctx); err == nil {
-				found[i] = liveView{sessionsOf(status.Sessions), idleOf(status.Idle), status.Troubles, (*memoryView)(status.Memory)}
+				found[i] = liveView{sessionsOf(status.Sessions), idleOf(status.Idle), status.Troubles, (*memoryView)(status.Memory), (*watchView)(status.Watch)}
 			}
 			return nil
 		})
@@ -104,7 +105,7 @@ func (a *App) askLive(ctx context.Context, boxes sandboxes, all []sandbox.Status
 
 // add adds it to what the record says.
 func (l liveView) add(v *sandboxView) {
-	v.Sessions, v.Idle, v.Memory = l.sessions, l.idle, l.memory
+	v.Sessions, v.Idle, v.Memory, v.Watch = l.sessions, l.idle, l.memory, l.watch
 	if l.idle != nil { // it answered
 		v.Troubles = troublesOf(l.troubles)
 	}

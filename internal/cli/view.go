@@ -36,6 +36,7 @@ type sandboxView struct {
 	Started   *time.Time       `json:"started"` // null: never
 	Stopped   *time.Time       `json:"stopped"` // null: never
 	Mounts    []mountView      `json:"mounts"`
+	Watch     *watchView       `json:"watch"` // null: it does not run, has no mounts, or is not told of changes in them
 	Network   networkView      `json:"network"`
 	Ports     []int            `json:"ports"` // TCP, that the preset declares
 	Forwards  []forwardView    `json:"forwards"`
@@ -58,6 +59,20 @@ func (v *memoryView) text() string {
 		return ""
 	}
 	return fmt.Sprintf(", of which %s are used and %s lent back to this computer", ui.Bytes(v.Used), ui.Bytes(v.Returned))
+}
+
+// watchView is how changes of this computer in mounts are told to a running sandbox.
+type watchView supervise.Watch
+
+// text is that for people; nothing where there is nothing to watch.
+func (v *watchView) text() string {
+	switch {
+	case v == nil:
+		return ""
+	case v.More:
+		return fmt.Sprintf("changes of this computer in %d folders are told, in more they are not: let watchers there poll", v.Folders)
+	}
+	return fmt.Sprintf("changes of this computer are told in %d folders, all that the sandbox has listed", v.Folders)
 }
 
 type agentView struct {

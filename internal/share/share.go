@@ -81,6 +81,16 @@ func New(owner Owner, now func() time.Time) *Server {
 	}
 }
 
+// Watched is how many folders are watched for changes of this computer, and whether
+// there are more than can be; not ok where nothing is watched.
+func (s *Server) Watched() (folders int, more, ok bool) {
+	if s.watch == nil {
+		return 0, false, false
+	}
+	folders, more = s.watch.count()
+	return folders, more, true
+}
+
 // mostHandles leaves this process files to open for other work.
 func mostHandles() int {
 	var limit unix.Rlimit

@@ -9,7 +9,8 @@ type watch struct{}
 // Watch does nothing.
 func (s *Server) Watch(func([]wire.Change), func()) error { return nil }
 
-func (w *watch) add(*node, int) {}
-func (w *watch) drop(*node)     {}
-func (w *watch) clear()         {}
-func (w *watch) close()         {}
+func (w *watch) count() (int, bool) { return 0, false }
+func (w *watch) add(*node, int)     {}
+func (w *watch) drop(*node)         {}
+func (w *watch) clear()             {}
+func (w *watch) close()             {}

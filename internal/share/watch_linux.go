@@ -112,6 +112,13 @@ func (w *watch) remove(n *node) {
 	w.over = false
 }
 
+// count is how many folders are watched, and whether there are more.
+func (w *watch) count() (folders int, over bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.folders), w.over
+}
+
 // clear ends all.
 func (w *watch) clear() {
 	if w == nil {

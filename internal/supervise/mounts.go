@@ -134,6 +134,18 @@ func (m *mounts) tooMany() {
 		"see", "fs.inotify.max_user_watches of this computer")
 }
 
+// watch is how changes of this computer are told.
+func (m *mounts) watch() *Watch {
+	if m == nil || len(m.current()) == 0 {
+		return nil
+	}
+	folders, more, ok := m.server.Watched()
+	if !ok {
+		return nil
+	}
+	return &Watch{Folders: folders, More: more}
+}
+
 // tell sends the list to a guest that has just opened its link, or that has to
 // change its mounts.
 func (m *mounts) tell(link *guestlink.Link) {

@@ -144,6 +144,14 @@ type Status struct {
 	Troubles []record.Trouble `json:"troubles,omitempty"`
 	// Memory is nil where the machine's monitor does not know, or not yet.
 	Memory *Memory `json:"memory,omitempty"`
+	// Watch is nil where there are no mounts, or their changes are not told.
+	Watch *Watch `json:"watch,omitempty"`
+}
+
+// Watch is how changes that this computer makes in mounts are told to the sandbox.
+type Watch struct {
+	Folders int  `json:"folders"` // that are watched, since the sandbox has listed them
+	More    bool `json:"more"`    // there are more, whose changes are not told
 }
 
 // exitReport is how a program ended.

@@ -277,7 +277,7 @@ func (s *supervisor) status() Status {
 	idle := s.idle.look()
 	return Status{
 		Name: *s.name.Load(), Ready: state.client != nil, Pid: os.Getpid(), VMMPid: int(s.vmmPid.Load()), Protocol: protocolVersion, Keeps: true,
-		Sessions: state.kept, Idle: &idle, Memory: s.memory(), Troubles: s.troubles.list(),
+		Sessions: state.kept, Idle: &idle, Memory: s.memory(), Troubles: s.troubles.list(), Watch: s.mounts.watch(),
 	}
 }
 

@@ -91,6 +91,9 @@ func TestWatchersAreToldAsRoot(t *testing.T) {
 			t.Errorf("%s was not told", c.want)
 		}
 	}
+	if folders, more, ok := server.Watched(); folders < 1 || more || !ok {
+		t.Errorf("%d folders are watched, there are more: %v, watched at all: %v", folders, more, ok)
+	}
 	if got := in(t, filepath.Join(target, "a"), "cat known; ls gone 2>/dev/null || echo gone"); got != "22gone\n" {
 		t.Errorf("through the mount: %q", got)
 	}

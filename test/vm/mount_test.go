@@ -293,6 +293,9 @@ func (m mounted) watchers(t *testing.T) {
 		}
 		t.Logf("%q showed after %v", c.want, time.Since(began))
 	}
+	if info := m.must(t, "info", m.name); !strings.Contains(info, "watched   changes of this computer are told in ") {
+		t.Errorf("info: %s", info)
+	}
 }
 
 // addAndRemove changes the mounts of the running sandbox, with which it reboots
