@@ -23,7 +23,8 @@ import (
 
 	uv "github.com/charmbracelet/ultraviolet"
 	"github.com/charmbracelet/x/vt"
-	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/test/terminal"
 )
 
 // Size of the drawn terminal in cells, and of one cell in SVG units: the
@@ -63,7 +64,7 @@ func run(prompt string, argv []string, out io.Writer) error {
 
 // record runs the command on a terminal of its own and returns what it wrote.
 func record(argv []string) ([]byte, error) {
-	master, slave, err := openTerminal()
+	master, slave, err := terminal.Open(rows, columns)
 	if err != nil {
 		return nil, err
 	}
@@ -81,24 +82,6 @@ func record(argv []string) ([]byte, error) {
 		return nil, err
 	}
 	return seen.Bytes(), cmd.Wait()
-}
-
-func openTerminal() (master, slave *os.File, err error) {
-	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	fd := int(master.Fd())
-	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
-	err = errors.Join(err, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0),
-		unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}))
-	if err == nil {
-		slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, master.Close())
-	}
-	return master, slave, nil
 }
 
 // draw renders all rows up to the last one that holds anything.

@@ -161,7 +161,7 @@ func TestHostileTextIsNotShownRaw(t *testing.T) {
 // onTerminal gives what a command shows on a terminal.
 func (w *world) onTerminal(t *testing.T, args ...string) string {
 	t.Helper()
-	master, slave := openPTY(t)
+	master, slave := openPTY(t, 24, 80)
 	cmd := w.command(t.Context(), args...)
 	cmd.Env = append(cmd.Env, "TERM=xterm-256color")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave

@@ -46,8 +46,7 @@ func (w *world) onScreenIn(t *testing.T, directory string, args ...string) *scre
 // onScreenBy does it after the command was changed.
 func (w *world) onScreenBy(t *testing.T, change func(*exec.Cmd), args ...string) *screen {
 	t.Helper()
-	master, slave := openPTY(t)
-	setSize(t, master, screenRows, screenColumns)
+	master, slave := openPTY(t, screenRows, screenColumns)
 	s := &screen{cmd: w.command(t.Context(), args...), master: master, emulator: vt.NewEmulator(screenColumns, screenRows)}
 	change(s.cmd)
 	s.cmd.Env = append(s.cmd.Env, "TERM=xterm-256color")

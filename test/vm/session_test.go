@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/test/terminal"
 )
 
 func TestExecHandsBackTheStatus(t *testing.T) {
@@ -161,8 +163,7 @@ func TestSessionEnvironment(t *testing.T) {
 func TestTerminalSizeAndResize(t *testing.T) {
 	w := theWorld
 	name := w.common(t)
-	master, slave := openPTY(t)
-	setSize(t, master, 33, 101)
+	master, slave := openPTY(t, 33, 101)
 	cmd := w.command(t.Context(), "ssh", name,
 		`stty size; trap 'stty size; kill $!; exit 5' WINCH; echo ready; sleep 600 & wait`)
 	cmd.Env = append(cmd.Env, "TERM=xterm-256color")
@@ -176,7 +177,9 @@ func TestTerminalSizeAndResize(t *testing.T) {
 	if !strings.Contains(before, "33 101") {
 		t.Errorf("the guest's terminal is %q, want 33 101", before)
 	}
-	setSize(t, master, 50, 140)
+	if err := terminal.Resize(master, 50, 140); err != nil {
+		t.Fatal(err)
+	}
 	after := readUntil(t, master, "50 140")
 	cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 5 {
@@ -184,46 +187,15 @@ func TestTerminalSizeAndResize(t *testing.T) {
 	}
 }
 
-func openPTY(t *testing.T) (master, slave *os.File) {
+// openPTY opens a terminal that is closed when the test ends.
+func openPTY(t *testing.T, rows, columns uint16) (master, slave *os.File) {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	onTerminal(t, master, func(fd int) (err error) {
-		if err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err == nil {
-			n, err = unix.IoctlGetInt(fd, unix.TIOCGPTN)
-		}
-		return err
-	})
-	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	master, slave, err := terminal.Open(rows, columns)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { master.Close() })
 	return master, slave
-}
-
-// onTerminal does something with the descriptor, and leaves the file one whose Close
-// ends a Read: Fd would not.
-func onTerminal(t *testing.T, terminal *os.File, do func(fd int) error) {
-	t.Helper()
-	raw, err := terminal.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var done error
-	if err := raw.Control(func(fd uintptr) { done = do(int(fd)) }); err != nil || done != nil {
-		t.Fatal(err, done)
-	}
-}
-
-func setSize(t *testing.T, master *os.File, rows, columns uint16) {
-	t.Helper()
-	onTerminal(t, master, func(fd int) error {
-		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns})
-	})
 }
 
 // readUntil reads the terminal until the text appears; the test's own time
