@@ -1,0 +1,174 @@
+//go:build vm
+
+package vm_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// talker stands in for the agent: it says its terminal's size whenever that changes,
+// and answers what is typed. With arguments it is the program that they name.
+const talker = `#!/bin/sh
+shift # --dangerously-skip-permissions
+[ $# -eq 0 ] || exec "$@"
+exec python3 -c '
+import os, signal, sys
+last = None
+def size(*_):
+    global last
+    now = os.get_terminal_size()
+    if now != last: print("size %d x %d" % now, flush=True)
+    last = now # it is also told so that it draws itself anew
+signal.signal(signal.SIGWINCH, size)
+print("agent", os.getpid()); size()
+for line in sys.stdin:
+    if line.strip() == "finish": sys.exit(7)
+    print("heard", line.strip(), flush=True)
+'
+`
+
+// attached is a sandbox with a talker, and terminals to look at it.
+type attached struct {
+	*world
+	tmux
+	name string
+}
+
+// TestAttachOnTerminals does in tmux what people do all day: leave an agent, come
+// back to it, lose the terminal, look at it from two of them.
+func TestAttachOnTerminals(t *testing.T) {
+	w := theWorld
+	a := attached{w, newTmux(t, w), w.sandbox(t, "terminals")}
+	w.plantAgent(t, a.name, talker)
+	t.Run("DetachAndComeBack", a.comeBack)
+	t.Run("LostTerminal", a.lost)
+	t.Run("Resize", a.resizes)
+	t.Run("TwoTerminals", a.two)
+	t.Run("FullScreen", a.fullScreen)
+	t.Run("Status", a.status)
+}
+
+// session attaches to a session that the test knows by its name, or makes it.
+func (a attached) session(t *testing.T, name string, flags ...string) pane {
+	t.Helper()
+	return a.open(t, append([]string{"attach", "--session", name, a.name}, flags...)...)
+}
+
+func (a attached) begin(t *testing.T, name string, agent ...string) pane {
+	t.Helper()
+	args := []string{"attach", "--new", "--session", name, a.name}
+	if len(agent) > 0 {
+		args = append(append(args, "--"), agent...)
+	}
+	return a.open(t, args...)
+}
+
+func (a attached) comeBack(t *testing.T) {
+	p := a.open(t, "attach", a.name)
+	p.until(t, `size 110 x 30`)
+	p.keys(t, "one", "Enter")
+	before := p.until(t, `heard one`)
+	p.detach(t)
+	p = a.open(t, "attach", a.name)
+	if after := p.until(t, `heard one`); after != before {
+		t.Errorf("the screen was\n%s\nand is now\n%s", before, after)
+	}
+	p.keys(t, "C-p", "two", "Enter") // ctrl-p alone is the program's
+	p.until(t, `heard \S*two`)
+	p.detach(t)
+	p = a.open(t, "start", a.name) // the other way back, by the same agent
+	p.until(t, strings.SplitN(before, "\n", 2)[0]+`\b(?s:.*)heard \S*two`)
+	p.detach(t)
+}
+
+func (a attached) lost(t *testing.T) {
+	p := a.begin(t, "lost")
+	p.until(t, `size 110 x 30`)
+	p.keys(t, "before", "Enter")
+	before := p.until(t, `heard before`)
+	a.do(t, "kill-pane", "-t", p.id)
+	eventually(t, "nobody watches", func() bool {
+		for _, s := range a.sessions(t, a.name) {
+			if s.Watchers > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	p = a.session(t, "lost")
+	if after := p.until(t, `heard before`); after != before {
+		t.Errorf("the screen was\n%s\nand is now\n%s", before, after)
+	}
+	p.keys(t, "after", "Enter")
+	p.until(t, `heard after`)
+	p.detach(t)
+}
+
+func (a attached) resizes(t *testing.T) {
+	p := a.begin(t, "resized")
+	p.until(t, `size 110 x 30`)
+	p.resize(t, 133, 41)
+	p.until(t, `size 133 x 41`)
+	p.resize(t, 60, 12)
+	p.until(t, `size 60 x 12`)
+	p.detach(t)
+}
+
+// two terminals show one session in the size of the smaller; what is typed on
+// either is on both.
+func (a attached) two(t *testing.T) {
+	large := a.begin(t, "shared")
+	large.until(t, `size 110 x 30`)
+	small := a.session(t, "shared")
+	small.until(t, `size 110 x 30`)
+	small.resize(t, 70, 20)
+	large.until(t, `size 70 x 20`)
+	small.until(t, `size 70 x 20`)
+	small.keys(t, "from the small one", "Enter")
+	large.until(t, `heard from the small one`)
+	large.keys(t, "from the large one", "Enter")
+	small.until(t, `heard from the large one`)
+	small.detach(t)
+	large.until(t, `heard from the large one(?s:.*)size 110 x 30`)
+	large.detach(t)
+}
+
+// fullScreen leaves programs that draw all of the terminal, and comes back to them
+// on a terminal that never showed them.
+func (a attached) fullScreen(t *testing.T) {
+	a.must(t, "exec", a.name, "--", "sh", "-c", "seq -f 'row %g' 500 >/workspace/rows")
+	p := a.begin(t, "pager", "less", "/workspace/rows")
+	p.until(t, `(?m)^row 1$(?s:.*)^row 29$`)
+	p.keys(t, "Space")
+	before := p.until(t, `(?m)^row 30$(?s:.*)^row 58$`)
+	p.detach(t)
+	p = a.session(t, "pager")
+	if after := p.until(t, `(?m)^row 58$`); after != before {
+		t.Errorf("less showed\n%s\nand shows now\n%s", before, after)
+	}
+	p.resize(t, 110, 20) // it draws itself anew
+	p.keys(t, "g")
+	if now := p.until(t, `(?m)^row 1$(?s:.*)^row 19$`); strings.Contains(now, "row 20") {
+		t.Errorf("less shows on 20 rows\n%s", now)
+	}
+	p.keys(t, "q")
+	p.ended(t, 0, "")
+
+	p = a.begin(t, "top", "top", "-d", "1")
+	p.until(t, `PID +USER`)
+	p.detach(t)
+	p = a.session(t, "top")
+	shown := p.until(t, `^top - (?s:.*)PID +USER(?s:.*)\btop\b`)
+	eventually(t, "top goes on drawing", func() bool { return p.text(t) != shown })
+	p.keys(t, "q")
+	p.ended(t, 0, "")
+}
+
+// status of an agent that ends while its terminal shows it.
+func (a attached) status(t *testing.T) {
+	p := a.begin(t, "ending")
+	p.until(t, `size 110 x 30`)
+	p.keys(t, "finish", "Enter")
+	p.ended(t, 7, "")
+}
