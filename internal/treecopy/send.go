@@ -8,6 +8,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -33,7 +35,7 @@ func SendStream(out io.Writer, in io.Reader, progress Progress) (Summary, error)
 // sender is one Send.
 type sender struct {
 	out      *writer
-	root     *os.Root // the folder that what is copied is in; nobody leads out of it
+	root     *os.Root // the folder that is copied, or that a single file is in; nobody leads out of it
 	progress Progress
 	total    int64 // of a single file; else unknown
 	sum      Summary
@@ -48,16 +50,19 @@ func (s *sender) send(source string) error {
 	if real, err = filepath.Abs(real); err != nil {
 		return err
 	}
-	if s.root, err = os.OpenRoot(filepath.Dir(real)); err != nil {
+	info, err := os.Lstat(real)
+	if err != nil {
+		return err
+	}
+	dir, at := real, "."
+	if !info.IsDir() {
+		dir, at = filepath.Split(real)
+	}
+	if s.root, err = os.OpenRoot(dir); err != nil {
 		return err
 	}
 	defer s.root.Close()
-	at := filepath.Base(real)
-	if real == string(filepath.Separator) {
-		at = "."
-	}
-	info, err := s.root.Lstat(at)
-	if err != nil {
+	if info, err = s.root.Lstat(at); err != nil {
 		return err
 	}
 	if info.Mode().IsRegular() {
@@ -117,6 +122,7 @@ func (s *sender) folder(at string, e entry) error {
 	if err != nil {
 		return s.skip(string(e.Path), err)
 	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) }) // everywhere the same
 	e.Kind = folder
 	if err := s.entry(e); err != nil {
 		return err
