@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/supervise"
@@ -31,6 +33,10 @@ func newSupervise(app *App) *cobra.Command {
 func runSupervise(ctx context.Context, app *App, o superviseOptions) error {
 	if o.Home == "" || o.Name == "" {
 		return refuse("smolvm start runs it.", "supervise needs --home and --name")
+	}
+	// Its memory has the sandbox's secrets: a crash must not write it to a file.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("supervise sandbox %q: forbid core dumps: %w", o.Name, err)
 	}
 	return supervise.Run(ctx, supervise.Options{
 		Home: o.Home, Name: o.Name, Agent: app.Build.Agent, Now: app.Now, Log: app.Streams.Err,
