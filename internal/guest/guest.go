@@ -216,7 +216,7 @@ func (a *agent) openLink(ctx, life context.Context) (link.Port, error) {
 	if a.options.Vsock != "" {
 		return a.uplink.callHost(ctx, life, a.options.Vsock)
 	}
-	return a.uplink.findPort(ctx)
+	return a.uplink.findPort(ctx, life)
 }
 
 func (a *agent) buildRoot(ctx context.Context, modules *boot.Modules) error {

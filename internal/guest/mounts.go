@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/smolvm/smolvm/internal/guest/boot"
 	"github.com/smolvm/smolvm/internal/guest/link"
 	"github.com/smolvm/smolvm/internal/guest/mount"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -65,15 +64,7 @@ func openSharePort(ctx context.Context, token string) (link.Port, error) {
 	if token != "" {
 		return link.DialVsock(ctx, token, wire.ForShare, rand.Reader)
 	}
-	var path string
-	err := boot.Await(ctx, func() (found bool, err error) {
-		path, err = link.FindPort("/sys", "/dev", wire.SharePort)
-		return path != "", err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("wait for port %s: %w", wire.SharePort, err)
-	}
-	return link.OpenPort(path)
+	return link.AwaitPort(ctx, wire.SharePort)
 }
 
 // heardOfMounts does what a message about mounts asks for.

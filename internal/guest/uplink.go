@@ -86,18 +86,11 @@ func (u *uplink) callHost(ctx, life context.Context, token string) (link.Port, e
 	return port, nil
 }
 
-// findPort waits for the link's port and opens it. Later sessions open it again.
-func (u *uplink) findPort(ctx context.Context) (link.Port, error) {
-	var path string
-	err := boot.Await(ctx, func() (found bool, err error) {
-		path, err = link.FindPort("/sys", "/dev", wire.PortName)
-		return path != "", err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("wait for port %s: %w", wire.PortName, err)
-	}
-	u.reopen = func() (link.Port, error) { return link.OpenPort(path) }
-	return u.reopen()
+// findPort waits for the link's port and opens it. Later sessions open it again, or
+// the one that the machine has then: after it was kept, or restored elsewhere.
+func (u *uplink) findPort(ctx, life context.Context) (link.Port, error) {
+	u.reopen = func() (link.Port, error) { return link.AwaitPort(life, wire.PortName) }
+	return link.AwaitPort(ctx, wire.PortName)
 }
 
 // keep serves session after session until ctx ends or the port is gone.
@@ -112,7 +105,10 @@ func (u *uplink) keep(ctx context.Context, port link.Port) error {
 			session.Close()
 		}
 		port.Close()
-		if port, err = u.reopen(); err != nil {
+		switch port, err = u.reopen(); {
+		case err != nil && ctx.Err() != nil:
+			return nil //nolint:nilerr // the machine ends
+		case err != nil:
 			return err
 		}
 	}

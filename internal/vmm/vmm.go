@@ -107,8 +107,9 @@ type Pauser interface {
 // machine is paused.
 type Snapshotter interface {
 	Pauser
-	// Snapshot writes into dir, an empty folder of the caller's. What is in there
-	// holds all of the guest's memory.
+	// Snapshot writes into dir, an empty folder of the caller's, and after an error
+	// leaves it empty. What is in there holds all of the guest's memory. The machine
+	// is kept at most once for each time that it is paused.
 	Snapshot(ctx context.Context, dir string) error
 }
 

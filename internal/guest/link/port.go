@@ -9,11 +9,17 @@
 package link
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/smolvm/smolvm/internal/guest/boot"
 )
 
 // Port is an open guest link port.
@@ -44,6 +50,28 @@ func FindPort(sys, dev, name string) (string, error) {
 		return path, nil
 	}
 	return "", nil
+}
+
+// AwaitPort opens the port with that name as soon as there is one. A machine that is
+// kept, or restored, loses its ports and gets others: one that goes away before it is
+// open is waited for again.
+func AwaitPort(ctx context.Context, name string) (Port, error) {
+	var port Port
+	err := boot.Await(ctx, func() (there bool, err error) {
+		path, err := FindPort("/sys", "/dev", name)
+		if err != nil || path == "" {
+			return false, err
+		}
+		port, err = OpenPort(path)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+			return false, nil
+		}
+		return true, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for port %s: %w", name, err)
+	}
+	return port, nil
 }
 
 // OpenPort opens the port. Go opens it non-blocking, so that reads and writes

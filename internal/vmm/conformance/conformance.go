@@ -62,6 +62,9 @@ func Run(t *testing.T, s Setup) {
 	layer := makeDrive(t, "layer0.img", layerBytes, "the base layer")
 	t.Run("Life", func(t *testing.T) { life(t, s, layer) })
 	t.Run("SharedLayerAndKill", func(t *testing.T) { shared(t, s, layer) })
+	if _, ok := s.Driver.(vmm.Restorer); ok {
+		t.Run("Snapshot", func(t *testing.T) { kept(t, s, layer) })
+	}
 	t.Run("MissingFile", func(t *testing.T) { missing(t, s) })
 	t.Run("CancelledStart", func(t *testing.T) { cancelled(t, s) })
 	if s.Process {
@@ -99,6 +102,12 @@ func start(t *testing.T, s Setup, layer string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newBench(t, s, spec, console, m)
+}
+
+// newBench is a machine that runs; it ends with the test.
+func newBench(t *testing.T, s Setup, spec vmm.Spec, console *buffer, m vmm.Machine) *bench {
+	t.Helper()
 	t.Cleanup(func() {
 		_ = m.Kill()
 		if t.Failed() {

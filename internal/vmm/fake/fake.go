@@ -31,7 +31,7 @@ type Driver struct {
 	Slow <-chan struct{}
 }
 
-var _ vmm.Driver = (*Driver)(nil)
+var _ vmm.Restorer = (*Driver)(nil)
 
 // Link makes the guest of a driver that opens its link once and serves it.
 func Link(serve func(net.Conn)) func(*Guest) error {
@@ -54,6 +54,9 @@ type Guest struct {
 	links chan net.Conn
 	mu    sync.Mutex
 	open  net.Conn // the guest's end, nil between sessions
+
+	gate   gate
+	memory []byte
 }
 
 // Done is closed when the machine is to end.
@@ -66,6 +69,7 @@ func (g *Guest) Console(text string) { _, _ = io.WriteString(g.Spec.Console, tex
 // still open ends, as it does when a guest reboots. It fails once the machine ends.
 func (g *Guest) Open() (net.Conn, error) {
 	ours, theirs := net.Pipe()
+	g.gate.pass(g.done)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.open != nil {
@@ -83,16 +87,20 @@ func (g *Guest) Open() (net.Conn, error) {
 	}
 	g.open = ours
 	g.links <- theirs
-	return ours, nil
+	return &halting{ours, g}, nil
 }
 
 // Start runs the guest function in a goroutine the machine owns.
 func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	return d.start(ctx, spec, nil)
+}
+
+func (d *Driver) start(ctx context.Context, spec vmm.Spec, memory []byte) (vmm.Machine, error) {
 	if err := d.mayStart(ctx, spec); err != nil {
 		return nil, fmt.Errorf("start virtual machine %s: %w", spec.Name, err)
 	}
 	m := &machine{
-		guest: &Guest{Spec: spec, done: make(chan struct{}), links: make(chan net.Conn, 1)},
+		guest: &Guest{Spec: spec, done: make(chan struct{}), links: make(chan net.Conn, 1), memory: memory},
 		ended: make(chan struct{}),
 	}
 	go m.run(d.Guest)

@@ -38,11 +38,12 @@ func run(g *fake.Guest) error {
 		op, err := guest.Serve(conn, m)
 		_ = conn.Close()
 		switch {
-		case err != nil:
-			return err
+		case err != nil: // the machine was kept, or has ended: then nothing opens
+			continue
 		case op == guest.PowerOff:
 			return nil
 		case op == guest.Reboot:
+			g.Remember(nil)
 			m = newMachine(g)
 		}
 	}
@@ -53,7 +54,13 @@ type machine struct {
 	boot string
 }
 
-func newMachine(g *fake.Guest) *machine { return &machine{g, rand.Text()} }
+// newMachine boots, or goes on where a snapshot was taken.
+func newMachine(g *fake.Guest) *machine {
+	if g.Memory() == nil {
+		g.Remember([]byte(rand.Text()))
+	}
+	return &machine{g, string(g.Memory())}
+}
 
 func (m *machine) Look() (guest.Info, error) {
 	info := guest.Info{

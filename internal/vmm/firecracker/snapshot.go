@@ -2,13 +2,11 @@ package firecracker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -23,11 +21,10 @@ var (
 	_ vmm.Meter       = (*machine)(nil)
 )
 
-// The files of a snapshot.
+// The files of a snapshot, beside the one that says of which machine it is.
 const (
-	stateName   = "state"        // processors and devices, Firecracker's form
-	memoryName  = "memory"       // as long as the guest's memory
-	machineName = "machine.json" // a keptMachine
+	stateName  = "state"  // processors and devices, Firecracker's form
+	memoryName = "memory" // as long as the guest's memory
 )
 
 // snapshotAt is where a machine that is restored finds its snapshot in the cage.
@@ -36,46 +33,18 @@ const snapshotAt = "/snapshot"
 // snapshotTime bounds writing or loading the guest's memory.
 const snapshotTime = 5 * time.Minute
 
-// keptVersion is the version of a snapshot's machine.json.
-const keptVersion = 1
-
 // keptMachine is what a restore has to know besides Firecracker's own files.
 type keptMachine struct {
-	Version   int      `json:"version"`
-	Arch      string   `json:"arch"`
-	CPUs      int      `json:"cpus"`
-	MemoryMiB int64    `json:"memory_mib"`
-	Drives    []string `json:"drives"` // in order; a * behind those that are read-only
-	Network   bool     `json:"network,omitempty"`
-	Token     string   `json:"token"` // that the guest has in its memory
-}
-
-// kept describes the machine of a spec.
-func kept(spec vmm.Spec, token string) keptMachine {
-	k := keptMachine{Version: keptVersion, Arch: spec.Arch, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Network: spec.Network, Token: token}
-	for _, d := range spec.Drives {
-		name := d.ID
-		if d.ReadOnly {
-			name += "*"
-		}
-		k.Drives = append(k.Drives, name)
-	}
-	return k
+	vmm.Kept
+	Token string `json:"token"` // that the guest has in its memory
 }
 
 // fits tells why a spec is not of the machine that was kept.
 func (k keptMachine) fits(spec vmm.Spec) error {
-	want := kept(spec, k.Token)
-	switch {
-	case k.Version != keptVersion:
-		return fmt.Errorf("it has version %d, this smolvm knows version %d", k.Version, keptVersion)
-	case k.Arch != want.Arch, k.CPUs != want.CPUs, k.MemoryMiB != want.MemoryMiB:
-		return fmt.Errorf("it is of an %s machine with %d processors and %d MiB of memory", k.Arch, k.CPUs, k.MemoryMiB)
-	case k.Network != want.Network:
-		return fmt.Errorf("it is of a machine with a network card: %v", k.Network)
-	case !slices.Equal(k.Drives, want.Drives):
-		return fmt.Errorf("it is of a machine with the drives %q", k.Drives)
-	case len(k.Token) != 2*tokenBytes:
+	if err := k.Kept.Fits(spec); err != nil {
+		return err
+	}
+	if len(k.Token) != 2*tokenBytes {
 		return errors.New("it has no token")
 	}
 	return nil
@@ -108,11 +77,8 @@ func (m *machine) client() *client {
 // Snapshot keeps a paused machine in dir.
 func (m *machine) Snapshot(ctx context.Context, dir string) error {
 	if err := m.snapshot(ctx, dir); err != nil {
-		for _, name := range []string{stateName, memoryName, machineName} {
-			_ = os.Remove(filepath.Join(dir, name))
-			_ = os.Remove(filepath.Join(m.dir, name))
-		}
-		return fmt.Errorf("snapshot virtual machine %s: %w", m.spec.Name, err)
+		left := errors.Join(vmm.RemoveKept(dir, stateName, memoryName), vmm.RemoveKept(m.dir, stateName, memoryName))
+		return fmt.Errorf("snapshot virtual machine %s: %w", m.spec.Name, errors.Join(err, left))
 	}
 	return nil
 }
@@ -132,11 +98,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) error {
 			return fault.New(fault.Storage, "", "%w", err)
 		}
 	}
-	text, err := json.Marshal(kept(m.spec, m.token))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, machineName), append(text, '\n'), 0o600)
-	}
-	return err
+	return vmm.WriteKept(dir, keptMachine{vmm.Keep(m.spec), m.token})
 }
 
 // move renames a file, or copies it to another file system, holes and all.
@@ -160,7 +122,8 @@ func move(from, to string) error {
 
 // Restore starts a machine from a snapshot.
 func (d *Driver) Restore(ctx context.Context, spec vmm.Spec, dir string) (vmm.Machine, error) {
-	k, err := readKept(dir)
+	var k keptMachine
+	err := vmm.ReadKept(dir, &k)
 	if err == nil {
 		err = k.fits(spec)
 	}
@@ -168,14 +131,6 @@ func (d *Driver) Restore(ctx context.Context, spec vmm.Spec, dir string) (vmm.Ma
 		return nil, fault.New(fault.Conflict, "", "restore virtual machine %s: the snapshot in %s cannot be used: %w", spec.Name, dir, err)
 	}
 	return d.start(ctx, spec, dir, k.Token)
-}
-
-func readKept(dir string) (k keptMachine, err error) {
-	text, err := os.ReadFile(filepath.Join(dir, machineName))
-	if err != nil {
-		return k, err
-	}
-	return k, json.Unmarshal(text, &k)
 }
 
 // load fills a fresh Firecracker with the snapshot and lets the guest go on. One

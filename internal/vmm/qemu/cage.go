@@ -179,4 +179,6 @@ func (d *Driver) forbidden(err error) error {
 var _ vmm.Confined = (*machine)(nil)
 
 // Confinement tells whether QEMU runs in a cage, and else why not.
-func (m *machine) Confinement() (caged bool, why error) { return m.caged, m.uncaged }
+func (m *machine) Confinement() (caged bool, why error) {
+	return m.plan.cage != nil, m.plan.uncaged
+}

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 
-	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -39,17 +37,15 @@ type card struct {
 
 var _ vmm.Networked = (*machine)(nil)
 
-// newCard makes a card and adds the child's end to what it inherits; nil where
-// none is wanted.
-func newCard(wanted bool, children *[]*os.File) (*card, error) {
+// newCard makes a card on our end of a pair; nil where none is wanted.
+func newCard(wanted bool, pair func(name string) (*net.UnixConn, error)) (*card, error) {
 	if !wanted {
 		return nil, nil
 	}
-	ours, theirs, err := process.SocketPair("card")
+	ours, err := pair("card")
 	if err != nil {
 		return nil, err
 	}
-	*children = append(*children, theirs)
 	if err := ours.SetWriteBuffer(writeAhead); err != nil {
 		return nil, errors.Join(fmt.Errorf("bound what QEMU reads of the network at once: %w", err), ours.Close())
 	}

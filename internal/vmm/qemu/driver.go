@@ -34,7 +34,7 @@ type Driver struct {
 	host   Host
 }
 
-var _ vmm.Driver = (*Driver)(nil)
+var _ vmm.Restorer = (*Driver)(nil)
 
 // New makes a driver.
 func New(runner *process.Runner, host Host) *Driver {
@@ -49,10 +49,16 @@ func (d *Driver) Binary(arch string) (string, error) {
 
 // Start starts QEMU and returns when it has set up the machine and runs it.
 func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	return d.start(ctx, spec, nil)
+}
+
+// start starts a machine that boots, or that runs on from a snapshot.
+func (d *Driver) start(ctx context.Context, spec vmm.Spec, from *snapshot) (vmm.Machine, error) {
 	p, err := newPlan(spec, d.host)
 	if err != nil {
 		return nil, err
 	}
+	p.from = from
 	if _, err := d.runner.Find(p.tool); err != nil {
 		return nil, err
 	}
@@ -130,33 +136,15 @@ func (d *Driver) launch(ctx context.Context, p plan) (m *machine, said string, e
 	if err := ctx.Err(); err != nil {
 		return nil, "", err
 	}
-	qmp, qmpChild, err := process.SocketPair("qmp")
+	m, children, err := newMachine(p)
 	if err != nil {
 		return nil, "", err
-	}
-	link, linkChild, err := process.SocketPair("link")
-	if err != nil {
-		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close())
-	}
-	share, shareChild, err := process.SocketPair("share")
-	if err != nil {
-		return nil, "", errors.Join(err, qmp.Close(), qmpChild.Close(), link.Close(), linkChild.Close())
-	}
-	children := []*os.File{qmpChild, linkChild, shareChild} // qmpSocket, linkSocket, shareSocket
-	end, err := newCard(p.spec.Network, &children)          // cardSocket
-	if err != nil {
-		return nil, "", errors.Join(err, qmp.Close(), link.Close(), share.Close(), closeAll(children))
-	}
-	m = &machine{
-		name: p.spec.Name, tail: process.NewTail(nil), qmp: qmp, ports: map[string]*port{linkID: newPort(link), shareID: newPort(share)}, card: end,
-		caged: p.cage != nil, uncaged: p.uncaged, stopped: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	release, err := d.spawn(m, p, children)
 	_ = closeAll(children)
 	defer release()
 	if err != nil {
-		_ = qmp.Close()
-		m.closePorts()
+		m.hangUp()
 		return nil, "", err
 	}
 	if err := m.begin(ctx); err != nil {
@@ -175,7 +163,7 @@ func (d *Driver) spawn(m *machine, p plan, sockets []*os.File) (release func(), 
 	cmd.Stdout, cmd.Stderr = lossless{p.spec.Console}, m.tail
 	m.child, err = process.StartBound(cmd)
 	switch {
-	case err != nil && m.caged:
+	case err != nil && p.cage != nil:
 		err = &uncagedError{d.forbidden(err)}
 	case err != nil:
 		err = fault.New(fault.Host, "", "start virtual machine %s: %w", p.spec.Name, err)
@@ -189,7 +177,10 @@ func (d *Driver) explain(ctx context.Context, m *machine, p plan, err error) err
 	if ctx.Err() != nil {
 		return fmt.Errorf("start virtual machine %s: %w", p.spec.Name, ctx.Err())
 	}
-	if m.caged {
+	if own := (*fault.Fault)(nil); errors.As(err, &own) { // QEMU is well, a snapshot is not
+		return err
+	}
+	if p.cage != nil {
 		if blamed := d.blame(m.child.Wait(), said); blamed != nil {
 			return blamed
 		}

@@ -168,7 +168,7 @@ func started(t *testing.T, status string) *machine {
 	t.Cleanup(func() { _ = real.Kill() })
 	scripted := play(t, hello, `{"return": {"status": "`+status+`"}, "id": $ID}`+"\n", "")
 	m := &machine{
-		name: "box", child: real.child, tail: real.tail, qmp: scripted, ports: newPortForEvents(t).ports,
+		plan: real.plan, child: real.child, tail: real.tail, qmp: scripted, ports: newPortForEvents(t).ports,
 		stopped: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if m.mon, err = openMonitor(scripted, m.event); err != nil {

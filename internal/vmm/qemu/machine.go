@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 
 	"github.com/smolvm/smolvm/internal/fault"
@@ -17,15 +18,9 @@ import (
 // the sign of a host whose /dev/kvm opens but runs no guest.
 var ErrInternal = errors.New("KVM internal error")
 
-// The ports' devices.
-const (
-	linkID  = "link"
-	shareID = "share"
-)
-
 // machine is one running QEMU.
 type machine struct {
-	name    string
+	plan    plan
 	child   *process.Child
 	tail    *process.Tail
 	qmp     *net.UnixConn
@@ -33,8 +28,10 @@ type machine struct {
 	ports   map[string]*port // by device
 	card    *card            // nil: without a network card
 	stopped chan struct{}    // QEMU said that the guest no longer runs
-	caged   bool
-	uncaged error // why it is not; nil: this system has no cages
+	moved   chan string      // how the last writing or reading of a snapshot ended, as QEMU says it
+
+	keeping sync.Mutex // one snapshot at a time
+	plugged int        // ports that it was given after its start; under keeping, but for those of a restore
 
 	done chan struct{} // closed when QEMU has ended and err is set
 
@@ -42,6 +39,43 @@ type machine struct {
 	killed bool
 	failed error // why the machine ended, where its process cannot tell
 	err    error
+}
+
+// newMachine makes the machine of a plan with its ends of the sockets, and the files
+// that QEMU inherits, which the caller closes once it was started.
+func newMachine(p plan) (m *machine, children []*os.File, err error) {
+	m = &machine{
+		plan: p, tail: process.NewTail(nil), ports: newPorts(),
+		stopped: make(chan struct{}, 1), moved: make(chan string, 1), done: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			m.hangUp()
+			err = errors.Join(err, closeAll(children))
+		}
+	}()
+	pair := func(name string) (ours *net.UnixConn, err error) {
+		ours, theirs, err := process.SocketPair(name)
+		if err == nil {
+			children = append(children, theirs)
+		}
+		return ours, err
+	}
+	if m.qmp, err = pair("qmp"); err != nil {
+		return nil, children, err
+	}
+	for _, port := range portTable {
+		if p.from != nil {
+			break // it gets them when it has its memory
+		}
+		conn, err := pair(port.id)
+		if err != nil {
+			return nil, children, err
+		}
+		m.ports[port.id].connect(conn)
+	}
+	m.card, err = newCard(p.spec.Network, pair)
+	return m, children, err
 }
 
 // begin waits until QEMU answers and runs the machine, then watches it.
@@ -55,6 +89,11 @@ func (m *machine) begin(ctx context.Context) error {
 	m.mon = mon
 	if err := mon.execute(ctx, "qmp_capabilities", nil); err != nil {
 		return err
+	}
+	if m.plan.from != nil {
+		if err := m.load(ctx, m.plan.from); err != nil {
+			return err
+		}
 	}
 	// Answered by the main loop only: by then all devices are set up.
 	status, err := m.status(ctx)
@@ -74,15 +113,17 @@ func (m *machine) begin(ctx context.Context) error {
 // abandon ends a machine whose begin failed.
 func (m *machine) abandon() {
 	m.child.Kill()
-	_ = m.qmp.Close()
+	m.hangUp()
+}
+
+// hangUp closes all sockets, which ends all sessions and the network: QEMU is gone.
+func (m *machine) hangUp() {
+	if m.qmp != nil {
+		_ = m.qmp.Close()
+	}
 	if m.mon != nil {
 		<-m.mon.done
 	}
-	m.closePorts()
-}
-
-// closePorts ends all sessions, and the network: QEMU is gone.
-func (m *machine) closePorts() {
 	for _, p := range m.ports {
 		p.close()
 	}
@@ -131,6 +172,8 @@ func (m *machine) event(name string, data json.RawMessage) {
 		case m.stopped <- struct{}{}:
 		default:
 		}
+	case "MIGRATION":
+		m.noteMove(data)
 	}
 }
 
@@ -145,9 +188,7 @@ func (m *machine) watch() {
 			m.examine()
 		}
 	}
-	_ = m.qmp.Close()
-	<-m.mon.done
-	m.closePorts()
+	m.hangUp()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.err = m.verdict(m.child.Wait())
@@ -190,13 +231,13 @@ func (m *machine) verdict(exit error) error {
 	switch {
 	case m.failed != nil && errors.Is(m.failed, ErrInternal):
 		return fault.New(fault.Host, "This computer's KVM cannot run a guest; use emulation.",
-			"run virtual machine %s: %w%s", m.name, m.failed, said)
+			"run virtual machine %s: %w%s", m.plan.spec.Name, m.failed, said)
 	case m.failed != nil:
-		return fault.New(fault.Boot, "", "run virtual machine %s: %w%s", m.name, m.failed, said)
+		return fault.New(fault.Boot, "", "run virtual machine %s: %w%s", m.plan.spec.Name, m.failed, said)
 	case m.killed || exit == nil:
 		return nil
 	}
-	return fault.New(fault.Boot, "", "run virtual machine %s: QEMU ended: %w%s", m.name, exit, said)
+	return fault.New(fault.Boot, "", "run virtual machine %s: QEMU ended: %w%s", m.plan.spec.Name, exit, said)
 }
 
 // Link waits for the guest to open its port.
@@ -208,7 +249,7 @@ func (m *machine) Share(ctx context.Context) (net.Conn, error) { return m.sessio
 func (m *machine) session(ctx context.Context, id string) (net.Conn, error) {
 	conn, err := m.ports[id].link(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("virtual machine %s: %w", m.name, err)
+		return nil, fmt.Errorf("virtual machine %s: %w", m.plan.spec.Name, err)
 	}
 	return conn, nil
 }
@@ -235,7 +276,7 @@ func (m *machine) Kill() error {
 func (m *machine) GrowDrive(ctx context.Context, id string, size int64) error {
 	arguments := map[string]any{"node-name": id, "size": size}
 	if err := m.mon.executeWith(ctx, "block_resize", arguments, nil); err != nil {
-		return fmt.Errorf("virtual machine %s: grow drive %s: %w", m.name, id, err)
+		return fmt.Errorf("virtual machine %s: grow drive %s: %w", m.plan.spec.Name, id, err)
 	}
 	return nil
 }

@@ -10,15 +10,6 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/vmm"
-	"github.com/smolvm/smolvm/internal/wire"
-)
-
-// The sockets that QEMU inherits, in their order from plan.firstFD on.
-const (
-	qmpSocket = iota
-	linkSocket
-	shareSocket
-	cardSocket // where there is a network card
 )
 
 // firstFD is the descriptor of the first file that a program inherits besides the
@@ -39,6 +30,7 @@ type plan struct {
 	firstFD int          // descriptor of the first socket
 	cage    *confinement // nil: it runs without
 	uncaged error        // why; nil: this system has no cages
+	from    *snapshot    // what it runs on from; nil: it boots
 }
 
 // sandboxArgument lets QEMU keep only the system calls a running machine needs.
@@ -167,13 +159,17 @@ func check(spec vmm.Spec) error {
 
 // arguments renders QEMU's command line.
 func (p plan) arguments() []string {
-	s := p.spec
+	s, fd := p.spec, p.firstFD-1
+	socket := func() int { // in the order in which newMachine makes them
+		fd++
+		return fd
+	}
 	args := []string{
 		"-name", "smolvm-" + strings.ReplaceAll(s.Name, ",", ",,"),
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-M", p.machine, "-accel", p.accel, "-cpu", p.cpu,
 		"-smp", strconv.Itoa(s.CPUs), "-m", strconv.FormatInt(s.MemoryMiB, 10) + "M",
-		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", p.firstFD+qmpSocket), "-mon", "chardev=qmp,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", socket()), "-mon", "chardev=qmp,mode=control",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-kernel", s.Kernel, "-initrd", s.Initrd,
 		"-append", strings.TrimSpace(p.kernel + " " + s.CommandLine),
@@ -185,12 +181,14 @@ func (p plan) arguments() []string {
 		// Without this QEMU's MMIO transport speaks the draft of virtio only.
 		args = append(args, "-global", "virtio-mmio.force-legacy=false")
 	}
-	args = append(args,
-		"-device", "virtio-serial-"+p.bus, "-chardev", fmt.Sprintf("socket,id=link,fd=%d", p.firstFD+linkSocket),
-		"-device", "virtserialport,id="+linkID+",chardev=link,name="+wire.PortName,
-		"-chardev", fmt.Sprintf("socket,id=share,fd=%d", p.firstFD+shareSocket),
-		"-device", "virtserialport,id="+shareID+",chardev=share,name="+wire.SharePort,
-		"-device", "virtio-rng-"+p.bus)
+	args = append(args, "-device", "virtio-serial-"+p.bus)
+	for _, port := range portTable {
+		if p.from == nil {
+			args = append(args, "-chardev", fmt.Sprintf("socket,id=%s,fd=%d", port.id, socket()),
+				"-device", fmt.Sprintf("%s,id=%s,chardev=%s,name=%s", portDevice, port.id, port.id, port.name))
+		}
+	}
+	args = append(args, "-device", "virtio-rng-"+p.bus)
 	for _, d := range s.Drives {
 		args = append(args, p.drive(d)...)
 	}
@@ -199,7 +197,10 @@ func (p plan) arguments() []string {
 		if p.bus != "device" {
 			device += ",romfile="
 		}
-		args = append(args, "-netdev", fmt.Sprintf("stream,id=net0,addr.type=fd,addr.str=%d", p.firstFD+cardSocket), "-device", device)
+		args = append(args, "-netdev", fmt.Sprintf("stream,id=net0,addr.type=fd,addr.str=%d", socket()), "-device", device)
+	}
+	if p.from != nil {
+		args = append(args, "-S", "-incoming", "defer")
 	}
 	return args
 }

@@ -18,13 +18,25 @@ import (
 // pair holds about 200 KiB; what a guest has queued beyond stays in the socket.
 const carryMax = 1 << 20
 
-// port is the host's end of the guest link: one socket that lives as long as
-// QEMU does, cut into sessions where the guest opens and closes its port. So
-// the guest always finds the host connected and never has to retry.
-type port struct {
-	conn *net.UnixConn
+// The machine's ports.
+const (
+	linkID  = "link"
+	shareID = "share"
+)
 
+// portTable are the ports in the guest's order, with the names it finds them by.
+var portTable = []struct{ id, name string }{{linkID, wire.PortName}, {shareID, wire.SharePort}}
+
+// portDevice is QEMU's device of a port.
+const portDevice = "virtserialport"
+
+// port is the host's end of the guest link: one socket that lives as long as
+// QEMU does, or until the machine is kept, cut into sessions where the guest opens
+// and closes its port. So the guest always finds the host connected and never has to
+// retry.
+type port struct {
 	mu      sync.Mutex
+	conn    *net.UnixConn // nil: there is none yet
 	current *session      // nil between sessions
 	opened  chan *session // holds the session nobody has asked for yet
 	carry   []byte        // read from the socket when the last session ended
@@ -33,6 +45,29 @@ type port struct {
 
 func newPort(conn *net.UnixConn) *port {
 	return &port{conn: conn, opened: make(chan *session, 1)}
+}
+
+func newPorts() map[string]*port {
+	all := map[string]*port{}
+	for _, p := range portTable {
+		all[p.id] = newPort(nil)
+	}
+	return all
+}
+
+// connect gives the port a socket. What went through an earlier one ends.
+func (p *port) connect(conn *net.UnixConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.end()
+	p.carry = nil
+	if p.conn != nil {
+		_ = p.conn.Close()
+	}
+	p.conn = conn
+	if p.closed {
+		_ = conn.Close()
+	}
 }
 
 // greeting is the length of the line a guest opens a session with.
@@ -50,10 +85,10 @@ func (p *port) open() {
 		p.end()
 		p.carry = lastBytes(append(old.tail, p.carry...), greeting)
 	}
-	if p.closed {
+	if p.closed || p.conn == nil {
 		return
 	}
-	p.current = &session{port: p, before: p.carry, settled: make(chan struct{})}
+	p.current = &session{conn: p.conn, before: p.carry, settled: make(chan struct{})}
 	p.carry = nil
 	select {
 	case <-p.opened: // a session that ended before anyone asked for it
@@ -86,7 +121,9 @@ func (p *port) close() {
 	p.end()
 	if !p.closed {
 		p.closed = true
-		_ = p.conn.Close()
+		if p.conn != nil {
+			_ = p.conn.Close()
+		}
 		close(p.opened)
 	}
 }
@@ -107,8 +144,8 @@ func (p *port) link(ctx context.Context) (net.Conn, error) {
 }
 
 // drain reads what the socket holds now, without waiting.
-func (p *port) drain() []byte {
-	raw, err := p.conn.SyscallConn()
+func drain(conn *net.UnixConn) []byte {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil
 	}
@@ -132,7 +169,7 @@ func (p *port) drain() []byte {
 
 // session is one opening of the port by the guest. It implements net.Conn.
 type session struct {
-	port *port
+	conn *net.UnixConn
 
 	reading sync.Mutex    // held by a Read in progress
 	tail    []byte        // the last bytes read, at most a greeting; under reading
@@ -152,14 +189,14 @@ type session struct {
 func (s *session) end() []byte {
 	s.mu.Lock()
 	s.over = true
-	_ = s.port.conn.SetDeadline(time.Unix(1, 0)) // wakes Read and Write
+	_ = s.conn.SetDeadline(time.Unix(1, 0)) // wakes Read and Write
 	s.mu.Unlock()
 	s.reading.Lock()
 	defer s.reading.Unlock()
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	_ = s.port.conn.SetDeadline(time.Time{})
-	s.rest = append(s.before, s.port.drain()...)
+	_ = s.conn.SetDeadline(time.Time{})
+	s.rest = append(s.before, drain(s.conn)...)
 	close(s.settled)
 	return append([]byte(nil), s.rest...)
 }
@@ -209,7 +246,7 @@ func (s *session) readOpen(p []byte) (int, error) {
 		s.before = s.before[n:]
 		return n, nil
 	}
-	n, err := s.port.conn.Read(p)
+	n, err := s.conn.Read(p)
 	if err == nil || n > 0 {
 		s.tail = append([]byte(nil), lastBytes(append(s.tail, lastBytes(p[:n], greeting)...), greeting)...)
 		return n, nil
@@ -229,7 +266,7 @@ func (s *session) Write(p []byte) (int, error) {
 	defer s.writing.Unlock()
 	err, n := s.state(), 0
 	if err == nil {
-		n, err = s.port.conn.Write(p)
+		n, err = s.conn.Write(p)
 	}
 	if state := s.state(); err != nil && state != nil {
 		err = state
@@ -250,29 +287,29 @@ func (s *session) Close() error {
 	}
 	s.closed = true
 	if !s.over {
-		_ = s.port.conn.SetDeadline(time.Unix(1, 0))
+		_ = s.conn.SetDeadline(time.Unix(1, 0))
 	}
 	s.mu.Unlock()
 	return nil
 }
 
 // LocalAddr names the link.
-func (s *session) LocalAddr() net.Addr { return s.port.conn.LocalAddr() }
+func (s *session) LocalAddr() net.Addr { return s.conn.LocalAddr() }
 
 // RemoteAddr names the link.
-func (s *session) RemoteAddr() net.Addr { return s.port.conn.RemoteAddr() }
+func (s *session) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
 // SetDeadline bounds Read and Write of an open session.
-func (s *session) SetDeadline(t time.Time) error { return s.deadline(s.port.conn.SetDeadline, t) }
+func (s *session) SetDeadline(t time.Time) error { return s.deadline(s.conn.SetDeadline, t) }
 
 // SetReadDeadline bounds Read of an open session.
 func (s *session) SetReadDeadline(t time.Time) error {
-	return s.deadline(s.port.conn.SetReadDeadline, t)
+	return s.deadline(s.conn.SetReadDeadline, t)
 }
 
 // SetWriteDeadline bounds Write of an open session.
 func (s *session) SetWriteDeadline(t time.Time) error {
-	return s.deadline(s.port.conn.SetWriteDeadline, t)
+	return s.deadline(s.conn.SetWriteDeadline, t)
 }
 
 func (s *session) deadline(set func(time.Time) error, t time.Time) error {

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"sync"
+	"syscall"
 )
 
 // maxMessage bounds one QMP message. The longest SmolVM ever asks for, the
@@ -16,12 +19,19 @@ const maxMessage = 1 << 20
 
 // message is any QMP message: the greeting, an answer or an event.
 type message struct {
-	Greeting *json.RawMessage `json:"QMP"`
+	Greeting *greeted         `json:"QMP"`
 	ID       uint64           `json:"id"`
 	Return   *json.RawMessage `json:"return"`
 	Error    *qmpError        `json:"error"`
 	Event    string           `json:"event"`
 	Data     json.RawMessage  `json:"data"`
+}
+
+// greeted is what QEMU says of itself at first.
+type greeted struct {
+	Version struct {
+		QEMU struct{ Major, Minor int } `json:"qemu"`
+	} `json:"version"`
 }
 
 // qmpError is QEMU's refusal of a command.
@@ -36,8 +46,9 @@ func (e *qmpError) Error() string { return e.Desc }
 // monitor is one QMP connection. Events are handed to one function, in order,
 // from the goroutine that reads the connection.
 type monitor struct {
-	conn io.ReadWriteCloser
-	in   *bufio.Reader
+	conn   io.ReadWriteCloser
+	in     *bufio.Reader
+	series string // of QEMU's versions, such as 7.2
 
 	mu      sync.Mutex
 	nextID  uint64
@@ -61,6 +72,8 @@ func openMonitor(conn io.ReadWriteCloser, on func(event string, data json.RawMes
 	if hello.Greeting == nil {
 		return nil, errors.New("read QMP greeting: another message came first")
 	}
+	version := hello.Greeting.Version.QEMU
+	m.series = fmt.Sprintf("%d.%d", version.Major, version.Minor)
 	go m.read(on)
 	return m, nil
 }
@@ -119,6 +132,30 @@ func (m *monitor) execute(ctx context.Context, command string, result any) error
 
 // executeWith is execute with arguments.
 func (m *monitor) executeWith(ctx context.Context, command string, arguments, result any) error {
+	return m.exchange(ctx, command, arguments, m.conn.Write, result)
+}
+
+// giveFile hands QEMU a copy of an open file, which other commands then know by name.
+func (m *monitor) giveFile(ctx context.Context, name string, file *os.File) error {
+	conn, ok := m.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("QMP getfd: no files can be given over this connection")
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("QMP getfd: %w", err)
+	}
+	send := func(line []byte) (n int, err error) {
+		broken := raw.Control(func(fd uintptr) {
+			n, _, err = conn.WriteMsgUnix(line, syscall.UnixRights(int(fd)), nil)
+		})
+		return n, errors.Join(broken, err)
+	}
+	return m.exchange(ctx, "getfd", map[string]any{"fdname": name}, send, nil)
+}
+
+// exchange sends a command and waits for its answer.
+func (m *monitor) exchange(ctx context.Context, command string, arguments any, send func([]byte) (int, error), result any) error {
 	answer := make(chan message, 1)
 	m.mu.Lock()
 	m.nextID++
@@ -126,7 +163,7 @@ func (m *monitor) executeWith(ctx context.Context, command string, arguments, re
 	m.pending[id] = answer
 	line, err := json.Marshal(map[string]any{"execute": command, "arguments": arguments, "id": id})
 	if err == nil {
-		_, err = m.conn.Write(append(line, '\n'))
+		_, err = send(append(line, '\n'))
 	}
 	m.mu.Unlock()
 	defer func() {

@@ -139,7 +139,7 @@ func newPortForEvents(t *testing.T) *machine {
 		t.Fatal(err)
 	}
 	_ = file.Close()
-	m := &machine{ports: map[string]*port{linkID: newPort(ours)}, stopped: make(chan struct{}, 1)}
-	t.Cleanup(m.closePorts)
+	m := &machine{ports: map[string]*port{linkID: newPort(ours)}, stopped: make(chan struct{}, 1), moved: make(chan string, 1)}
+	t.Cleanup(m.hangUp)
 	return m
 }
