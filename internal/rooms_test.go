@@ -26,7 +26,7 @@ var levels = map[int][]string{
 	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact", "spdx", "port"},
 	2: {
 		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu", "vmm/firecracker", "cage",
-		"guestlink", "sshx", "process", "record", "config", "embedded", "login", "share", "netstack", "treecopy", "carry", "forward", "escrow",
+		"guestlink", "sshx", "process", "record", "config", "embedded", "login", "share", "netstack", "treecopy", "carry", "forward", "escrow", "sparse",
 	},
 	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild", "doctor"},
 	4: {"cli", "ui"},
@@ -39,7 +39,9 @@ var beside = map[string][]string{
 	"vmm/qemu": {"vmm", "process", "cage"},
 	"cage":     {"process"},
 
-	"vmm/firecracker": {"vmm", "process", "cage"},
+	"vmm/firecracker": {"vmm", "process", "cage", "sparse"},
+
+	"store": {"sparse"},
 
 	"host":       {"process"},
 	"forward":    {"carry", "host"},

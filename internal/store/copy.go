@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/smolvm/smolvm/internal/sparse"
 )
 
 // copyPrefix begins the names in tmp of copies in the making, and copyLock is the
@@ -57,7 +56,7 @@ func (s *Store) copyFile(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	target, err := clone(source, to)
+	target, err := sparse.Clone(source, to)
 	if err != nil {
 		if err := s.Reserve(identity.Blocks * 512); err != nil {
 			return err
@@ -65,59 +64,9 @@ func (s *Store) copyFile(ctx context.Context, from, to string) error {
 		if target, err = createFile(to); err != nil {
 			return err
 		}
-		if err := copySparse(ctx, source, target, identity.Size); err != nil {
+		if err := sparse.Copy(ctx, source, target, identity.Size); err != nil {
 			return errors.Join(err, target.Close())
 		}
 	}
 	return s.finish(target, 0o444)
-}
-
-// copySparse copies the data of a file and leaves its holes.
-func copySparse(ctx context.Context, from, to *os.File, size int64) error {
-	if err := to.Truncate(size); err != nil {
-		return err
-	}
-	for at := int64(0); at < size; {
-		begin, end, err := nextData(from, at, size)
-		if err != nil || begin >= size {
-			return err
-		}
-		if err := copyRange(ctx, from, to, begin, end); err != nil {
-			return err
-		}
-		at = end
-	}
-	return nil
-}
-
-// nextData finds the next bytes that are no hole; all are data where a file system
-// does not know holes.
-func nextData(file *os.File, at, size int64) (begin, end int64, err error) {
-	begin, err = file.Seek(at, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, syscall.ENXIO):
-		return size, size, nil
-	case err != nil:
-		return at, size, nil //nolint:nilerr // as documented
-	}
-	end, err = file.Seek(begin, unix.SEEK_HOLE)
-	return begin, end, err
-}
-
-// copyRange copies in parts, so that it can be ended.
-func copyRange(ctx context.Context, from, to *os.File, begin, end int64) error {
-	const part = 8 << 20
-	for at := begin; at < end; at += part {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-		n := min(part, end-at)
-		if _, err := to.Seek(at, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(to, io.NewSectionReader(from, at, n), n); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -1,15 +1,12 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // Where links are impossible the view shows copies, notices when one of them was
@@ -60,33 +57,5 @@ func TestCopyCanBeEnded(t *testing.T) {
 	}
 	if left, err := os.ReadDir(s.tmp); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
-	}
-}
-
-// A copy has the holes of the original, at its end too.
-func TestSparseCopy(t *testing.T) {
-	const data, size = 1 << 20, 64 << 20
-	dir := t.TempDir()
-	from, err := os.Create(filepath.Join(dir, "from"))
-	must(t, err)
-	defer from.Close()
-	must(t, from.Truncate(size))
-	for _, at := range []int64{0, size / 2} {
-		_, err = from.WriteAt(bytes.Repeat([]byte("x"), data), at)
-		must(t, err)
-	}
-	to, err := os.Create(filepath.Join(dir, "to"))
-	must(t, err)
-	defer to.Close()
-	must(t, copySparse(t.Context(), from, to, size))
-	a, errA := os.ReadFile(from.Name())
-	b, errB := os.ReadFile(to.Name())
-	if err := errors.Join(errA, errB); err != nil || !bytes.Equal(a, b) {
-		t.Fatalf("the copy differs: %v", err)
-	}
-	var before, after unix.Stat_t
-	must(t, errors.Join(unix.Stat(from.Name(), &before), unix.Stat(to.Name(), &after)))
-	if after.Blocks > before.Blocks+64 {
-		t.Errorf("%d blocks, the original has %d", after.Blocks, before.Blocks)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/cage"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/sparse"
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
@@ -94,7 +94,7 @@ func (m *machine) snapshot(ctx context.Context, dir string) error {
 		return err
 	}
 	for _, name := range []string{stateName, memoryName} {
-		if err := move(filepath.Join(m.dir, name), filepath.Join(dir, name)); err != nil {
+		if err := move(ctx, filepath.Join(m.dir, name), filepath.Join(dir, name)); err != nil {
 			return fault.New(fault.Storage, "", "%w", err)
 		}
 	}
@@ -102,22 +102,15 @@ func (m *machine) snapshot(ctx context.Context, dir string) error {
 }
 
 // move renames a file, or copies it to another file system, holes and all.
-func move(from, to string) error {
+func move(ctx context.Context, from, to string) error {
 	err := os.Rename(from, to)
 	if !errors.Is(err, syscall.EXDEV) {
 		return err
 	}
-	in, err := os.Open(from)
-	if err != nil {
+	if err := sparse.CopyFile(ctx, from, to); err != nil {
 		return err
 	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Sync(), out.Close(), os.Remove(from))
+	return os.Remove(from)
 }
 
 // Restore starts a machine from a snapshot.

@@ -1,4 +1,4 @@
-package store
+package sparse
 
 import (
 	"os"
@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clone makes a new file that shares the blocks of another one.
-func clone(source *os.File, to string) (*os.File, error) {
+// Clone makes a new file that shares the blocks of another one.
+func Clone(source *os.File, to string) (*os.File, error) {
 	if err := unix.Clonefile(source.Name(), to, unix.CLONE_NOFOLLOW); err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package store
+package sparse
 
 import (
 	"errors"
@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clone makes a new file that shares the blocks of another one.
-func clone(source *os.File, to string) (*os.File, error) {
-	target, err := createFile(to)
+// Clone makes a new file that shares the blocks of another one.
+func Clone(source *os.File, to string) (*os.File, error) {
+	target, err := create(to)
 	if err != nil {
 		return nil, err
 	}
