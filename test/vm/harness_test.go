@@ -33,6 +33,8 @@ var (
 	images = flag.String("images", "../../dist/images", "the published folder to launch from")
 	long   = flag.Bool("long", false, "run the long cases too")
 
+	rebuild = flag.String("rebuild", "pi", "whose images are built a second time: presets with commas between, or all")
+
 	firecracker = flag.String("firecracker", "", "the program firecracker, with which the rows for it have to boot")
 )
 
