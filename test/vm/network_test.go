@@ -55,31 +55,42 @@ func TestInstallersWorkOnTheOpenNetwork(t *testing.T) {
 }
 
 // TestTrafficIsRecorded has what a sandbox reached and what was refused it in its
-// log, and every frame in a file that nobody else may read.
+// log, and every frame in a file that nobody else may read. It is held to its rate.
 func TestTrafficIsRecorded(t *testing.T) {
 	w := theWorld
-	here := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "from the host") }))
+	const large, rate, burst = 1 << 20, 512 << 10, 64 << 10
+	here := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(rw, "from the host")
+		if r.URL.Path == "/large" {
+			_, _ = rw.Write(make([]byte, large))
+		}
+	}))
 	defer here.Close()
 	_, port, _ := net.SplitHostPort(here.Listener.Addr().String())
 	file := filepath.Join(t.TempDir(), "traffic.pcap")
-	w.must(t, "claude", "start", "-n", "recorded", "--no-mount", "--no-attach", "--network", "restricted", "--allow-host", port, "--record", file)
+	w.must(t, "claude", "start", "-n", "recorded", "--no-mount", "--no-attach", "--network", "restricted", "--allow-host", port, "--record", file, "--network-rate", "512K")
 	defer w.must(t, "delete", "--yes", "recorded")
-	w.must(t, "exec", "recorded", "--", "sh", "-c", "curl -sS -m 20 http://host.smolvm.internal:"+port+"/recorded; curl -sS -m 20 http://10.0.2.2:1/; true")
+	w.must(t, "exec", "recorded", "--", "sh", "-c", "curl -sS -m 20 http://host.smolvm.internal:"+port+"/recorded; curl -sSO --output-dir /tmp -m 60 http://host.smolvm.internal:"+port+"/large; curl -sS -m 20 http://10.0.2.2:1/; true")
 	if again := w.run(t, nil, "start", "--no-attach", "--record", file+".2", "recorded"); again.status == 0 || !strings.Contains(again.stderr, "runs already") {
 		t.Errorf("a running sandbox: status %d, %s", again.status, again.stderr)
 	}
 	w.must(t, "stop", "recorded")
 	log := w.must(t, "logs", "--network", "recorded")
-	verdicts := map[string]string{}
+	verdicts, slow := map[string]string{}, false
 	for line := range strings.Lines(log) {
 		var e struct {
 			To, Verdict string
 			Received    int64 `json:"received_bytes"`
+			Lasted      int64 `json:"milliseconds"`
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
 		verdicts[e.To] = fmt.Sprint(e.Verdict, " ", e.Received > 0)
+		slow = slow || e.Received > large && e.Lasted >= (large-burst)*1000/rate
+	}
+	if kept := w.must(t, "network", "recorded"); !slow || !strings.Contains(kept, "at most 512.0 KiB a second each way") {
+		t.Errorf("with a rate of 512 KiB a second the log is\n%s\nand network says %s", log, kept)
 	}
 	if verdicts["10.0.2.2:"+port] != "allowed true" || verdicts["10.0.2.2:1"] != "refused false" {
 		t.Errorf("the log is\n%s", log)
