@@ -143,13 +143,13 @@ func (l *launch) fixed(s sandbox.Status) (string, error) {
 		remount = !slices.Equal(mounts, s.Mounts)
 	}
 	for flag, given := range map[string]bool{
-		"--cpus":                             o.CPUs > 0 && o.CPUs != s.CPUs,
-		"--memory":                           o.Memory > 0 && o.Memory>>20 != s.MemoryMiB,
-		"--disk":                             o.Disk > 0 && o.Disk != s.DiskBytes,
-		"--arch":                             o.Arch != "" && o.Arch != s.Arch,
-		"--backend":                          o.Backend != "" && o.Backend != s.VMM,
-		"--ask":                              o.Ask && !slices.Equal(s.Launch, l.preset.Ask),
-		"--mount":                            remount,
+		"--cpus":    o.CPUs > 0 && o.CPUs != s.CPUs,
+		"--memory":  o.Memory > 0 && o.Memory>>20 != s.MemoryMiB,
+		"--disk":    o.Disk > 0 && o.Disk != s.DiskBytes,
+		"--arch":    o.Arch != "" && o.Arch != s.Arch,
+		"--backend": o.Backend != "" && o.Backend != s.VMM,
+		"--ask":     o.Ask && !slices.Equal(s.Launch, l.preset.Ask),
+		"--mount":   remount,
 		"--network, --network-rate, --allow or --allow-host": o.Network.given() && !reflect.DeepEqual(networkOf(true, l.policy), networkOf(s.Network, s.Egress)),
 	} {
 		if given {

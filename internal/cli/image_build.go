@@ -31,6 +31,7 @@ type imageBuildOptions struct {
 	Pack    string   // how archives are compressed: fast or best
 	Newer   bool     // packages of today for the base, where those locked are gone
 	Mirrors []string // folders with the same files; nil: as it is
+	Network networkOptions
 	DryRun  bool
 	JSON    bool
 }
@@ -70,6 +71,7 @@ func buildFlags(cmd *cobra.Command, o *imageBuildOptions) {
 	cmd.Flags().BoolVar(&o.NoSign, "no-sign", false, "publish without signatures, for 'smolvm image sign'")
 	cmd.Flags().BoolVar(&o.Newer, "unlocked", false, "build the base from the packages that Debian has today where it does not have those locked any more")
 	cmd.Flags().StringVar(&o.Pack, "compression", packFast, "fast, or best: about 16 % smaller, by the zstd program, and minutes longer")
+	allowFlags(cmd, &o.Network, "the sandboxes that build")
 	jsonFlag(cmd, &o.JSON, "what was built and what it takes, or the plan")
 }
 
@@ -128,7 +130,12 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	if err != nil {
 		return err
 	}
-	builder, err := app.builder(publication.Base, buildMode{accel: vmm.TCG, best: o.Pack == packBest})
+	policy, err := o.Network.policy(preset.Preset{})
+	if err != nil {
+		return err
+	}
+	app.sayIdle(policy, policy.Allow)
+	builder, err := app.builder(publication.Base, buildMode{accel: vmm.TCG, best: o.Pack == packBest, policy: policy})
 	if err != nil {
 		return err
 	}
@@ -141,7 +148,7 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	}
 	images, err := builder.Build(ctx, request)
 	if err != nil {
-		return err
+		return app.blameProxy(ctx, err, policy)
 	}
 	return app.built(ctx, publication, images, o)
 }
@@ -217,6 +224,7 @@ type buildMode struct {
 	accel  vmm.Accel // emulated sandboxes run on every host and for every architecture
 	best   bool      // pack for the fewest bytes instead of in the shortest time
 	output io.Writer // gets what recipes print; nil: only the log does
+	policy egress.Policy
 }
 
 // builder builds in sandboxes.
@@ -238,7 +246,7 @@ func (a *App) builder(base imagebuild.Base, mode buildMode) (*imagebuild.Builder
 		Sink: a.Progress(), Now: a.Now, Output: mode.output,
 		Machines: imagebuild.Sandboxes{
 			Runner: a.runner(), Accel: mode.accel, CPUs: min(a.Host().CPUs, maxOwnCPUs), Sink: a.Progress(), Now: a.Now,
-			Rand: a.Rand, Env: c.SessionEnv(egress.Policy{}), CACerts: certificates,
+			Rand: a.Rand, Env: c.SessionEnv(mode.policy), Egress: mode.policy, CACerts: certificates,
 			Offline: proxyOf(c) == "" && !host.Networked(), // a proxy may be on the loopback
 		}.Open,
 	}), nil

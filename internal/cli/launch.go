@@ -319,7 +319,7 @@ func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, lease,
 		return row, record.Image{}, nil, err
 	}
 	if why != "" {
-		return l.app.BuildHere(ctx, localBuild{found: found, preset: l.preset, machine: l.machine, why: why, verbose: l.options.Verbose})
+		return l.app.BuildHere(ctx, localBuild{found: found, preset: l.preset, machine: l.machine, why: why, verbose: l.options.Verbose, policy: buildPolicy(l.policy)})
 	}
 	defer l.app.whenInterrupted(ctx, resumeHint)()
 	image, lease, err := l.app.Pull(ctx, found, row, false)

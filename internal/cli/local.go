@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/imagebuild"
 	"github.com/smolvm/smolvm/internal/manifest"
@@ -29,6 +30,7 @@ type localBuild struct {
 	machine machine
 	why     string // it is built here
 	verbose bool   // show what the recipe prints
+	policy  egress.Policy
 }
 
 // buildHere builds the preset's image, on a published base where there is one, and
@@ -42,7 +44,7 @@ func (a *App) buildHere(ctx context.Context, b localBuild) (manifest.Row, record
 		defer a.giveUp(held)
 	}
 	if err != nil {
-		return manifest.Row{}, record.Image{}, nil, err
+		return manifest.Row{}, record.Image{}, nil, a.blameProxy(ctx, err, b.policy)
 	}
 	row := local.Row
 	row.VMM = b.machine.vmm
@@ -62,7 +64,7 @@ func (b localBuild) build(ctx context.Context) (imagebuild.Local, lease, error) 
 		return imagebuild.Local{}, nil, err
 	}
 	row, there := b.foundation()
-	mode := buildMode{accel: vmm.TCG, output: b.output()}
+	mode := buildMode{accel: vmm.TCG, output: b.output(), policy: b.policy}
 	builder, err := b.app.builder(base, mode)
 	if err != nil {
 		return imagebuild.Local{}, nil, err

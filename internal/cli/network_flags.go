@@ -84,9 +84,15 @@ type networkOptions struct {
 func networkFlags(cmd *cobra.Command, o *networkOptions) {
 	flags := cmd.Flags()
 	flags.StringVar(&o.Mode, "network", "", "`MODE` of the network: open (internet, nothing private), restricted (what is allowed), off (default open)")
-	flags.StringArrayVar(&o.Allow, "allow", nil, "let the sandbox reach `RULE`: a name, *.name, address or range, each with :PORT; may be repeated")
-	flags.StringArrayVar(&o.AllowHost, "allow-host", nil, "let it reach `PORT` of this computer's loopback, as "+egress.HostName+"; may be repeated")
+	allowFlags(cmd, o, "the sandbox")
 	flags.StringVar(&o.Rate, "network-rate", "", "let at most `SIZE` a second pass in each direction, such as 2M (default none: as fast as it goes)")
+}
+
+// allowFlags are those by which something is opened, for whom is said.
+func allowFlags(cmd *cobra.Command, o *networkOptions, whom string) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&o.Allow, "allow", nil, "let "+whom+" reach `RULE`: a name, *.name, address or range, each with :PORT; may be repeated")
+	flags.StringArrayVar(&o.AllowHost, "allow-host", nil, "let "+whom+" reach `PORT` of this computer's loopback, as "+egress.HostName+"; may be repeated")
 }
 
 func (o networkOptions) given() bool {

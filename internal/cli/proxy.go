@@ -11,6 +11,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/fetch"
 	"github.com/smolvm/smolvm/internal/host"
 )
@@ -27,6 +28,28 @@ type closedProxy struct {
 
 func (p closedProxy) String() string {
 	return fmt.Sprintf("The proxy %s is closed to the sandbox, as %s: start it with %s.", p.shown, p.why, p.flag)
+}
+
+// buildPolicy is that of the sandbox in which the image of a sandbox is built: it has to
+// reach registries, whatever the other may, and what was opened for that one.
+func buildPolicy(p egress.Policy) egress.Policy {
+	return egress.Policy{Rate: p.Rate}.Allowing(p.Allow...)
+}
+
+// blameProxy adds to a build's failure that this computer's proxy is closed to the
+// sandbox that builds, where that may be the cause.
+func (a *App) blameProxy(ctx context.Context, failed error, policy egress.Policy) error {
+	c, err := a.Config()
+	if fault.CodeOf(failed) != fault.Network || err != nil {
+		return failed
+	}
+	for _, line := range c.WithheldEnv(policy) {
+		return fault.New(fault.Network, fault.HintOf(failed), "%w; %s", failed, line)
+	}
+	for _, p := range a.closedProxies(ctx, c, policy, lookUp) {
+		return fault.New(fault.Network, "Add "+p.flag+".", "%w; the proxy %s is closed to the sandbox that builds, as %s", failed, p.shown, p.why)
+	}
+	return failed
 }
 
 // addressesOf gives the addresses of a name.

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/preset"
 )
 
 func TestClosedProxies(t *testing.T) {
@@ -52,6 +54,36 @@ func TestClosedProxies(t *testing.T) {
 		p, closed := judgeProxy(t.Context(), test.value, test.policy, own, addresses)
 		if p.flag != test.flag || closed != (test.flag != "") || closed && !strings.Contains(fmt.Sprint(p), "start it with "+test.flag+".") {
 			t.Errorf("%d: %s: %+v, %t", i, test.value, p, closed)
+		}
+	}
+}
+
+// TestBuildBlamesAClosedProxy: what an installer says of a network that it cannot
+// reach does not tell that its proxy is closed to it.
+func TestBuildBlamesAClosedProxy(t *testing.T) {
+	unreached := fault.New(fault.Network, "Try again later.", "build the image: the package index did not answer")
+	for _, c := range []struct {
+		proxy  string
+		allow  []string
+		failed error
+		says   string // empty: what failed, and nothing else
+		hint   string
+	}{
+		{"http://10.1.2.3:3128", nil, unreached, "proxy http://10.1.2.3:3128 is closed to the sandbox that builds", "Add --allow 10.1.2.3:3128."},
+		{"http://10.1.2.3:3128", []string{"10.1.2.3:3128"}, unreached, "", "Try again later."},
+		{"http://127.0.0.1:3128", nil, unreached, "--allow-host 3128", "Try again later."},
+		{"http://10.1.2.3:3128", nil, fault.New(fault.Build, "Mend it.", "the recipe failed"), "", "Mend it."},
+		{"", nil, unreached, "", "Try again later."},
+	} {
+		w := newWorld(t)
+		w.environ = map[string]string{"https_proxy": c.proxy}
+		policy, err := networkOptions{Mode: "restricted", Allow: c.allow}.policy(preset.Preset{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := w.app.blameProxy(t.Context(), c.failed, buildPolicy(policy))
+		if !errors.Is(got, c.failed) || !strings.Contains(got.Error(), c.says) || c.says == "" && got != c.failed || fault.HintOf(got) != c.hint || fault.CodeOf(got) != fault.CodeOf(c.failed) {
+			t.Errorf("%q, allowed %v: %v (%s)", c.proxy, c.allow, got, fault.HintOf(got))
 		}
 	}
 }

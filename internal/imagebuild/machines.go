@@ -9,6 +9,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
@@ -35,6 +36,7 @@ type Sandboxes struct {
 	Now     func() time.Time
 	Rand    io.Reader
 	Env     map[string]string // of every session: proxies
+	Egress  egress.Policy     // what the sandboxes may reach
 	CACerts []string          // PEM, one each; the guest keeps them out of the layer
 	// Offline gives the sandbox no network: where this computer has none, installers
 	// then fail at once instead of waiting for answers.
@@ -130,7 +132,7 @@ func (m machines) spec(s MachineSpec) sandbox.Spec {
 		Name: s.Name, Preset: "build", Agent: record.Agent{Name: "build", Version: "0"}, Launch: []string{"/bin/sh"},
 		Image: image, Arch: s.Arch, VMM: "qemu", Accel: m.Accel, CPUs: cmp.Or(s.Resources.CPUs, m.CPUs),
 		MemoryMiB: s.Resources.MemoryMiB, DiskBytes: s.Resources.DiskMiB << 20, Mode: s.Mode,
-		Extra: s.Extra, ExtraReadOnly: s.Extra != "", Network: !m.Offline, Env: m.env(), CACerts: m.CACerts,
+		Extra: s.Extra, ExtraReadOnly: s.Extra != "", Network: !m.Offline, Egress: m.Egress, Env: m.env(), CACerts: m.CACerts,
 	}
 }
 
