@@ -115,6 +115,7 @@ func parts() []part {
 		{"local build", (*bench).localBuild},
 		{"sessions", (*bench).sessions},
 		{"mounts", (*bench).mounts},
+		{"network", (*bench).network},
 		{"tool", (*bench).tool},
 	}
 }
