@@ -123,6 +123,11 @@ func (c egressCase) open(t *testing.T) {
 		{Kind: "tls", To: "good.example", Port: 443, Name: "y"}:     "open " + good4 + ":443 for y|open [" + good6 + "]:443 for y",
 		{Kind: "tcp", To: good4, Port: 81}:                          "refused",
 		{Kind: "udp", To: good4, Port: 81}:                          "refused",
+		{Kind: "ping", To: good4}:                                   "open",
+		{Kind: "ping", To: good6}:                                   "open",
+		{Kind: "ping", To: other4}:                                  "open",
+		{Kind: "ping", To: "10.0.0.5"}:                              "refused|unreachable",
+		{Kind: "ping", To: "fd00::5"}:                               "refused|unreachable",
 		{Kind: "dns", To: "10.0.2.3", Name: "good.example"}:         "rcode 0 answers 1",
 		{Kind: "dns", To: "10.0.2.3", Name: "unknown.example"}:      "rcode 3",
 		{Kind: "dns", To: resolver4, Name: "good.example"}:          "rcode 0 answers 1",
@@ -130,9 +135,6 @@ func (c egressCase) open(t *testing.T) {
 		{Kind: "tcp", To: "10.0.2.2", Port: c.d.opened}:             "open",
 		{Kind: "tcp", To: "host.smolvm.internal", Port: c.d.opened}: "open",
 	})
-	for to, want := range map[string]string{good4: "open", good6: "open", "10.0.0.5": "refused|unreachable", "fd00::5": "refused|unreachable"} {
-		c.wants(t, map[try]string{{Kind: "ping", To: to}: want})
-	}
 }
 
 // closed tries every kind of address that is closed, where a host there listens.
@@ -289,14 +291,34 @@ func (c egressCase) rebinding(t *testing.T) {
 	c.wants(t, map[try]string{{Kind: "tcp", To: "deep.good.example", Port: 80}: "refused"})
 }
 
-// smoke runs what the preset promises under its own rules.
+// smoke runs what the preset promises under its own rules, which let its agent's own
+// host be reached and nothing else: not one packet goes elsewhere.
 func (c egressCase) smoke(t *testing.T) {
+	const own = "api.anthropic.com"
+	c.names.set(own, other4)
+	c.seen.begin()
 	if got := c.w.must(t, "exec", c.name, "--", "claude", "--version"); !strings.HasPrefix(got, publishedVersion(t)+" ") {
 		t.Errorf("the agent says %q", got)
 	}
 	shown := c.w.must(t, "network", c.name)
 	if !strings.Contains(shown, "restricted to what is allowed") || !strings.Contains(shown, "api.anthropic.com") {
 		t.Errorf("the policy:\n%s", shown)
+	}
+	c.wants(t, map[try]string{
+		{Kind: "tls", To: own, Port: 443, Name: own}:                 "open " + other4,
+		{Kind: "tls", To: own, Port: 443, Name: "evil.example"}:      "reset", // whose address is the same
+		{Kind: "http", To: own, Port: 80, Name: own}:                 "refused",
+		{Kind: "tcp", To: own, Port: 22}:                             "refused",
+		{Kind: "udp", To: own, Port: 443}:                            "refused",
+		{Kind: "ping", To: other4}:                                   "refused|unreachable",
+		{Kind: "dns", To: "10.0.2.3", Name: "evil.example"}:          "rcode 3",
+		{Kind: "dns", To: resolver4, Name: own}:                      "refused",
+		{Kind: "tcp", To: hidden4, Port: 443}:                        "refused",
+		{Kind: "tcp", To: "10.0.0.5", Port: 443}:                     "refused",
+		{Kind: "tcp", To: "10.0.2.2", Port: c.d.tcp[len(c.d.tcp)-1]}: "refused", // port 631 of this computer
+	})
+	if elsewhere := c.seen.beside("tcp "+other4+":443", "udp "+resolver4+":53", "tcp "+resolver4+":53"); len(elsewhere) > 0 {
+		t.Errorf("packets went elsewhere: %v", elsewhere)
 	}
 }
 

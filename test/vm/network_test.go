@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/cgi"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,20 +40,47 @@ func TestPortsOfThisComputerAreClosed(t *testing.T) {
 }
 
 // TestInstallersWorkOnTheOpenNetwork uses the real registries, and so needs a
-// network that reaches them.
+// network that reaches them. For git it has a server of its own on this computer, as
+// networks that reach registries need not reach a forge.
 func TestInstallersWorkOnTheOpenNetwork(t *testing.T) {
 	needLong(t)
 	w := theWorld
-	name := w.common(t)
+	name, place := w.common(t), strings.Replace(gitServer(t), "127.0.0.1", "host.smolvm.internal", 1)
+	w.must(t, "network", name, "allow", place)
+	defer w.must(t, "network", name, "deny", place)
 	for _, command := range []string{
 		"cd /tmp && npm install --no-audit --no-fund is-odd && node -e 'require(\"is-odd\")'",
-		"cd /tmp && uv venv -q v && uv pip install -q --python v/bin/python six && v/bin/python -c 'import six'",
-		"sudo apt-get update && apt-cache show hello",
+		"cd /tmp && uv venv -q --seed v && uv pip install -q --python v/bin/python six && v/bin/python -c 'import six'",
+		"cd /tmp && v/bin/python -m pip install -q --disable-pip-version-check idna && v/bin/python -c 'import idna'",
+		"sudo apt-get -q update && sudo apt-get -qy install hello && hello",
+		"cd /tmp && git clone -q http://" + place + "/project.git && cd project && test \"$(cat file)\" = content",
+		"cd /tmp/project && git checkout -qb work && date >file && git -c user.name=a -c user.email=a@b commit -qam second && " +
+			"git push -q origin work && test \"$(git ls-remote origin work | cut -f 1)\" = \"$(git rev-parse HEAD)\"",
 	} {
 		if r := w.run(t, nil, "exec", name, "--", "sh", "-c", command); r.status != 0 {
 			t.Errorf("%s: status %d\n%s%s", command, r.status, r.stdout, r.stderr)
 		}
 	}
+}
+
+// gitServer serves a repository that may be pushed to, as forges do, by git's own
+// program for that, and gives its address.
+func gitServer(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	out, err := exec.CommandContext(t.Context(), "sh", "-ec", `cd "$0"
+		git init -q -b main first && cd first && echo content >file && git add file
+		git -c user.name=a -c user.email=a@b commit -qm first && cd ..
+		git clone -q --bare first project.git && git -C project.git config http.receivepack true
+		git --exec-path`, root).CombinedOutput()
+	if err != nil {
+		t.Fatalf("make a repository: %v\n%s", err, out)
+	}
+	server := httptest.NewServer(&cgi.Handler{
+		Path: filepath.Join(strings.TrimSpace(string(out)), "git-http-backend"), Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1"},
+	})
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
 }
 
 // TestTrafficIsRecorded has what a sandbox reached and what was refused it in its

@@ -65,8 +65,9 @@ def udp(t):
 
 def ping(t):
     six = ":" in t["to"]
-    s = socket.socket(family(t["to"]), socket.SOCK_RAW, socket.getprotobyname("ipv6-icmp" if six else "icmp"))
-    s.settimeout(1)  # one that is lost is asked again, as ping does
+    # Not by getprotobyname, which gives one thread the number that another asked for.
+    s = socket.socket(family(t["to"]), socket.SOCK_RAW, socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP)
+    s.settimeout(LIMIT)
     s.connect((t["to"], 0))
     body = struct.pack("!BBHHH", 128 if six else 8, 0, 0, os.getpid() & 0xFFFF, 7) + b"smolvm"
     if not six:
@@ -74,14 +75,9 @@ def ping(t):
         total = (total >> 16) + (total & 0xFFFF)
         body = body[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + body[4:]
     s.send(body)
-    begun = time.monotonic()
     while True:
-        try:
-            got = s.recv(1000)
-        except TimeoutError:
-            if time.monotonic() - begun > LIMIT:
-                raise
-            s.send(body)
+        got, (source, *_) = s.recvfrom(1000)
+        if source != t["to"]:  # it came before the socket was connected
             continue
         got = got if six else got[20:]
         if got[0] == (129 if six else 0):
@@ -104,7 +100,8 @@ def dns(t):
 
 def frame(t):
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-    card = [x for _, x in socket.if_nameindex() if x != "lo"][0]
+    with open("/proc/net/route") as routes:
+        card = routes.readlines()[1].split()[0]
     s.bind((card, 0))
     s.send(bytes.fromhex(t["hex"]))
     return "sent"

@@ -5,10 +5,12 @@ package vm_test
 import (
 	bytesof "encoding/binary"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -113,6 +115,23 @@ func (w *witness) has(text string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.seen[text] > 0
+}
+
+// begin forgets what was seen.
+func (w *witness) begin() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.seen)
+}
+
+// beside is what was seen since begin, but for the places, what fences, and what
+// kernels send by themselves.
+func (w *witness) beside(places ...string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(w.seen)), func(text string) bool {
+		return slices.Contains(places, text) || strings.HasPrefix(text, "udp "+there4+":") || strings.HasPrefix(text, "58 ") || strings.HasPrefix(text, "0 ff02:")
+	})
 }
 
 // strays are the packets to closed addresses since the last call.
