@@ -465,6 +465,17 @@ func (w *fakeWorld) Rename(_ context.Context, from, to string) error {
 	return nil
 }
 
+func (w *fakeWorld) Fork(_ context.Context, from string, f sandbox.Fork) (all []record.Record, err error) {
+	w.note("fork %s %q secrets=%v idle=%v", from, f.Names, f.Secrets, f.Idle)
+	for _, name := range f.Names {
+		s := w.boxes[from]
+		s.Name = name
+		w.boxes[name] = s
+		all = append(all, s.Record)
+	}
+	return all, nil
+}
+
 func (w *fakeWorld) Ports(_ context.Context, name string, listening bool) (supervise.PortReport, error) {
 	var r supervise.PortReport
 	s := w.boxes[name]

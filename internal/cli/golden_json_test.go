@@ -26,6 +26,7 @@ func TestGoldenEnvelopes(t *testing.T) {
 		"port-list.json":    "port list --json",
 		"port-remove.json":  "port remove box 3000 --json",
 		"rename.json":       "rename box new --json",
+		"fork.json":         "fork box -n 2 --json",
 		"resize.json":       "resize off --cpus 1 --memory 1G --disk 40G --json",
 		"stop.json":         "stop box off --json",
 		"delete.json":       "delete --all --yes --json",

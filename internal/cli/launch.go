@@ -301,11 +301,19 @@ func (l *launch) freeName() (string, error) {
 		return name, nil
 	}
 	base := l.defaultName()
-	name := base
-	for n := 2; taken[name]; n++ {
-		name = fmt.Sprintf("%s-%d", base, n)
+	if !taken[base] {
+		return base, nil
 	}
-	return name, nil
+	return nextName(base, names), nil
+}
+
+// nextName is the first of base-2, base-3 and so on that is free.
+func nextName(base string, taken []string) string {
+	for n := 2; ; n++ {
+		if name := fmt.Sprintf("%s-%d", base, n); !slices.Contains(taken, name) {
+			return name
+		}
+	}
 }
 
 // obtain brings the preset's image into the cache: the published one, or one that

@@ -93,6 +93,12 @@ func (m manager) Create(ctx context.Context, spec sandbox.Spec) (record.Record, 
 	return m.Manager.Create(ctx, spec)
 }
 
+// Fork makes sandboxes of a running one.
+func (m manager) Fork(ctx context.Context, from string, f sandbox.Fork) ([]record.Record, error) {
+	defer m.named()
+	return m.Manager.Fork(ctx, from, f)
+}
+
 // Start starts a sandbox, which is gone when its first start failed.
 func (m manager) Start(ctx context.Context, name string, options sandbox.StartOptions) (record.Record, error) {
 	defer m.named()

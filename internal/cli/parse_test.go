@@ -130,6 +130,8 @@ func TestParseTheRest(t *testing.T) {
 	check(t, newDelete, "--all --yes --json", deleteOptions{Names: []string{}, All: true, Yes: true, JSON: true})
 	check(t, newResize, "a --cpus 2 --memory 1G --disk 40G", resizeOptions{Name: "a", CPUs: 2, Memory: 1 << 30, Disk: 40 << 30})
 	check(t, newRename, "a b --json", renameOptions{From: "a", To: "b", JSON: true})
+	check(t, newFork, "a", forkOptions{Name: "a", Count: 1})
+	check(t, newFork, "a -n 3 --with-secrets --json", forkOptions{Name: "a", Count: 3, Secrets: true, JSON: true})
 	check(t, newLogs, "-f box", logsOptions{Name: "box", Follow: true})
 	check(t, newLogs, "box --supervisor", logsOptions{Name: "box", Supervisor: true})
 	check(t, newVersion, "--json", versionOptions{JSON: true})

@@ -37,6 +37,7 @@ type sandboxes interface {
 	Update(name string, image record.Image, agent record.Agent) (record.Record, error)
 	Changes(name string) (sandbox.Changes, error)
 	Rename(ctx context.Context, from, to string) error
+	Fork(ctx context.Context, from string, f sandbox.Fork) ([]record.Record, error)
 	Remount(ctx context.Context, name string, change supervise.MountChange) (record.Record, error)
 	Network(ctx context.Context, name string, change egress.Change) (netstack.Snapshot, error)
 	List() ([]sandbox.Status, error)

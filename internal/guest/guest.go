@@ -63,6 +63,7 @@ type agent struct {
 	keeper      *service.Keeper   // of services; nil before the guest is ready
 	mounts      *mounts
 	credentials *credentials
+	likeness    likeness
 	desk        browse.Desk // for addresses
 	orders      chan order
 	group       sync.WaitGroup // goroutines that end with the run's context
@@ -80,6 +81,7 @@ func Init(version string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.uplink.mounts = func(m wire.Message) { a.heardOfMounts(ctx, m) }
 	a.uplink.credentials = func(m wire.Message) { a.credentialMessage(ctx, m) }
+	a.uplink.snapshots = func(m wire.Message) { a.heardOfSnapshot(ctx, m) }
 	a.group.Go(func() { a.reaper.Run(ctx) })
 	end, err := a.live(ctx)
 	if err != nil {
@@ -111,6 +113,7 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	if err != nil {
 		return 0, err
 	}
+	a.likeness.server = server
 	a.uplink.serve(servers{
 		wire.StreamSSH: server, wire.StreamBulk: a.newBulk(), wire.StreamPort: port.New("/proc"),
 		wire.StreamUsage: usage.New("/proc", "/"), wire.StreamGrow: &growing{grow: a.root.GrowScratch},

@@ -122,6 +122,76 @@ func TestStreamsWaitForTheServer(t *testing.T) {
 	}
 }
 
+// TestNobodyGetsInWhileHeld goes as a snapshot does: streams of the session in which
+// the guest was held, and of the next, wait until it is released.
+func TestNobodyGetsInWhileHeld(t *testing.T) {
+	u, p, _ := kept(t)
+	u.serve(servers{wire.StreamSSH: upper{}})
+	first := p.host(t)
+	u.hold()
+	u.hold() // a snapshot that failed, and the next
+	early, err := first.Dial(t.Context(), wire.StreamSSH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = early.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := io.WriteString(early, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(early); err == nil || len(got) > 0 {
+		t.Errorf("a held guest said %q, %v", got, err)
+	}
+	first.Close()
+	second := p.host(t)
+	stream, err := second.Dial(t.Context(), wire.StreamSSH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(stream, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	u.release()
+	u.release()
+	if got, err := io.ReadAll(stream); err != nil || string(got) != "HELLO" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestHoldAndRenewAreAnswered(t *testing.T) {
+	u, p, _ := kept(t)
+	u.snapshots = func(m wire.Message) {
+		u.say(wire.Message{Type: wire.Renewed, Text: string(m.Type) + " " + m.Identity.Hostname})
+	}
+	host := p.host(t)
+	for _, kind := range []wire.MessageType{wire.Hold, wire.Renew} {
+		if err := host.Send(wire.Message{Type: kind, Identity: &wire.Identity{Hostname: "box"}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-host.Messages(); got.Text != string(kind)+" box" {
+			t.Errorf("got %+v", got)
+		}
+	}
+}
+
+// TestReseed needs the right to change the kernel's random numbers.
+func TestReseed(t *testing.T) {
+	entropy := make([]byte, wire.LeastEntropy)
+	_, _ = rand.Read(entropy) // never fails
+	err := reseed("/dev/urandom", entropy)
+	if errors.Is(err, os.ErrPermission) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if err := reseed("/dev/urandom", make([]byte, 1<<10)); err == nil {
+		t.Error("more bytes than there is room for were taken")
+	}
+	if err := reseed("/dev/null", entropy); err == nil {
+		t.Error("a device without random numbers was reseeded")
+	}
+}
+
 func TestOrdersOfTheHost(t *testing.T) {
 	_, p, orders := kept(t)
 	host := p.host(t)

@@ -34,6 +34,7 @@ type uplink struct {
 	mounts      func(wire.Message) // told of lists and changes of mounts; set before keep
 	credentials func(wire.Message) // told of each message about them; set before keep
 	answered    func(wire.Message) // told what became of an address; set before keep
+	snapshots   func(wire.Message) // told of each message about them; set before keep
 	servers
 	ready chan struct{}  // closed when there are servers
 	group sync.WaitGroup // streams, which may outlive their session for a moment
@@ -43,6 +44,7 @@ type uplink struct {
 	standing *wire.Message
 	sessions *wire.Message // the kept ones, told beside
 	changed  chan struct{} // closed and renewed when session changes
+	held     chan struct{} // closed when streams are served again; nil: they are
 }
 
 // newUplink makes an uplink without a port, on which nothing is heard. Orders
@@ -139,8 +141,46 @@ func (u *uplink) stream(ctx context.Context, stream net.Conn, kind wire.StreamKi
 	case <-ctx.Done():
 		return
 	}
+	if !u.admitted(ctx) {
+		return
+	}
 	if server := u.servers[kind]; server != nil {
 		_ = server.Serve(ctx, stream) // a client that fails is its own trouble
+	}
+}
+
+// hold lets no stream be served until release.
+func (u *uplink) hold() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.held == nil {
+		u.held = make(chan struct{})
+	}
+}
+
+// release ends a hold.
+func (u *uplink) release() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.held != nil {
+		close(u.held)
+		u.held = nil
+	}
+}
+
+// admitted waits until streams may be served; false when ctx ended first.
+func (u *uplink) admitted(ctx context.Context) bool {
+	u.mu.Lock()
+	held := u.held
+	u.mu.Unlock()
+	if held == nil {
+		return true
+	}
+	select {
+	case <-held:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -158,6 +198,8 @@ func (u *uplink) obey(session *link.Session) {
 			u.group.Go(func() { u.mounts(message) })
 		case wire.GiveCredentials, wire.AskLogins:
 			u.group.Go(func() { u.credentials(message) })
+		case wire.Hold, wire.Renew:
+			u.group.Go(func() { u.snapshots(message) })
 		case wire.AddressShown:
 			u.answered(message)
 		case wire.Clock:

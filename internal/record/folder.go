@@ -43,6 +43,10 @@ func (f Folder) LockFile() string { return f.at("lock") }
 // Scratch is the path of the sandbox's read-write disk.
 func (f Folder) Scratch() string { return f.at("scratch.ext4") }
 
+// Snapshot is the folder of the snapshot that a fork runs on from; it is there only
+// while forks are made.
+func (f Folder) Snapshot() string { return f.at("snapshot") }
+
 // Seed is the path of the NoCloud volume.
 func (f Folder) Seed() string { return f.at("seed.img") }
 

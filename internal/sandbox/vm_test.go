@@ -56,7 +56,7 @@ func agent(arch string) ([]byte, error) {
 }
 
 // newVM makes a bench with a real sandbox "vm" that runs.
-func newVM(t *testing.T) (*bench, record.Record) {
+func newVM(t *testing.T, changes ...func(*sandbox.Spec)) (*bench, record.Record) {
 	t.Helper()
 	image := os.Getenv(imageVariable)
 	if image == "" {
@@ -74,6 +74,9 @@ func newVM(t *testing.T) (*bench, record.Record) {
 	}}}
 	if _, err := os.Stat(spec.Image.Modules); err != nil {
 		spec.Image.Modules = "" // our own kernel has none
+	}
+	for _, change := range changes {
+		change(&spec)
 	}
 	if _, err := b.m.Create(t.Context(), spec); err != nil {
 		t.Fatal(err)

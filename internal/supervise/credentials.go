@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -162,6 +163,17 @@ func (s *supervisor) saveLogins(ctx context.Context) {
 			s.log.Info("login file copied back", "file", l.Path, "error", err)
 		}
 	}
+}
+
+// names are those of the variables and login files that the guest was given.
+func (c *credentials) names() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := slices.Sorted(maps.Keys(c.given.Env))
+	for _, l := range c.given.Logins {
+		all = append(all, "~/"+l.Path)
+	}
+	return all
 }
 
 func (c *credentials) hasLogins() bool {

@@ -52,7 +52,7 @@ func TestDecodeRequest(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"version":1,"op":"exec"}`:                "without a command",
 		`{"version":1,"op":"stop","grace_ns":-1}`:  "negative",
-		`{"version":4,"op":"status"}`:              "version 1 to 3 of the control protocol, this smolvm 4",
+		`{"version":5,"op":"status"}`:              "version 1 to 4 of the control protocol, this smolvm 5",
 		`{}`:                                       "version",
 		`{"version":1`:                             "decode",
 		`{"version":1,"op":"exec","command":"sh"}`: "decode",

@@ -45,6 +45,9 @@ type guest struct {
 	state    state
 	change   chan struct{} // closed and replaced when state changes
 	stopping bool          // power the guest off as soon as it listens
+	renewal  *renewal      // what it has to be told before anybody gets in; nil: nothing
+
+	held chan string // its answer to Hold: why not
 
 	wanted chan struct{} // somebody waits for a lost SSH connection
 }
@@ -67,7 +70,7 @@ type notice struct {
 func newGuest(config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
 	return &guest{
 		config: config, now: now, log: log, notices: make(chan notice), secrets: newCredentials(nil, log), addresses: newAddresses(now),
-		keeps: func(int) {}, troubles: newTroubles(now),
+		held: make(chan string, 1), keeps: func(int) {}, troubles: newTroubles(now),
 		change: make(chan struct{}), wanted: make(chan struct{}, 1),
 	}
 }
@@ -107,12 +110,15 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 	stop := context.AfterFunc(ctx, func() { _ = link.Close() }) // ends Messages
 	defer stop()
 	holding.Go(func() { g.pulse.watch(ctx, link) })
-	g.mounts.tell(link)
-	g.secrets.tell(link)
+	g.greet(link)
 	for m := range link.Messages() {
 		if m.Type == wire.Ready && !ready {
 			ready = true
-			holding.Go(func() { g.hold(ctx, link, m) })
+			holding.Go(func() {
+				if g.renewed(ctx) == nil { // nobody gets in before
+					g.hold(ctx, link, m)
+				}
+			})
 			continue
 		}
 		if m.Type == wire.Sessions {
@@ -123,6 +129,9 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 		}
 		if m.Type == wire.DiskFull {
 			g.troubles.disk(m.Text)
+			continue
+		}
+		if g.heardOfSnapshot(ctx, m) {
 			continue
 		}
 		if g.addresses.heard(link, m) || g.secrets.heard(m) && ready {

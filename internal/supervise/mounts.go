@@ -163,6 +163,17 @@ func (m *mounts) tell(link *guestlink.Link) {
 	}
 }
 
+// renewal is the message of tell to a guest that begins its mounts anew.
+func (m *mounts) renewal() wire.Message {
+	message := wire.Message{Type: wire.Renew}
+	if m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		message.Mounts, message.Serial = m.list, m.serial
+	}
+	return message
+}
+
 // option is for the kernel command line.
 func (m *mounts) option() string {
 	list := m.current()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 // the two refusals below never change.
 const (
 	oldestProtocol  = 1
-	protocolVersion = 3
+	protocolVersion = 4
 )
 
 // since is the version that a request needs: that of its operation, or of a field
@@ -38,6 +39,8 @@ func (o operation) since() int {
 	switch o {
 	case opWake, opVariables, opUsage, opGrow:
 		return 2
+	case opSnapshot:
+		return 4
 	}
 	return 1
 }
@@ -61,6 +64,7 @@ func errOther(op operation, refusal string) error {
 		opBulk: "copy files", opGive: "give a running sandbox credentials", opWake: "keep an unused sandbox or stop it",
 		opLoopback: "carry the answer of a login", opVariables: "change the variables of a running sandbox's agent",
 		opUsage: "tell what it uses", opGrow: "grow the disk of a running sandbox",
+		opSnapshot: "be kept",
 	}[op]
 	if what == "" {
 		what = string(op)
@@ -93,6 +97,7 @@ const (
 	opVariables operation = "variables" // of the agent
 	opUsage     operation = "usage"     // of CPU, memory, disk and network
 	opGrow      operation = "grow"      // the disk
+	opSnapshot  operation = "snapshot"  // keep the machine and its disk
 )
 
 // request is a client's first frame.
@@ -112,6 +117,7 @@ type request struct {
 	Keep        *bool              `json:"keep,omitempty"`        // wake: whether it runs on unused; nil leaves it
 	Bytes       int64              `json:"bytes,omitempty"`       // grow: how large
 	Usage       *wire.UsageRequest `json:"usage,omitempty"`       // usage
+	Snapshot    *Snapshot          `json:"snapshot,omitempty"`    // snapshot
 }
 
 // Command is a program to run in the sandbox.
@@ -212,6 +218,8 @@ func decodeRequest(k kind, payload []byte) (request, error) {
 		return request{}, errors.New("decode a request: no variables to change")
 	case r.Op == opUsage && r.Usage == nil:
 		return request{}, errors.New("decode a request: usage without how often")
+	case r.Op == opSnapshot && (r.Snapshot == nil || !filepath.IsAbs(r.Snapshot.Dir)):
+		return request{}, errors.New("decode a request: snapshot without a folder")
 	case r.Op == opGrow && r.Bytes <= 0:
 		return request{}, errors.New("decode a request: grow without a size")
 	case r.Op == opLoopback && (r.Loopback < 1 || r.Loopback > 1<<16-1):

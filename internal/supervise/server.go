@@ -55,6 +55,7 @@ type server struct {
 	ports  portTable
 	wanted *addresses
 	larger func(ctx context.Context, size int64) error
+	kept   func(ctx context.Context, o Snapshot) error
 	status func() Status
 	stops  chan<- stopRequest
 	// renames asks the main loop, as stops does.
@@ -160,6 +161,8 @@ func (s *server) serve(ctx context.Context, conn *net.UnixConn) error {
 		return s.usage(ctx, conn, out, *r.Usage)
 	case opGrow:
 		return s.grow(ctx, conn, out, r.Bytes)
+	case opSnapshot:
+		return s.snapshot(ctx, conn, out, *r.Snapshot)
 	case opLogins:
 		return s.logins(ctx, conn, out)
 	case opRename:

@@ -49,6 +49,8 @@ type Order struct {
 	// that it was given, before the sandbox stops by itself; empty: they do not.
 	LoginHome string `json:"login_home,omitempty"`
 	NoNet     bool   `json:"no_network,omitempty"` // whatever the record says
+	// From is the folder of a snapshot that the machine runs on from; empty: it boots.
+	From string `json:"from,omitempty"`
 	// Capture is the path of a new file for the traffic of this run; empty: none.
 	Capture string `json:"capture,omitempty"`
 }

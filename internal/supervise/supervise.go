@@ -124,6 +124,8 @@ type supervisor struct {
 	over     chan struct{} // closed when the main loop takes no more stops
 	released chan struct{} // closed when the sandbox is released
 	running  sync.WaitGroup
+
+	keeping sync.Mutex // held while the machine is kept
 }
 
 func (s *supervisor) run(ctx context.Context) (err error) {
@@ -227,9 +229,12 @@ func (s *supervisor) boot(start, life context.Context) error {
 	}
 	s.server = &server{
 		guest: s.guest, pulse: s.guest.pulse, vault: s.guest, wanted: s.guest.addresses, ports: s.ports, status: s.status, stops: s.stops, renames: s.renames,
-		remounts: s.remounts, networks: s.networks, larger: s.growDisk, idle: s.idle, keep: s.keep, over: s.over, done: s.released, log: s.log,
+		remounts: s.remounts, networks: s.networks, larger: s.growDisk, kept: s.snapshot, idle: s.idle, keep: s.keep, over: s.over, done: s.released, log: s.log,
 	}
 	if err := s.server.listen(life, runDir); err != nil {
+		return err
+	}
+	if err := s.sweepSnapshot(); err != nil {
 		return err
 	}
 	spec, err := s.spec(runDir)
@@ -248,11 +253,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 
 // power starts the machine and what watches it.
 func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
-	driver, err := s.Driver(s.rec)
-	if err != nil {
-		return err
-	}
-	if s.machine, err = driver.Start(start, spec); err != nil {
+	if err := s.launch(start, spec); err != nil {
 		return err
 	}
 	s.vmmPid.Store(int64(s.machine.Pid()))

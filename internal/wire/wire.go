@@ -149,6 +149,8 @@ type Message struct {
 	Sessions []KeptSession `json:"sessions,omitempty"` // with Sessions
 	// Credentials come with GiveCredentials and Logins.
 	Credentials *Credentials `json:"credentials,omitempty"`
+	// Identity comes with Renew, to a machine that was restored.
+	Identity *Identity `json:"identity,omitempty"`
 }
 
 // BootReport is what the guest measured and found while coming up.

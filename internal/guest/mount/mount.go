@@ -94,6 +94,26 @@ func (t *Table) connect(ctx context.Context) error {
 	return t.readAhead()
 }
 
+// Break ends the file system of all mounts, after the port to the host was taken away:
+// the next Set begins anew. Programs get errors from what they have open in it.
+func (t *Table) Break() error {
+	if t.relay == nil {
+		return nil
+	}
+	var errs []error
+	for _, m := range slices.Backward(t.there) {
+		errs = append(errs, unbind(m))
+	}
+	// By force: whoever waits for the host waits no longer, and the relay neither.
+	if err := unix.Unmount(t.Folder, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
+		errs = append(errs, fmt.Errorf("end the file system of mounts: %w", err))
+	}
+	t.relay.end()
+	t.relay.running.Wait()
+	t.relay, t.there = nil, nil
+	return errors.Join(errs...)
+}
+
 func (t *Table) mount(device int) error {
 	if err := os.MkdirAll(t.Folder, 0o755); err != nil {
 		return fmt.Errorf("make folder of mounts: %w", err)

@@ -25,7 +25,7 @@ esac
 // sessions find in their environment on account of it.
 func Apply(root string, seed Seed) (map[string]string, error) {
 	build := seed.Session.Build
-	if err := writeIdentity(root, seed); err != nil {
+	if err := WriteIdentity(root, seed); err != nil {
 		return nil, err
 	}
 	for _, user := range seed.User.Users {
@@ -57,8 +57,8 @@ func Apply(root string, seed Seed) (map[string]string, error) {
 	return env, nil
 }
 
-// writeIdentity writes what makes this machine this one.
-func writeIdentity(root string, seed Seed) error {
+// WriteIdentity writes what makes this machine this one.
+func WriteIdentity(root string, seed Seed) error {
 	host := seed.Hostname()
 	files := map[string]string{
 		"etc/hostname":    host + "\n",

@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/smolvm/smolvm/internal/guest/fat"
@@ -169,6 +170,18 @@ func (s *Seed) Rename(host string) error {
 	}
 	s.User.Hostname = host
 	return nil
+}
+
+// Become makes the seed that of another sandbox, which a restored machine is.
+func (s Seed) Become(id wire.Identity) (Seed, error) {
+	s.Meta.InstanceID, s.User.Hostname = id.InstanceID, id.Hostname
+	s.User.HostKeys.Private = id.HostKey
+	s.User.AuthorizedKeys = id.AuthorizedKeys
+	s.User.Users = slices.Clone(s.User.Users)
+	for i := range s.User.Users {
+		s.User.Users[i].AuthorizedKeys = nil
+	}
+	return s, s.check()
 }
 
 // Hostname is the name the sandbox goes by.

@@ -178,3 +178,48 @@ func TestAuthorizedKeysOfAllPlaces(t *testing.T) {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
+
+// TestBecome gives a restored machine another sandbox's identity, and leaves none of
+// the first one's keys.
+func TestBecome(t *testing.T) {
+	user := wire.User{Name: "agent", UID: 1000, AuthorizedKeys: []string{"old key"}}
+	before := Seed{
+		User: wire.UserData{Hostname: "first", HostKeys: wire.HostKeys{Private: "old"}, AuthorizedKeys: []string{"old key"}, Users: []wire.User{user}},
+		Meta: wire.MetaData{InstanceID: "i-1"},
+	}
+	id := wire.Identity{InstanceID: "i-2", Hostname: "second", HostKey: "new", AuthorizedKeys: []string{"new key"}}
+	after, err := before.Become(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"new key"}, after.AuthorizedKeys()); diff != "" {
+		t.Errorf("keys (-want +got)\n%s", diff)
+	}
+	if after.Hostname() != "second" || after.Meta.InstanceID != "i-2" || after.User.HostKeys.Private != "new" {
+		t.Errorf("it became %+v", after)
+	}
+	if keys := before.AuthorizedKeys(); len(keys) != 2 || keys[1] != "old key" {
+		t.Errorf("the first one's keys are now %q", keys)
+	}
+	one, two := t.TempDir(), t.TempDir()
+	for root, seed := range map[string]Seed{one: before, two: after} {
+		if err := os.Mkdir(filepath.Join(root, "etc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := WriteIdentity(root, seed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"etc/hostname", "etc/hosts", "etc/machine-id"} {
+		a, errA := os.ReadFile(filepath.Join(one, name))
+		b, errB := os.ReadFile(filepath.Join(two, name))
+		if errA != nil || errB != nil || string(a) == string(b) {
+			t.Errorf("%s is the same: %s, %v, %v", name, a, errA, errB)
+		}
+	}
+	for _, bad := range []wire.Identity{{Hostname: "x"}, {InstanceID: "i", Hostname: "a\nb"}} {
+		if _, err := before.Become(bad); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+}

@@ -65,45 +65,61 @@ type Config struct {
 // Server serves SSH connections.
 type Server struct {
 	config Config
-	ssh    *ssh.ServerConfig
 	keeper *keeper
+
+	mu  sync.Mutex
+	ssh *ssh.ServerConfig // of connections from now on
 }
 
 // New checks the configuration.
 func New(config Config) (*Server, error) {
-	if config.HostKey == nil {
-		return nil, errors.New("ssh server: there is no host key")
-	}
-	if len(config.Authorized) == 0 {
-		return nil, errors.New("ssh server: there is no authorized key")
-	}
 	s := &Server{config: config, keeper: newKeeper(config.Now)}
-	s.ssh = &ssh.ServerConfig{
+	if err := s.Rekey(config.HostKey, config.Authorized); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Rekey gives connections from now on another host key, and lets in others. Those that
+// are open stay as they are.
+func (s *Server) Rekey(host ssh.Signer, authorized []ssh.PublicKey) error {
+	if host == nil {
+		return errors.New("ssh server: there is no host key")
+	}
+	if len(authorized) == 0 {
+		return errors.New("ssh server: there is no authorized key")
+	}
+	config := &ssh.ServerConfig{
 		Config: ssh.Config{
 			// An emulated processor has no fast AES; chacha20 is twice as fast there.
 			Ciphers: []string{ssh.CipherChaCha20Poly1305, ssh.CipherAES256GCM, ssh.CipherAES128GCM, ssh.CipherAES256CTR},
 			// The link is private to the host; the cheap exchange comes first.
 			KeyExchanges: []string{ssh.KeyExchangeCurve25519, ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeECDHP256},
 		},
-		MaxAuthTries:      maxAuthTries,
-		ServerVersion:     "SSH-2.0-smolvm-guest",
-		PublicKeyCallback: s.authorize,
+		MaxAuthTries:  maxAuthTries,
+		ServerVersion: "SSH-2.0-smolvm-guest",
+		PublicKeyCallback: func(conn ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			return nil, s.authorize(conn, key, authorized)
+		},
 	}
-	s.ssh.AddHostKey(config.HostKey)
-	return s, nil
+	config.AddHostKey(host)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ssh = config
+	return nil
 }
 
-func (s *Server) authorize(conn ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+func (s *Server) authorize(conn ssh.ConnMetadata, key ssh.PublicKey, authorized []ssh.PublicKey) error {
 	if !slices.Contains(s.config.Users, conn.User()) {
-		return nil, fmt.Errorf("user %q may not log in", conn.User())
+		return fmt.Errorf("user %q may not log in", conn.User())
 	}
 	offered := key.Marshal()
-	for _, known := range s.config.Authorized {
+	for _, known := range authorized {
 		if subtle.ConstantTimeCompare(known.Marshal(), offered) == 1 {
-			return nil, nil
+			return nil
 		}
 	}
-	return nil, errors.New("key is not authorized")
+	return errors.New("key is not authorized")
 }
 
 // Serve serves one connection until it ends or ctx does, and returns when all
@@ -113,7 +129,10 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	_ = conn.SetDeadline(time.Now().Add(handshakeTime))
-	server, channels, requests, err := ssh.NewServerConn(conn, s.ssh)
+	s.mu.Lock()
+	config := s.ssh
+	s.mu.Unlock()
+	server, channels, requests, err := ssh.NewServerConn(conn, config)
 	if err != nil {
 		return fmt.Errorf("ssh handshake: %w", err)
 	}

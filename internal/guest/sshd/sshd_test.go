@@ -97,6 +97,34 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// TestRekey gives a server that is in use other keys.
+func TestRekey(t *testing.T) {
+	w := newWorld(t)
+	before := w.connect(t)
+	oldHost, oldKey := w.host, w.key
+	host, key := newKey(t), newKey(t)
+	if err := w.server.Rekey(host, nil); err == nil {
+		t.Error("a server that lets nobody in was made")
+	}
+	if err := w.server.Rekey(host, []ssh.PublicKey{key.PublicKey()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.dial("agent", oldKey); err == nil {
+		t.Error("the old host key was shown")
+	}
+	w.host = host.PublicKey()
+	if _, err := w.dial("agent", oldKey); err == nil {
+		t.Error("the old key was let in")
+	}
+	w.key = key
+	if _, err := w.connect(t).NewSession(); err != nil {
+		t.Error(err)
+	}
+	if _, err := before.NewSession(); err != nil {
+		t.Errorf("a connection that was open before %x: %v", oldHost.Marshal()[:4], err)
+	}
+}
+
 // pipe is a connection with room for what both ends of SSH send first.
 func pipe() (here, there net.Conn, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

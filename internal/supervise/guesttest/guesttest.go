@@ -55,6 +55,7 @@ func Run(g *fake.Guest) error {
 		return errors.New("QEMU ended: signal: killed")
 	}
 	b := &boot{guest: g, stubborn: has(Stubborn)}
+	b.held.Store(g.Memory() != nil) // it was restored
 	if err := b.keys(has(WrongKey)); err != nil {
 		return err
 	}
@@ -70,11 +71,11 @@ func Run(g *fake.Guest) error {
 type boot struct {
 	guest    *fake.Guest
 	stubborn bool
-	host     string
-	client   string
+	id       wire.Identity
 
 	link    *linktest.Guest
 	end     chan string // "poweroff", "reboot", "crash"
+	held    atomic.Bool // nobody gets in
 	hangups hangups
 	clock   atomic.Int64 // as the host said last
 }
@@ -91,6 +92,9 @@ func (b *boot) drive(role string) string {
 
 // keys takes the keys from where the seed's drive lies: they are the same.
 func (b *boot) keys(wrong bool) error {
+	if memory := b.guest.Memory(); memory != nil { // it was restored: it has another sandbox's
+		return json.Unmarshal(memory, &b.id)
+	}
 	dir := filepath.Join(filepath.Dir(b.drive(wire.SeedRole)), "ssh")
 	name := "host_ed25519"
 	if wrong {
@@ -101,8 +105,24 @@ func (b *boot) keys(wrong bool) error {
 		return err
 	}
 	client, err := os.ReadFile(filepath.Join(dir, "client_ed25519.pub"))
-	b.host, b.client = string(host), string(client)
+	b.id = wire.Identity{HostKey: string(host), AuthorizedKeys: []string{string(client)}}
+	return errors.Join(err, b.remember())
+}
+
+// remember keeps in the machine's memory who it is.
+func (b *boot) remember() error {
+	memory, err := json.Marshal(b.id)
+	b.guest.Remember(memory)
 	return err
+}
+
+// renew makes it another sandbox, where it shall be one, and lets people in.
+func (b *boot) renew(id *wire.Identity) error {
+	if id != nil {
+		b.id = *id
+	}
+	b.held.Store(false)
+	return b.remember()
 }
 
 // run is one boot.
@@ -131,7 +151,7 @@ func (b *boot) run(fails bool) (again bool, err error) {
 		if how == "crash" {
 			return false, errors.New("QEMU ended: signal: killed")
 		}
-		if how == "panic" {
+		if how == "panic" || how == "cut off" {
 			return true, nil // without a word
 		}
 		_ = b.link.Send(wire.Message{Type: wire.Goodbye, Text: how})
@@ -175,9 +195,15 @@ func (b *boot) receive() {
 	for {
 		m, err := b.link.Receive()
 		if err != nil {
+			b.stop("cut off") // it was kept, or switched off
 			return
 		}
 		switch {
+		case m.Type == wire.Hold:
+			b.held.Store(true)
+			_ = b.link.Send(wire.Message{Type: wire.Held})
+		case m.Type == wire.Renew:
+			_ = errors.Join(b.renew(m.Identity), b.link.Send(wire.Message{Type: wire.Renewed}))
 		case m.Type == wire.PowerOff && !b.stubborn:
 			b.stop("poweroff")
 		case m.Type == wire.Clock:
@@ -215,6 +241,10 @@ func (b *boot) accept() {
 		if err != nil {
 			return
 		}
+		if b.held.Load() {
+			_ = stream.Close()
+			continue
+		}
 		switch kind {
 		case wire.StreamSSH:
 			serving.Go(func() { b.serve(stream) })
@@ -228,7 +258,7 @@ func (b *boot) accept() {
 
 func (b *boot) serve(stream net.Conn) {
 	defer stream.Close()
-	_ = sshtest.Server{HostKey: b.host, Authorized: b.client, Run: b.program}.Serve(stream)
+	_ = sshtest.Server{HostKey: b.id.HostKey, Authorized: b.id.AuthorizedKeys[0], Run: b.program}.Serve(stream)
 }
 
 // port answers a port stream: port 7 echoes, on another nobody listens.

@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/ui"
+)
+
+// maxForks bounds how many sandboxes are made at once: each takes as much memory as the
+// first.
+const maxForks = 100
+
+// forkOptions are what `fork` was asked for.
+type forkOptions struct {
+	Name          string
+	Count         int
+	Secrets, JSON bool
+}
+
+func newFork(app *App, run func(context.Context, *App, forkOptions) error) *cobra.Command {
+	o := forkOptions{}
+	cmd := &cobra.Command{
+		Use:   "fork NAME [-n COUNT] [--with-secrets]",
+		Short: "Make sandboxes that run on from where a running one is",
+		Long: `Make sandboxes that run on from where a running one is: with the same memory,
+programs, disk and mounts, under the names NAME-2, NAME-3 and so on. Each has SSH
+keys, a machine-id, a host name and random numbers of its own before anybody gets in.
+The running one stands still while it is copied, and goes on. What was connected to
+it has to connect again; sessions that were left are in all of them. Forwarded ports
+and variables that are kept for the agent stay with the first.
+
+A sandbox that was given credentials has them in its memory, and is forked only with
+--with-secrets.`,
+		Example: `  smolvm fork claude-code
+  smolvm fork claude-code -n 3
+  smolvm fork claude-code --with-secrets --json`,
+		Args:              arguments(1, 1),
+		ValidArgsFunction: app.completeFirst(sandbox.Running),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Name = args[0]
+			if o.Count < 1 || o.Count > maxForks {
+				return refuse(fmt.Sprintf("Give a number from 1 to %d.", maxForks), "-n %d is no number of forks", o.Count)
+			}
+			return run(cmd.Context(), app, o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVarP(&o.Count, "count", "n", 1, "`COUNT` of forks")
+	flags.BoolVar(&o.Secrets, "with-secrets", false, "credentials in its memory may be in that of the forks")
+	jsonFlag(cmd, &o.JSON, "an array of the forks")
+	return cmd
+}
+
+func runFork(ctx context.Context, app *App, o forkOptions) error {
+	boxes, s, err := app.one(o.Name)
+	if err != nil {
+		return err
+	}
+	if s.State != sandbox.Running {
+		return fault.New(fault.NotRunning, "Start it with smolvm start "+o.Name+".",
+			"sandbox %q is %s: only one that runs can be forked", o.Name, s.State)
+	}
+	if err := app.Intact(ctx, s.Image); err != nil {
+		return err
+	}
+	fork, err := app.fork(boxes, s, o)
+	if err != nil {
+		return err
+	}
+	if _, err := boxes.Fork(ctx, o.Name, fork); err != nil {
+		return err
+	}
+	if !o.JSON {
+		app.Streams.Say("forked %s: %s", o.Name, strings.Join(fork.Names, ", "))
+		return nil
+	}
+	views := make([]sandboxView, 0, len(fork.Names))
+	for _, name := range fork.Names {
+		s, err := boxes.Get(name)
+		if err != nil {
+			return err
+		}
+		views = append(views, app.viewOf(s))
+	}
+	return ui.WriteData(app.Streams.Out, views)
+}
+
+// fork decides what to make: what a start would take from this computer, and names that
+// are free.
+func (a *App) fork(boxes sandboxes, s sandbox.Status, o forkOptions) (sandbox.Fork, error) {
+	c, err := a.Config()
+	if err != nil {
+		return sandbox.Fork{}, err
+	}
+	certificates, err := c.HostCA()
+	if err != nil {
+		return sandbox.Fork{}, err
+	}
+	names, err := boxes.Names()
+	if err != nil {
+		return sandbox.Fork{}, err
+	}
+	f := sandbox.Fork{Secrets: o.Secrets, Env: c.SessionEnv(s.Egress), CACerts: certificates, Idle: c.IdleStop(s.Preset)}
+	for range o.Count {
+		name := nextName(s.Name, names)
+		f.Names, names = append(f.Names, name), append(names, name)
+	}
+	return f, nil
+}
