@@ -37,8 +37,6 @@ type Setup struct {
 	CPUs int
 	// Bulk is how much the throughput is measured with, in bytes; 0: 10 MiB.
 	Bulk int64
-	// Slowest is the lowest acceptable link throughput in bytes a second; 0: any.
-	Slowest float64
 }
 
 func (s Setup) cpus() int {
@@ -143,7 +141,7 @@ func life(t *testing.T, s Setup, layer string) {
 	t.Run("Scratch", func(t *testing.T) { writable(t, c, b.scratch) })
 	t.Run("Grow", func(t *testing.T) { growing(t, b, c) })
 	t.Run("Console", func(t *testing.T) { sayings(t, c, b.console) })
-	t.Run("Throughput", func(t *testing.T) { throughput(t, c, s) })
+	t.Run("Bulk", func(t *testing.T) { bulk(t, c, s) })
 	t.Run("Network", func(t *testing.T) { talk(t, c, b.network, s.Bulk) })
 	if t.Failed() {
 		return // the session's state is unknown
@@ -247,7 +245,8 @@ func sayings(t *testing.T, c *client, console *buffer) {
 	}
 }
 
-func throughput(t *testing.T, c *client, s Setup) {
+// bulk moves bytes both ways and compares each. How fast is only said.
+func bulk(t *testing.T, c *client, s Setup) {
 	n := s.Bulk
 	if n == 0 {
 		n = 10 << 20
@@ -258,11 +257,7 @@ func throughput(t *testing.T, c *client, s Setup) {
 	}{{"guest to host", c.receive}, {"host to guest", c.send}} {
 		begun := time.Now()
 		way.move(t, n)
-		rate := float64(n) / time.Since(begun).Seconds()
-		t.Logf("%s: %.0f MB/s", way.name, rate/1e6)
-		if rate < s.Slowest {
-			t.Errorf("%s: %.1f MB/s, want %.1f", way.name, rate/1e6, s.Slowest/1e6)
-		}
+		t.Logf("%s: %.0f MB/s", way.name, float64(n)/time.Since(begun).Seconds()/1e6)
 	}
 }
 

@@ -40,7 +40,6 @@ func TestConformance(t *testing.T) {
 			conformance.Run(t, conformance.Setup{
 				Driver: driver, Arch: arch, Accel: vmm.TCG, Kernel: kernel, Initrd: initrd,
 				Boot: 90 * time.Second, Process: true, Left: children,
-				Slowest: 10e6,
 			})
 		})
 	}
