@@ -71,3 +71,25 @@ func TestCopyOfStreams(t *testing.T) {
 		t.Errorf("agent read /etc/shadow: status %d", got.status)
 	}
 }
+
+// TestCopyOfWhatChanges copies a file that a program goes on writing and cutting off:
+// each copy has a size that the file had, and there is nothing else.
+func TestCopyOfWhatChanges(t *testing.T) {
+	w := theWorld
+	name, here := w.common(t), t.TempDir()
+	w.must(t, "exec", name, "--", "sh", "-c", `mkdir -p /tmp/busy && cd /tmp/busy && head -c 1000000 /dev/zero >file
+		setsid sh -c 'while [ -e file ]; do truncate -s 1000000 file; head -c 20000000 /dev/zero >>file; done' >/dev/null 2>&1 </dev/null &`)
+	for range 5 {
+		if r := w.run(t, nil, "cp", name+":/tmp/busy", here); r.status != 0 || r.stderr != "" && !strings.Contains(r.stderr, "became shorter") {
+			t.Fatalf("status %d: %s", r.status, r.stderr)
+		}
+		info, err := os.Stat(filepath.Join(here, "busy/file"))
+		if err != nil || info.Size() < 1_000_000 || info.Size() > 21_000_000 {
+			t.Errorf("it came as %v, %v", info, err)
+		}
+	}
+	w.must(t, "exec", name, "--", "rm", "-r", "/tmp/busy")
+	if left, err := os.ReadDir(filepath.Join(here, "busy")); len(left) != 1 || err != nil {
+		t.Errorf("here are %v, %v", left, err)
+	}
+}

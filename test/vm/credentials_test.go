@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -37,6 +38,7 @@ case $1 in
 show) echo "key=$ANTHROPIC_API_KEY flag=$EXTRA"; [ ! -e "$file" ] || { stat -Lc '%a %U' "$file"; cat "$file"; } ;;
 renew) real=$(readlink -f "$file"); printf '{"token":"%s"}' "$2" >"$real.tmp"; mv "$real.tmp" "$real" ;;
 hold) echo holding; read line ;;
+crash) cd /workspace && kill -SEGV $$ ;;
 esac
 `
 
@@ -123,10 +125,34 @@ func TestCredentialsStayInMemory(t *testing.T) {
 	if got := w.must(t, "info", name, "--json") + w.must(t, "info", name) + w.must(t, "list", "--json"); strings.Contains(got, "smolvm-marker") {
 		t.Errorf("info shows a secret: %s", got)
 	}
+	w.crashes(t, name)
+	report := filepath.Join(t.TempDir(), "report")
+	w.must(t, "bug-report", "--yes", "-o", report, name)
+	if got := read(t, report); strings.Contains(got, "smolvm-marker") || !strings.Contains(got, `"name": "`+name+`"`) {
+		t.Errorf("the bug report has a secret, or nothing of the sandbox:\n%s", got)
+	}
 	w.must(t, "stop", name)
 	hostScan(t, w.home)
 	if found, err := dataHolds(filepath.Join(w.home, "sandboxes", name, "scratch.ext4"), []byte("real=$(readlink -f")); !found || err != nil {
 		t.Errorf("the scan does not even find the agent's script: %v", err)
+	}
+}
+
+// crashes has the agent crash with secrets in its memory, which may be in no file
+// afterwards, and looks whether the host's processes might leave theirs in one.
+func (w *world) crashes(t *testing.T, name string) {
+	t.Helper()
+	if r := w.run(t, nil, "attach", name, "--", "crash"); r.status != 128+int(unix.SIGSEGV) {
+		t.Errorf("an agent that crashes ends with status %d: %s", r.status, r.stderr)
+	}
+	if dumps := w.must(t, "exec", "-u", "root", name, "--", "find", "/home", "/workspace", "/tmp", "/var", "/run", "/root", "-xdev", "-type", "f", "-size", "+0", "-name", "core*", "-newer", "/home/agent/.local/bin/claude"); dumps != "" {
+		t.Errorf("its memory is in %s", dumps)
+	}
+	for what, pid := range map[string]int{"supervisor": w.supervisor(t, name), "machine": w.monitor(t, name)} {
+		limits := read(t, fmt.Sprintf("/proc/%d/limits", pid))
+		if fields := strings.Fields(limits[strings.Index(limits, "Max core file size"):]); fields[4] != "0" || fields[5] != "0" {
+			t.Errorf("a crash of the %s may leave %s to %s bytes of its memory in a file", what, fields[4], fields[5])
+		}
 	}
 }
 
