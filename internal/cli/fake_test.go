@@ -476,6 +476,44 @@ func (w *fakeWorld) Fork(_ context.Context, from string, f sandbox.Fork) (all []
 	return all, nil
 }
 
+// kept is a snapshot of box.
+func (w *fakeWorld) keptBox() sandbox.Kept {
+	r := w.boxes["box"].Record
+	r.Name, r.Snapshot = "ready", &record.Snapshot{Of: "box", Secrets: true}
+	return sandbox.Kept{Record: r, OnDisk: 200 << 20}
+}
+
+func (w *fakeWorld) Snapshot(_ context.Context, from, name string, secrets bool) (sandbox.Kept, error) {
+	w.note("snapshot %s %s secrets=%v", from, name, secrets)
+	k := w.keptBox()
+	k.Name, k.Snapshot = name, &record.Snapshot{Of: from, Secrets: secrets}
+	return k, nil
+}
+
+func (w *fakeWorld) Restore(_ context.Context, snapshot string, f sandbox.Fork) (record.Record, error) {
+	w.note("restore %s %q idle=%v", snapshot, f.Names, f.Idle)
+	s := w.boxes["box"]
+	s.Name = f.Names[0]
+	w.boxes[s.Name] = s
+	return s.Record, nil
+}
+
+func (w *fakeWorld) Snapshots() ([]sandbox.Kept, error) {
+	return []sandbox.Kept{w.keptBox(), {Record: record.Record{Name: "spoiled"}, Broken: "its record is damaged"}}, nil
+}
+
+func (w *fakeWorld) GetSnapshot(name string) (sandbox.Kept, error) {
+	if name != "ready" {
+		return sandbox.Kept{}, fault.New(fault.Conflict, "", "snapshot %q cannot be restored", name)
+	}
+	return w.keptBox(), nil
+}
+
+func (w *fakeWorld) RemoveSnapshot(name string) error {
+	w.note("snapshot rm %s", name)
+	return nil
+}
+
 func (w *fakeWorld) Ports(_ context.Context, name string, listening bool) (supervise.PortReport, error) {
 	var r supervise.PortReport
 	s := w.boxes[name]

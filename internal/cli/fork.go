@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
 )
@@ -69,7 +70,7 @@ func runFork(ctx context.Context, app *App, o forkOptions) error {
 	if err := app.Intact(ctx, s.Image); err != nil {
 		return err
 	}
-	fork, err := app.fork(boxes, s, o)
+	fork, err := app.fork(boxes, s.Record, o)
 	if err != nil {
 		return err
 	}
@@ -93,7 +94,7 @@ func runFork(ctx context.Context, app *App, o forkOptions) error {
 
 // fork decides what to make: what a start would take from this computer, and names that
 // are free.
-func (a *App) fork(boxes sandboxes, s sandbox.Status, o forkOptions) (sandbox.Fork, error) {
+func (a *App) fork(boxes sandboxes, r record.Record, o forkOptions) (sandbox.Fork, error) {
 	c, err := a.Config()
 	if err != nil {
 		return sandbox.Fork{}, err
@@ -106,9 +107,9 @@ func (a *App) fork(boxes sandboxes, s sandbox.Status, o forkOptions) (sandbox.Fo
 	if err != nil {
 		return sandbox.Fork{}, err
 	}
-	f := sandbox.Fork{Secrets: o.Secrets, Env: c.SessionEnv(s.Egress), CACerts: certificates, Idle: c.IdleStop(s.Preset)}
+	f := sandbox.Fork{Secrets: o.Secrets, Env: c.SessionEnv(r.Egress), CACerts: certificates, Idle: c.IdleStop(r.Preset)}
 	for range o.Count {
-		name := nextName(s.Name, names)
+		name := nextName(r.Name, names)
 		f.Names, names = append(f.Names, name), append(names, name)
 	}
 	return f, nil

@@ -17,24 +17,38 @@ import (
 	"github.com/smolvm/smolvm/internal/store"
 )
 
-// holders are the sandboxes with the files of the cache that they stand on,
-// whether they run or not. The store asks for them under its lock.
+// holders are the sandboxes and snapshots with the files of the cache that they stand
+// on, whether they run or not. The store asks for them under its lock.
 func (a *App) holders(context.Context) ([]store.Holder, error) {
 	c, err := a.Config()
 	if err != nil {
 		return nil, err
 	}
-	book, err := record.Open(c.Home)
+	boxes, err := record.Open(c.Home)
 	if err != nil {
 		return nil, err
 	}
+	kept, err := record.OpenSnapshots(c.Home)
+	if err != nil {
+		return nil, err
+	}
+	all, err := a.holdersIn(boxes, "sandbox", "delete")
+	if err != nil {
+		return nil, err
+	}
+	more, err := a.holdersIn(kept, "snapshot", "snapshot rm")
+	return append(all, more...), err
+}
+
+// holdersIn are those of one book, which are called so and removed by that command.
+func (a *App) holdersIn(book *record.Book, noun, remove string) ([]store.Holder, error) {
 	names, err := book.Names()
 	if err != nil {
 		return nil, err
 	}
 	var all []store.Holder
 	for _, name := range names {
-		holder, err := a.holder(book, name)
+		holder, err := a.holder(book, name, noun, remove)
 		if err != nil {
 			return nil, err
 		}
@@ -43,11 +57,11 @@ func (a *App) holders(context.Context) ([]store.Holder, error) {
 	return all, nil
 }
 
-// holder is a sandbox with the keys of what it stands on. Of a newer program's
+// holder is a sandbox or snapshot with the keys of what it stands on. Of a newer program's
 // record everything counts that looks like a key; where a record was lost or torn
 // the sandbox may stand on anything: too much stays rather than too little.
-func (a *App) holder(book *record.Book, name string) (store.Holder, error) {
-	holder := store.Holder{Name: "sandbox " + name}
+func (a *App) holder(book *record.Book, name, noun, remove string) (store.Holder, error) {
+	holder := store.Holder{Name: noun + " " + name}
 	r, err := book.Read(name)
 	switch {
 	case err == nil:
@@ -63,7 +77,7 @@ func (a *App) holder(book *record.Book, name string) (store.Holder, error) {
 	if len(holder.Keys) > 0 {
 		return holder, nil
 	}
-	holder.Name += fmt.Sprintf(", whose record cannot be read (smolvm delete %s)", name)
+	holder.Name += fmt.Sprintf(", whose record cannot be read (smolvm %s %s)", remove, name)
 	holder.Keys, err = a.allKeys()
 	return holder, err
 }

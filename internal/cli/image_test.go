@@ -175,6 +175,24 @@ func TestHolders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	kept, err := record.OpenSnapshots(c.Home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"whole", "spoiled"} {
+		lock, err := kept.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Release()
+	}
+	err = errors.Join(kept.Write(record.Record{
+		Name: "whole", Mode: wire.ModeRun, State: record.Created, Created: time.Now(), Snapshot: &record.Snapshot{Of: "gone"},
+		Image: record.Image{Kernel: path("1"), Layers: []record.Layer{{Name: "base", Path: path("2")}}},
+	}), os.WriteFile(kept.Folder("spoiled").Record(), nil, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
 	holders, err := w.app.holders(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -186,6 +204,10 @@ func TestHolders(t *testing.T) {
 	if !slices.Equal(got["sandbox good"], []string{key("a"), key("b"), key("c")}) ||
 		!slices.Equal(got["sandbox newer"], []string{key("d")}) || len(got["sandbox making"]) != 0 {
 		t.Errorf("held: %v", got)
+	}
+	if by := "snapshot spoiled, whose record cannot be read (smolvm snapshot rm spoiled)"; !slices.Equal(got["snapshot whole"], []string{key("1"), key("2")}) ||
+		!slices.Equal(got[by], []string{key("f"), key("0")}) {
+		t.Errorf("snapshots hold: %v", got)
 	}
 	for _, name := range []string{"planted", "empty", "torn", "folder", "lost"} {
 		by := "sandbox " + name + ", whose record cannot be read (smolvm delete " + name + ")"

@@ -99,6 +99,12 @@ func (m manager) Fork(ctx context.Context, from string, f sandbox.Fork) ([]recor
 	return m.Manager.Fork(ctx, from, f)
 }
 
+// Restore makes a sandbox of a snapshot.
+func (m manager) Restore(ctx context.Context, snapshot string, f sandbox.Fork) (record.Record, error) {
+	defer m.named()
+	return m.Manager.Restore(ctx, snapshot, f)
+}
+
 // Start starts a sandbox, which is gone when its first start failed.
 func (m manager) Start(ctx context.Context, name string, options sandbox.StartOptions) (record.Record, error) {
 	defer m.named()

@@ -48,6 +48,7 @@ type sandboxes interface {
 	Environment(name string) ([]string, error)
 	SetEnvironment(ctx context.Context, name string, entries, names []string, values map[string]string) ([]string, error)
 	Unforward(ctx context.Context, name string, f port.Forward) error
+	snapshots
 }
 
 // session is a connection to the supervisor of a running sandbox.

@@ -51,7 +51,7 @@ puts you in front of the agent.`,
 		newList(app, runList), newInfo(app, runInfo), newStart(app, runStart), newStop(app, runStop),
 		newAttach(app, runAttach), newExec(app, runExec), newSSH(app, runSSH), newSSHConfig(app, runSSHConfig), newCopy(app, runCopy), newLogs(app, runLogs), newPort(app), newEnv(app),
 		newDelete(app, runDelete))
-	addTo(root, sandboxGroup, newMount(app), newRename(app, runRename), newResize(app, runResize), newFork(app, runFork), newUpdate(app, runUpdate))
+	addTo(root, sandboxGroup, newMount(app), newRename(app, runRename), newResize(app, runResize), newFork(app, runFork), newSnapshot(app), newUpdate(app, runUpdate))
 	addTo(root, sandboxGroup, newNetwork(app, runNetwork), newTop(app, runTop))
 	addTo(root, imageGroup, newImage(app), newPresets(app), newPrune(app, runPrune))
 	addTo(root, otherGroup, newDoctor(app, runDoctor), newBugReport(app, runBugReport), newConfig(app), newVersion(app, runVersion), newCompletion(app))

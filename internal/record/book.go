@@ -21,10 +21,11 @@ const farTemp = "/tmp"
 // can have such a name.
 const removedPrefix = ".removed-"
 
-// Book holds all sandboxes of one home.
+// Book holds all sandboxes of one home, or all of its snapshots.
 type Book struct {
 	home string
-	dir  string // home/sandboxes
+	dir  string // home/sandboxes, home/snapshots
+	noun string // what one is called
 	temp string
 
 	reached func(step string) error // tests stop a write here; nil otherwise
@@ -32,12 +33,18 @@ type Book struct {
 
 // Open looks at the book of a home, an absolute path. It makes nothing: a home
 // without sandboxes is an empty book, also where it cannot be written.
-func Open(home string) (*Book, error) {
+func Open(home string) (*Book, error) { return open(home, "sandboxes", sandboxNoun) }
+
+// OpenSnapshots does the same with the home's snapshots, each of which has a record
+// and a disk as a sandbox has, and is never started.
+func OpenSnapshots(home string) (*Book, error) { return open(home, "snapshots", "snapshot") }
+
+func open(home, folder, noun string) (*Book, error) {
 	if !filepath.IsAbs(home) {
 		return nil, fault.New(fault.Usage, "Give an absolute path.", "state folder %q is not an absolute path", home)
 	}
 	home = filepath.Clean(home)
-	b := &Book{home: home, dir: filepath.Join(home, "sandboxes"), temp: farTemp}
+	b := &Book{home: home, dir: filepath.Join(home, folder), noun: noun, temp: farTemp}
 	info, err := os.Lstat(b.dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -47,6 +54,27 @@ func Open(home string) (*Book, error) {
 	}
 	return b, checkPrivate(b.dir, info)
 }
+
+// sandboxNoun is what those are called that are started.
+const sandboxNoun = "sandbox"
+
+// listing and deleting are the commands that do so.
+func (b *Book) listing() string {
+	if b.noun == sandboxNoun {
+		return "list"
+	}
+	return b.noun + " list"
+}
+
+func (b *Book) deleting() string {
+	if b.noun == sandboxNoun {
+		return "delete"
+	}
+	return b.noun + " rm"
+}
+
+// what is one of them in a message.
+func (b *Book) what(name string) string { return fmt.Sprintf("%s %q", b.noun, name) }
 
 // make makes the folders of the book.
 func (b *Book) make() error {
@@ -73,7 +101,7 @@ func (b *Book) Names() ([]string, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, storage(err, "list the sandboxes")
+		return nil, storage(err, "list what is in "+b.dir)
 	}
 	var names []string
 	for _, e := range entries {
@@ -92,10 +120,10 @@ func (b *Book) mustExist(name string) error {
 	}
 	_, err := os.Lstat(b.Folder(name).Dir())
 	if errors.Is(err, fs.ErrNotExist) {
-		return fault.New(fault.NotFound, "See smolvm list.", "there is no sandbox %q", name)
+		return fault.New(fault.NotFound, "See smolvm "+b.listing()+".", "there is no %s", b.what(name))
 	}
 	if err != nil {
-		return storage(err, "look at a sandbox")
+		return storage(err, "look at a "+b.noun)
 	}
 	return nil
 }
@@ -111,9 +139,9 @@ func (b *Book) Read(name string) (Record, error) {
 	if err != nil {
 		hint := fault.HintOf(err)
 		if hint == "" {
-			hint = fmt.Sprintf("Delete it: smolvm delete %s", name)
+			hint = fmt.Sprintf("Delete it: smolvm %s %s", b.deleting(), name)
 		}
-		return Record{}, fault.New(brokenCode(err), hint, "read sandbox %q: %w", name, err)
+		return Record{}, fault.New(brokenCode(err), hint, "read %s: %w", b.what(name), err)
 	}
 	return r.located(b.home), nil
 }
@@ -148,7 +176,7 @@ func (b *Book) read(name string) (Record, error) {
 	}
 	r.RenameTo = ""
 	if err == nil && r.Name != name {
-		err = fmt.Errorf("the record is that of sandbox %q", r.Name)
+		err = fmt.Errorf("the record is that of %s", b.what(r.Name))
 	}
 	return r, err
 }
@@ -184,10 +212,10 @@ func (b *Book) Create(name string) (*Lock, error) {
 	defer open()
 	folder := b.Folder(name)
 	if err := os.Mkdir(folder.Dir(), 0o700); errors.Is(err, fs.ErrExist) {
-		return nil, fault.New(fault.Conflict, "Choose another name with -n, or delete that sandbox first.",
-			"there is already a sandbox %q", name)
+		return nil, fault.New(fault.Conflict, "Choose another name, or delete that "+b.noun+" first.",
+			"there is already a %s", b.what(name))
 	} else if err != nil {
-		return nil, storage(err, "make the sandbox's folder")
+		return nil, storage(err, "make the folder of a "+b.noun)
 	}
 	lock, err := b.take(name)
 	if err == nil {
@@ -197,7 +225,7 @@ func (b *Book) Create(name string) (*Lock, error) {
 		err = syncDir(b.dir)
 	}
 	if err != nil {
-		return nil, errors.Join(storage(err, "make the sandbox's folder"), b.remove(name))
+		return nil, errors.Join(storage(err, "make the folder of a "+b.noun), b.remove(name))
 	}
 	return lock, nil
 }
@@ -243,13 +271,13 @@ func (b *Book) remove(name string) error {
 	}
 	gone := filepath.Join(b.dir, removedPrefix+name)
 	if err := os.RemoveAll(gone); err != nil {
-		return storage(err, "remove what is left of an earlier sandbox")
+		return storage(err, "remove what is left of an earlier "+b.noun)
 	}
 	if err := os.Rename(b.Folder(name).Dir(), gone); err != nil {
-		return storage(err, fmt.Sprintf("remove sandbox %q", name))
+		return storage(err, "remove "+b.what(name))
 	}
 	if err := os.RemoveAll(gone); err != nil {
-		return storage(err, fmt.Sprintf("remove sandbox %q", name))
+		return storage(err, "remove "+b.what(name))
 	}
 	return syncDir(b.dir)
 }
@@ -261,7 +289,7 @@ func (b *Book) Sweep() error {
 		return nil
 	}
 	if err != nil {
-		return storage(err, "list the sandboxes")
+		return storage(err, "list what is in "+b.dir)
 	}
 	var errs []error
 	for _, e := range entries {
@@ -269,7 +297,10 @@ func (b *Book) Sweep() error {
 			errs = append(errs, b.sweep(filepath.Join(b.dir, e.Name())))
 		}
 	}
-	return errors.Join(append(errs, b.sweepSockets())...)
+	if b.noun == sandboxNoun {
+		errs = append(errs, b.sweepSockets())
+	}
+	return errors.Join(errs...)
 }
 
 func (b *Book) sweep(path string) error {
@@ -279,7 +310,7 @@ func (b *Book) sweep(path string) error {
 	}
 	defer open()
 	if err := os.RemoveAll(path); err != nil {
-		return storage(err, "remove what is left of an earlier sandbox")
+		return storage(err, "remove what is left of an earlier "+b.noun)
 	}
 	return nil
 }

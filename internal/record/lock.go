@@ -35,14 +35,33 @@ func (b *Book) Lock(name string) (*Lock, error) {
 	return b.take(name)
 }
 
+// Share is Lock for those who only read: many may hold it at the same time.
+func (b *Book) Share(name string) (*Lock, error) {
+	open, err := b.gateAt(name)
+	if err != nil {
+		return nil, err
+	}
+	defer open()
+	return b.takeAs(name, syscall.LOCK_SH)
+}
+
+func (b *Book) waiting() string {
+	if b.noun == sandboxNoun {
+		return "Wait for it, or stop the sandbox first."
+	}
+	return "Wait for it."
+}
+
 // take takes the lock; the gate is closed. It is a flock of an open file, as
 // those of the flock package are, but one whose file can be passed on.
-func (b *Book) take(name string) (*Lock, error) {
+func (b *Book) take(name string) (*Lock, error) { return b.takeAs(name, syscall.LOCK_EX) }
+
+func (b *Book) takeAs(name string, how int) (*Lock, error) {
 	file, err := os.OpenFile(b.Folder(name).LockFile(), os.O_CREATE|os.O_RDWR|safely, 0o600)
 	if err != nil {
-		return nil, storage(err, fmt.Sprintf("lock sandbox %q", name))
+		return nil, storage(err, "lock "+b.what(name))
 	}
-	if err := b.seize(name, file); err != nil {
+	if err := b.seize(name, file, how); err != nil {
 		_ = file.Close()
 		return nil, err
 	}
@@ -50,17 +69,17 @@ func (b *Book) take(name string) (*Lock, error) {
 }
 
 // seize locks an open lock file, or fails with Conflict.
-func (b *Book) seize(name string, file *os.File) error {
+func (b *Book) seize(name string, file *os.File, how int) error {
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return fault.New(fault.Storage, "Delete the sandbox.", "the lock of sandbox %q is not a regular file", name)
+		return fault.New(fault.Storage, "Delete it.", "the lock of %s is not a regular file", b.what(name))
 	}
-	err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err := syscall.Flock(int(file.Fd()), how|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return fault.New(fault.Conflict, "Wait for it, or stop the sandbox first.",
-			"sandbox %q is in use by another process", name)
+		return fault.New(fault.Conflict, b.waiting(),
+			"%s is in use by another process", b.what(name))
 	}
 	if err != nil {
-		return storage(err, fmt.Sprintf("lock sandbox %q", name))
+		return storage(err, "lock "+b.what(name))
 	}
 	return nil
 }
@@ -86,7 +105,7 @@ func (b *Book) Adopt(name string, file *os.File) (*Lock, error) {
 	if now, err := os.Lstat(b.Folder(name).LockFile()); err != nil || !os.SameFile(ours, now) {
 		return nil, fault.New(fault.Conflict, "", "sandbox %q was replaced by another of its name", name)
 	}
-	if err := b.seize(name, file); err != nil {
+	if err := b.seize(name, file, syscall.LOCK_EX); err != nil {
 		return nil, err
 	}
 	return &Lock{book: b, name: name, file: file}, nil

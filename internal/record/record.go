@@ -92,6 +92,7 @@ type Record struct {
 	LastError     string           `json:"last_error,omitempty"`
 	Troubles      []Trouble        `json:"troubles,omitempty"` // of the last run, the worst first
 	Boot          *wire.BootReport `json:"boot,omitempty"`     // of the last boot that became ready
+	Snapshot      *Snapshot        `json:"snapshot,omitempty"` // in the record of a snapshot
 	// Pid and VMMPid are the processes of the last start, for information only:
 	// whether they live is what the lock says.
 	Pid    int `json:"pid,omitempty"`     // supervisor
@@ -99,6 +100,13 @@ type Record struct {
 
 	// Unknown are fields that a newer program wrote. They are written back as they were.
 	Unknown map[string]any `json:"-"`
+}
+
+// Snapshot is what is known of a snapshot besides the sandbox that it is of.
+type Snapshot struct {
+	Of      string `json:"of"`      // the sandbox's name then
+	Dialect int    `json:"dialect"` // wire.Dialect of the guest agent in its memory
+	Secrets bool   `json:"secrets"` // credentials may be in it
 }
 
 // Mount is a folder or file of this computer in the sandbox. Host stays absolute

@@ -19,7 +19,7 @@ func (b *Book) Write(r Record) error {
 	r.Version = Version
 	data, err := encode(r.stored(b.home))
 	if err != nil {
-		return fmt.Errorf("write the record of sandbox %q: %w", clip(r.Name), err)
+		return fmt.Errorf("write the record of %s: %w", b.what(clip(r.Name)), err)
 	}
 	open, err := b.gateAt(r.Name)
 	if err != nil {
@@ -30,7 +30,7 @@ func (b *Book) Write(r Record) error {
 		return err
 	}
 	if err := b.replace(b.Folder(r.Name), data); err != nil {
-		return storage(err, fmt.Sprintf("write the record of sandbox %q", r.Name))
+		return storage(err, "write the record of "+b.what(r.Name))
 	}
 	return nil
 }
@@ -42,7 +42,7 @@ func (b *Book) refuseOther(name string) error {
 		return nil // missing or planted: the rename replaces it
 	}
 	if err := checkVersion(data); fault.CodeOf(err) == fault.Conflict {
-		return fmt.Errorf("write the record of sandbox %q: %w", name, err)
+		return fmt.Errorf("write the record of %s: %w", b.what(name), err)
 	}
 	return nil
 }

@@ -2,9 +2,7 @@ package sandbox
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -44,12 +42,12 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (record.Record, error) 
 }
 
 func (m *Manager) create(ctx context.Context, spec Spec) (record.Record, error) {
-	id := make([]byte, idLen)
-	if _, err := io.ReadFull(m.Rand, id); err != nil {
-		return record.Record{}, fmt.Errorf("make an instance id: %w", err)
+	id, err := m.newID()
+	if err != nil {
+		return record.Record{}, err
 	}
 	r := recordOf(spec)
-	r.ID, r.Created = "i-"+hex.EncodeToString(id), m.Now().UTC()
+	r.ID, r.Created = id, m.Now().UTC()
 	if err := m.Book.Write(r); err != nil {
 		return record.Record{}, err
 	}

@@ -2,10 +2,8 @@ package sandbox
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,12 +96,12 @@ func (m *Manager) reserveFork(source record.Record, name string, f Fork) error {
 }
 
 func (m *Manager) writeFork(source record.Record, name string, f Fork) error {
-	id := make([]byte, idLen)
-	if _, err := io.ReadFull(m.Rand, id); err != nil {
-		return fmt.Errorf("make an instance id: %w", err)
+	id, err := m.newID()
+	if err != nil {
+		return err
 	}
 	r := forkOf(source, name)
-	r.ID, r.Created = "i-"+hex.EncodeToString(id), m.Now().UTC()
+	r.ID, r.Created = id, m.Now().UTC()
 	if err := m.Book.Write(r); err != nil {
 		return err
 	}
@@ -120,7 +118,7 @@ func (m *Manager) writeFork(source record.Record, name string, f Fork) error {
 func forkOf(source record.Record, name string) record.Record {
 	r := source
 	r.Name, r.RenameTo, r.Directory, r.Forwards = name, "", "", nil
-	r.State, r.LastError, r.Troubles, r.Boot, r.Credentials = record.Creating, "", nil, nil, nil
+	r.State, r.LastError, r.Troubles, r.Boot, r.Credentials, r.Snapshot = record.Creating, "", nil, nil, nil, nil
 	r.Started, r.Stopped, r.StoppedIdle, r.Pid, r.VMMPid = time.Time{}, time.Time{}, false, 0, 0
 	return r
 }

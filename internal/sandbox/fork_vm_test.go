@@ -101,6 +101,37 @@ func TestVMFork(t *testing.T) {
 		}
 	}
 	restarted(t, b, "fork-1", ask)
+	keptAndRestored(t, b, "fork-2", ask)
+}
+
+// keptAndRestored keeps a fork, deletes it, and runs on from its snapshot as another
+// sandbox.
+func keptAndRestored(t *testing.T, b *bench, name string, ask func(string, ...string) string) {
+	boot, machine := ask(name, "cat", "/proc/sys/kernel/random/boot_id"), ask(name, "cat", "/etc/machine-id")
+	ask(name, "sh", "-c", "echo kept > ~/file")
+	kept, err := b.m.Snapshot(t.Context(), name, "kept", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the snapshot takes %d MB", kept.OnDisk/1e6)
+	ask(name, "sh", "-c", "echo later > ~/file")
+	if err := b.m.Delete(t.Context(), name, sandbox.DeleteOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	if _, err := b.m.Restore(t.Context(), "kept", sandbox.Fork{Names: []string{"back"}}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("restored in %v", time.Since(begun).Round(time.Millisecond))
+	if got := ask("back", "cat", "/proc/sys/kernel/random/boot_id"); got != boot {
+		t.Errorf("it booted: %s, was %s", got, boot)
+	}
+	if got := ask("back", "cat", "/etc/machine-id"); got == machine {
+		t.Error("it has the machine-id of the one that was kept")
+	}
+	if got := ask("back", "sh", "-c", "cat ~/file; cat /shared/open"); got != "kept\nfrom the host" {
+		t.Errorf("its disk and its mount have %q", got)
+	}
 }
 
 // restarted starts a fork anew: it boots like any other sandbox, with its own identity.

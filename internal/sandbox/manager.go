@@ -292,7 +292,7 @@ func (m *Manager) Recover() error {
 	if err != nil {
 		return err
 	}
-	errs := []error{m.Book.Sweep()}
+	errs := []error{m.Book.Sweep(), m.recoverSnapshots()}
 	for _, name := range names {
 		if m.abandoned(name) {
 			errs = append(errs, m.recover(name))

@@ -16,6 +16,12 @@ const (
 	Renewed MessageType = "renewed" // guest to host: it does; else Text says why not, and nobody gets in
 )
 
+// Dialect is the version of all that host and guest say to each other. The guest agent
+// is that of the program that started a sandbox, so both ends agree, but for a snapshot
+// that is restored by another program: it is raised with each change that the older
+// end would not understand.
+const Dialect = 1
+
 // LeastEntropy is the fewest random bytes of an Identity.
 const LeastEntropy = 32
 
