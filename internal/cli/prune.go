@@ -35,7 +35,7 @@ func newPrune(app *App, run func(context.Context, *App, pruneOptions) error) *co
 		Long: `Free the space of what nothing needs any more: images of releases that no
 catalogue has now, files that no image shows, downloads that were left alone for
 a day, and what killed commands left. With --all also images that could be
-started but that no sandbox uses.
+started but that no sandbox or snapshot uses.
 
 What a sandbox stands on, running or stopped, always stays, and so does what
 another command is at work on. On a terminal, what would go is shown and asked

@@ -13,6 +13,9 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/supervise"
+	"github.com/smolvm/smolvm/internal/supervise/guesttest"
+	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/wire"
 )
 
@@ -104,6 +107,60 @@ func TestForkRefuses(t *testing.T) {
 	if out, _ := b.exec("one", "hello", "cat"); out != "hello" {
 		t.Errorf("the running one answers %q", out)
 	}
+}
+
+// plainDriver has machines that can be started and ended, and no more.
+type plainDriver struct{}
+
+func (plainDriver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
+	d, err := guesttest.Driver(record.Record{})
+	if err != nil {
+		return nil, err
+	}
+	m, err := d.Start(ctx, spec)
+	return struct{ vmm.Machine }{m}, err
+}
+
+// TestForkWhereMachinesCannotBeKept is refused before the guest is told anything: it
+// would let nobody in.
+func TestForkWhereMachinesCannotBeKept(t *testing.T) {
+	b := newBench(t)
+	spec := b.spec("one")
+	spec.VMM = "plain"
+	if _, err := b.m.Create(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	b.start("one")
+	c, err := b.m.Connect(t.Context(), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	stays := make(chan error, 1)
+	go func() {
+		_, err := c.Exec(t.Context(), command("sleep"), supervise.Streams{})
+		stays <- err
+	}()
+	_, forked := b.m.Fork(t.Context(), "one", sandbox.Fork{Names: []string{"two"}})
+	_, kept := b.m.Snapshot(t.Context(), "one", "kept", false)
+	for _, err := range []error{forked, kept} {
+		if fault.CodeOf(err) != fault.Conflict || !strings.Contains(err.Error(), "cannot be kept") {
+			t.Errorf("refused with %v", err)
+		}
+	}
+	if out, _ := b.exec("one", "hello", "cat"); out != "hello" {
+		t.Errorf("it answers %q", out)
+	}
+	select {
+	case err := <-stays:
+		t.Errorf("a program that ran was ended: %v", err)
+	default:
+	}
+	if err := b.m.Stop(t.Context(), "one", 0); err != nil {
+		t.Error(err)
+	}
+	<-stays
+	b.nothingBut("one")
 }
 
 // TestForkInterrupted interrupts forks at several moments: all sandboxes are there or

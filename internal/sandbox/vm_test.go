@@ -40,6 +40,9 @@ func driver(r record.Record) (vmm.Driver, error) {
 	if r.VMM == "fake" {
 		return guesttest.Driver(r)
 	}
+	if r.VMM == "plain" {
+		return plainDriver{}, nil
+	}
 	if r.VMM == "firecracker" {
 		return firecrackerDriver()
 	}

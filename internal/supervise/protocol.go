@@ -64,7 +64,7 @@ func errOther(op operation, refusal string) error {
 		opBulk: "copy files", opGive: "give a running sandbox credentials", opWake: "keep an unused sandbox or stop it",
 		opLoopback: "carry the answer of a login", opVariables: "change the variables of a running sandbox's agent",
 		opUsage: "tell what it uses", opGrow: "grow the disk of a running sandbox",
-		opSnapshot: "be kept",
+		opSnapshot: "keep a running sandbox, or fork it",
 	}[op]
 	if what == "" {
 		what = string(op)
