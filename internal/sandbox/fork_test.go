@@ -5,12 +5,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/supervise"
@@ -194,6 +196,61 @@ func TestForkInterrupted(t *testing.T) {
 	b.nothingBut("one")
 }
 
+// TestForkKilled kills a fork at several moments. What was ready by then is a sandbox
+// like any other, what was not is gone after the next command has looked, and the first
+// goes on.
+func TestForkKilled(t *testing.T) {
+	b := newBench(t)
+	b.create("one")
+	b.start("one")
+	for _, after := range []time.Duration{10 * time.Millisecond, 30 * time.Millisecond, 60 * time.Millisecond, 120 * time.Millisecond, 240 * time.Millisecond} {
+		forking := b.run.Command(t.Context(), process.Self, "fork", b.home)
+		if err := forking.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(after)
+		_ = forking.Process.Kill()
+		_ = forking.Wait()
+		var ready []string
+		for _, name := range []string{"two", "three"} {
+			if b.settles(name) {
+				ready = append(ready, name)
+			}
+		}
+		t.Logf("killed after %v: ready are %v", after, ready)
+		b.nothingBut(append(ready, "one")...)
+		for _, name := range append(ready, "one") {
+			if out, _ := b.exec(name, "hello", "cat"); out != "hello" {
+				t.Errorf("killed after %v: %s answers %q", after, name, out)
+			}
+		}
+		for _, name := range ready {
+			if err := b.m.Delete(t.Context(), name, sandbox.DeleteOptions{Force: true}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// settles waits until a fork that its maker left is ready, or gone.
+func (b *bench) settles(name string) (ready bool) {
+	b.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if err := b.m.Recover(); err != nil {
+			b.t.Fatal(err)
+		}
+		s, err := b.m.Get(name)
+		if fault.CodeOf(err) == fault.NotFound {
+			return false
+		}
+		if s.State == sandbox.Running && s.Record.State == record.Created {
+			return true
+		}
+	}
+	b.t.Fatalf("%s is neither ready nor gone", name)
+	return false
+}
+
 // TestForkLeavesNoMemory finds a snapshot that a killed fork left at the next start.
 func TestForkLeavesNoMemory(t *testing.T) {
 	b := newBench(t)
@@ -209,14 +266,14 @@ func TestForkLeavesNoMemory(t *testing.T) {
 }
 
 // nothingBut wants no other sandbox, and nothing of one.
-func (b *bench) nothingBut(name string) {
+func (b *bench) nothingBut(names ...string) {
 	b.t.Helper()
 	entries, err := os.ReadDir(filepath.Join(b.home, "sandboxes"))
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	for _, e := range entries {
-		if e.Name() != name && !strings.HasPrefix(e.Name(), ".") {
+		if !slices.Contains(names, e.Name()) && !strings.HasPrefix(e.Name(), ".") {
 			b.t.Errorf("left: %s", e.Name())
 		}
 	}

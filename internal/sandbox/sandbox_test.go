@@ -40,6 +40,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case len(os.Args) == 3 && os.Args[1] == "fork":
+		_, err := openBench(os.Args[2]).m.Fork(context.Background(), "one", sandbox.Fork{Names: []string{"two", "three"}})
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(0)
 	case len(os.Args) == 4 && os.Args[1] == "start":
 		b := openBench(os.Args[2])
 		if os.Args[3] == "new" {
