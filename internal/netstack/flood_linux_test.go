@@ -92,7 +92,8 @@ type flooded struct {
 }
 
 // TestFloodsTakeLittleMemory lets a guest, and servers that it is in league with,
-// do all that makes the network hold something, and measures the process.
+// do all that makes the network hold something, and measures the process. A guest
+// beside it, whose network is another process's, works all the time.
 func TestFloodsTakeLittleMemory(t *testing.T) {
 	f := newFlooded(t)
 	var worst atomic.Int64
@@ -104,6 +105,9 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	})
+	beside := newGuest(t, egress.Policy{})
+	beside.serve(t, besides, echoes)
+	watch.Go(func() { worksOn(ctx, t, beside) })
 	defer watch.Wait()
 	defer stop()
 	for _, phase := range []struct {
@@ -123,6 +127,30 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 	}
 	if most := worst.Load(); most > mostMemory || most == 0 {
 		t.Errorf("the process had %d MiB of its own", most>>20)
+	}
+}
+
+// besides is what the guest beside the flood asks.
+const besides = "203.0.113.7:80"
+
+// worksOn asks for an answer over a new connection again and again.
+func worksOn(ctx context.Context, t *testing.T, beside *guest) {
+	for rounds := 0; ctx.Err() == nil; rounds++ {
+		conn, err := beside.tcp(t, besides)
+		if err != nil {
+			t.Errorf("beside the flood, connection %d: %v", rounds, err)
+			return
+		}
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_, err = conn.Write([]byte("anybody?"))
+		if err == nil {
+			_, err = io.ReadFull(conn, make([]byte, 8))
+		}
+		if err = errors.Join(err, conn.Close()); err != nil {
+			t.Errorf("beside the flood, answer %d: %v", rounds, err)
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
