@@ -18,6 +18,8 @@ const (
 	thisHost = "this host"
 )
 
+func (p place) self() bool { return p.what == loopback || p.what == thisHost }
+
 // closed are the places that belong to the host, to its neighbours, or to the
 // machine it runs on. The first that has an address counts.
 var closed = []place{

@@ -13,7 +13,7 @@ func (r Rule) Opens() error {
 		return nil
 	}
 	where, ok := within(r.prefix)
-	if ok && (where.what == loopback || where.what == thisHost) {
+	if ok && where.self() {
 		return fmt.Errorf("rule %q opens nothing: there a sandbox reaches itself; a port of this computer is opened as %s:PORT", r, HostName)
 	}
 	if !ok {

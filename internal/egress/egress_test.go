@@ -36,12 +36,33 @@ func TestClosedAddresses(t *testing.T) {
 		"203.0.113.80": "", "2001:db8::1": "",
 	} {
 		got := Closed(netip.MustParseAddr(text))
+		suggestedOpens(t, netip.MustParseAddr(text))
 		if want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("%s belongs to %q, want %q", text, got, want)
 		}
 	}
 	if Closed(netip.Addr{}) == "" {
 		t.Error("no address is open")
+	}
+}
+
+// suggestedOpens compares a refusal's rule, if it has one, with what it does.
+func suggestedOpens(t *testing.T, a netip.Addr) {
+	t.Helper()
+	c := Connection{Protocol: TCP, To: netip.AddrPortFrom(a, 80)}
+	v := Policy{Mode: Restricted}.Decide(c)
+	if v.Rule == "" {
+		if !strings.Contains(v.Reason, "loopback") && !strings.Contains(v.Reason, "this host") {
+			t.Errorf("%s: no rule is told: %s", a, v.Reason)
+		}
+		return
+	}
+	r, err := ParseRule(v.Rule)
+	if err != nil || r.Opens() != nil {
+		t.Errorf("%s: the rule %q is told: %v, %v", a, v.Rule, err, r.Opens())
+	}
+	if after := (Policy{Mode: Restricted, Allow: []Rule{r}}).Decide(c); !after.Allowed {
+		t.Errorf("%s: the rule %q that is told does not open it: %s", a, v.Rule, after.Reason)
 	}
 }
 

@@ -214,8 +214,11 @@ func (p Policy) opaque(name string, port uint16) bool {
 // atPort is the rule for a name at one port.
 func atPort(name string, port uint16) string { return fmt.Sprintf("%s:%d", name, port) }
 
-// exact is the rule that names just one address.
+// exact is the rule that names just one address; empty: none opens it.
 func exact(c Connection, to netip.AddrPort) string {
+	if where, ok := within(netip.PrefixFrom(to.Addr(), to.Addr().BitLen())); ok && where.self() {
+		return ""
+	}
 	if c.Protocol == Echo {
 		return to.Addr().String()
 	}
@@ -268,7 +271,7 @@ func (p Policy) Says(look Look, name string, at uint16) Verdict {
 	case !isNumber && p.allowsName(name, at):
 		return Verdict{Allowed: true, Look: Needed, Opaque: p.opaque(name, at)}
 	case isNumber:
-		return refuse(netip.AddrPortFrom(number, at).String(), "the connection asks for %s, which no rule allows", name)
+		return refuse(exact(Connection{}, netip.AddrPortFrom(number, at)), "the connection asks for %s, which no rule allows", name)
 	}
 	return refuse(atPort(name, at), "the connection asks for %q, which no rule allows", name)
 }
