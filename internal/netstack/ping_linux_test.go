@@ -185,7 +185,7 @@ func toldBy(packet []byte) string {
 	case 6:
 		h := header.IPv6(packet)
 		from, message = h.SourceAddress(), h.Payload()
-		if h.TransportProtocol() != header.ICMPv6ProtocolNumber {
+		if h.NextHeader() != uint8(header.ICMPv6ProtocolNumber) {
 			return ""
 		}
 	}
