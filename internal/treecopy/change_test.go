@@ -23,19 +23,34 @@ func TestChangesWhileRead(t *testing.T) {
 		want   map[string]int         // sizes of what arrives
 		said   string
 	}{
-		{"shorter", func(top string) error { return os.Truncate(filepath.Join(top, "a/big"), chunk+7) },
-			map[string]int{"a/big": chunk + 7, "a/next": 3}, "a/big: it became shorter while it was read"},
-		{"emptied", func(top string) error { return os.Truncate(filepath.Join(top, "a/big"), 0) },
-			map[string]int{"a/big": chunk, "a/next": 3}, "a/big: it became shorter while it was read"},
-		{"longer", func(top string) error { return appendTo(filepath.Join(top, "a/big"), "more") },
-			map[string]int{"a/big": whole, "a/next": 3}, ""},
+		{
+			"shorter", func(top string) error { return os.Truncate(filepath.Join(top, "a/big"), chunk+7) },
+			map[string]int{"a/big": chunk + 7, "a/next": 3},
+			"a/big: it became shorter while it was read",
+		},
+		{
+			"emptied", func(top string) error { return os.Truncate(filepath.Join(top, "a/big"), 0) },
+			map[string]int{"a/big": chunk, "a/next": 3},
+			"a/big: it became shorter while it was read",
+		},
+		{
+			"longer", func(top string) error { return appendTo(filepath.Join(top, "a/big"), "more") },
+			map[string]int{"a/big": whole, "a/next": 3},
+			"",
+		},
 		{"replaced", func(top string) error {
 			return errors.Join(os.WriteFile(filepath.Join(top, "new"), []byte("new"), 0o600), os.Rename(filepath.Join(top, "new"), filepath.Join(top, "a/big")))
 		}, map[string]int{"a/big": whole, "a/next": 3}, ""},
-		{"removed", func(top string) error { return os.Remove(filepath.Join(top, "a/big")) },
-			map[string]int{"a/big": whole, "a/next": 3}, ""},
-		{"next removed", func(top string) error { return os.Remove(filepath.Join(top, "a/next")) },
-			map[string]int{"a/big": whole}, ""},
+		{
+			"removed", func(top string) error { return os.Remove(filepath.Join(top, "a/big")) },
+			map[string]int{"a/big": whole, "a/next": 3},
+			"",
+		},
+		{
+			"next removed", func(top string) error { return os.Remove(filepath.Join(top, "a/next")) },
+			map[string]int{"a/big": whole},
+			"",
+		},
 		{"next a pipe", func(top string) error {
 			return errors.Join(os.Remove(filepath.Join(top, "a/next")), syscall.Mkfifo(filepath.Join(top, "a/next"), 0o600))
 		}, map[string]int{"a/big": whole}, "a/next: it is no file, folder or link"},
