@@ -129,7 +129,7 @@ test-full:
 lint:
 	scripts/lint
 
-# About ten minutes. Parts of it, to the terminal: make bench RUN='pull|crowd'
+# Half an hour or so. Parts of it, to the terminal: make bench RUN='pull|crowd'
 bench: bootstrap-tests publish
 	$(GO) run ./test/bench -rounds $(ROUNDS) $(if $(RUN),-run '$(RUN)')
 

@@ -114,6 +114,8 @@ func parts() []part {
 		{"kernels", (*bench).kernels},
 		{"local build", (*bench).localBuild},
 		{"sessions", (*bench).sessions},
+		{"attach", (*bench).attaches},
+		{"crowd of sandboxes", (*bench).sandboxes},
 		{"mounts", (*bench).mounts},
 		{"network", (*bench).network},
 		{"tool", (*bench).tool},

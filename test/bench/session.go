@@ -44,13 +44,17 @@ func (b *bench) sessions(ctx context.Context) (string, error) {
 	if fresh, err = repeat(2*b.rounds, func() error { return b.freshSSH(ctx, "busy") }); err != nil {
 		return "", err
 	}
+	kept, err := b.multiplexed(ctx, "busy", 10*b.rounds)
+	if err != nil {
+		return "", err
+	}
 	memory, err := b.memory("busy")
 	if err != nil {
 		return "", err
 	}
 	r := ratio(exec, session)
-	return fmt.Sprintf("## Sessions\n\nOne running sandbox; the program is `true`.\n\n| | time |\n|---|---|\n| `smolvm exec`, the whole command | %s |\n| session on a live SSH connection | %s |\n| ratio | %.2f (%s) |\n| `ssh` with a new connection | %s |\n| ratio, exec to ssh | %.2f |\n\nResident memory of the supervisor: %s.\n",
-		exec, session, r, verdict(r, 1.3), fresh, ratio(exec, fresh), memory), nil
+	return fmt.Sprintf("## Sessions\n\nOne running sandbox; the program is `true`.\n\n| | time |\n|---|---|\n| `smolvm exec`, the whole command | %s |\n| session on a live SSH connection | %s |\n| ratio | %.2f (%s) |\n| `ssh` with a new connection | %s |\n| ratio, exec to ssh | %.2f |\n| `ssh` with a multiplexed connection (`ControlMaster`, `smolvm ssh-config`) | %s |\n| ratio, exec to that | %.2f |\n\nResident memory of the supervisor: %s.\n",
+		exec, session, r, verdict(r, 1.3), fresh, ratio(exec, fresh), kept, ratio(exec, kept), memory), nil
 }
 
 // connect opens an SSH connection of our own through `smolvm ssh --stdio`.
