@@ -134,11 +134,14 @@ func refuse(hint, format string, args ...any) error {
 
 // table writes a table as a command's result: plainly where that was asked for, and
 // where a terminal is so narrow that it would break the lines.
-func (a *App) table(t *ui.Table) error {
+func (a *App) table(t *ui.Table) error { return a.tableTo(a.Streams.Out, t) }
+
+// tableTo writes it as a part of such a result.
+func (a *App) tableTo(out io.Writer, t *ui.Table) error {
 	if a.global.Plain || a.Streams.OutTTY && t.Width() > int(a.Streams.Size().Columns) {
-		return t.WritePlain(a.Streams.Out)
+		return t.WritePlain(out)
 	}
-	return t.Write(a.Streams.Out)
+	return t.Write(out)
 }
 
 // jsonFlag adds --json to a command; data names what it gives.

@@ -141,7 +141,7 @@ func (a *App) reportParts(ctx context.Context, name string) ([]reportPart, error
 		return nil, ctx.Err()
 	}
 	add("doctor", doctorView{Report: doctor.Examine(facts)}.text(), err)
-	add("config", a.configOf(c).text(), nil)
+	add("config", a.configOf(c).text(a.sheet()), nil)
 	box, err := a.reported(name)
 	if err != nil || box.Name == "" {
 		return parts, err

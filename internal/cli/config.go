@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -94,7 +95,7 @@ func runConfigShow(_ context.Context, app *App, o configShowOptions) error {
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, view)
 	}
-	_, err = fmt.Fprint(app.Streams.Out, view.text())
+	_, err = fmt.Fprint(app.Streams.Out, view.text(app.sheet()))
 	return err
 }
 
@@ -163,14 +164,9 @@ func keyLine(text string) string {
 	return strings.TrimSpace(lines[len(lines)-1])
 }
 
-func (v configView) text() string {
-	var out strings.Builder
-	line := func(key, value, otherwise string) {
-		if value == "" {
-			value = otherwise
-		}
-		fmt.Fprintf(&out, "%-13s %s\n", key, ui.Clean(value))
-	}
+func (v configView) text(out *sheet) string {
+	out.width = 13
+	line := func(key, value, otherwise string) { out.fact(key, cmp.Or(value, otherwise)) }
 	from := ""
 	if v.Manifest != "" {
 		from = fmt.Sprintf("%s (%s)", v.Manifest, v.ManifestFrom)
@@ -189,12 +185,12 @@ func (v configView) text() string {
 		line("--trusted-key", ids(v.TrustedKeys), "")
 	}
 	for _, c := range v.Catalogues {
-		fmt.Fprintf(&out, "\ncatalogue %s\n", ui.Clean(c.Address))
+		fmt.Fprintf(out, "\ncatalogue %s\n", ui.Clean(c.Address))
 		keys := "the built-in ones"
 		if len(c.Keys) > 0 {
 			keys = fmt.Sprintf("%s (%d of %d have to sign)", ids(c.Keys), c.Threshold, len(c.Keys))
 		}
-		facts(&out, "  ", [][2]string{{"keys", keys}, {"mirrors", strings.Join(c.Mirrors, ", ")}})
+		out.facts("  ", [2]string{"keys", keys}, [2]string{"mirrors", strings.Join(c.Mirrors, ", ")})
 	}
 	return out.String()
 }

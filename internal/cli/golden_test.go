@@ -70,6 +70,7 @@ func TestGoldenOutputs(t *testing.T) {
 		"plan.json":           "claude start --dry-run --json",
 		"plan-local.txt":      "codex start --dry-run",
 		"inspect.txt":         "image inspect claude",
+		"inspect-plain.txt":   "image inspect claude --plain",
 		"inspect.json":        "image inspect --json",
 		"verify.txt":          "image verify",
 		"prune.txt":           "prune --dry-run",

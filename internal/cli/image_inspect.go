@@ -113,7 +113,7 @@ func runImageInspect(ctx context.Context, app *App, o imageInspectOptions) error
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, view)
 	}
-	_, err = fmt.Fprint(app.Streams.Out, view.text(app.Now()))
+	_, err = fmt.Fprint(app.Streams.Out, view.text(app.sheet(), app.Now()))
 	return err
 }
 

@@ -10,10 +10,9 @@ import (
 )
 
 // text is the inspection for people.
-func (i inspection) text(now time.Time) string {
-	var out strings.Builder
+func (i inspection) text(out *sheet, now time.Time) string {
 	if c := i.Catalogue; c != nil {
-		facts(&out, "", [][2]string{
+		out.facts("", [][2]string{
 			{"catalogue", c.Address},
 			{"places", strings.Join(otherThan(c.Address, c.Places), ", ")},
 			{"release", fmt.Sprintf("%s, serial %d", c.Release, c.Serial)},
@@ -21,38 +20,38 @@ func (i inspection) text(now time.Time) string {
 			{"created", fmt.Sprintf("%s, %s ago", c.Created.UTC().Format(time.DateTime), ui.Age(now, c.Created))},
 			{"expires", expiryText(now, c)},
 			{"needs", strings.TrimSuffix("smolvm "+c.MinVersion, "smolvm ")},
-		})
+		}...)
 	}
 	for _, image := range i.Images {
 		out.WriteString("\n" + ui.Clean(image.Name) + "\n")
-		image.write(&out)
+		image.write(out)
 	}
 	return strings.TrimPrefix(out.String(), "\n")
 }
 
-func (v imageView) write(out *strings.Builder) {
+func (v imageView) write(out *sheet) {
 	lines := [][2]string{}
 	if v.Agent != nil {
 		lines = append(lines, [2]string{"agent", v.Agent.Name + " " + v.Agent.Version},
 			[2]string{"kernel", kernelText(*v.Kernel)},
 			[2]string{"download", fmt.Sprintf("%s, missing here: %s", ui.Bytes(v.Download), ui.Bytes(v.Missing))})
 	}
-	facts(out, "  ", append(lines, [2]string{"size", ui.Bytes(v.Size)}, [2]string{"folder", v.Path},
-		[2]string{"sbom", v.SBOM.name()}, [2]string{"built", v.Build.name()}))
+	out.facts("  ", append(lines, [2]string{"size", ui.Bytes(v.Size)}, [2]string{"folder", v.Path},
+		[2]string{"sbom", v.SBOM.name()}, [2]string{"built", v.Build.name()})...)
 	for _, a := range v.Assets {
 		title := a.Role
 		if a.Name != a.Role {
 			title = strings.TrimSpace(a.Role + " " + a.Name)
 		}
 		fmt.Fprintf(out, "  %s\n", ui.Clean(title))
-		facts(out, "    ", [][2]string{
+		out.facts("    ", [][2]string{
 			{"state", stateText(a)},
 			{"path", a.Path},
 			{"archive", a.Archive.text()},
 			{"index", a.Index.text()},
 			{"content", a.Content.text()},
 			{"kept", a.Archive.Path},
-		})
+		}...)
 	}
 }
 
@@ -105,15 +104,6 @@ func keyListText(version int) string {
 		return ""
 	}
 	return fmt.Sprintf(", of key list %d", version)
-}
-
-// facts writes a line for each fact that there is.
-func facts(out *strings.Builder, indent string, lines [][2]string) {
-	for _, line := range lines {
-		if line[1] != "" {
-			fmt.Fprintf(out, "%s%-9s %s\n", indent, line[0], ui.Clean(line[1]))
-		}
-	}
 }
 
 // listed joins words for people.

@@ -94,7 +94,7 @@ func runInfo(ctx context.Context, app *App, o infoOptions) error {
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, info)
 	}
-	_, err = fmt.Fprint(app.Streams.Out, info.text(app.Now(), app.global.Plain))
+	_, err = fmt.Fprint(app.Streams.Out, info.text(app.sheet(), app.Now()))
 	return err
 }
 
@@ -151,19 +151,10 @@ func shellQuote(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// text is the sandbox for people, a line for each fact that there is, in columns but
-// for screen readers. Of a broken one little is known.
-func (i sandboxInfo) text(now time.Time, plain bool) string {
-	var out strings.Builder
-	line := func(key, value string) {
-		switch {
-		case value == "":
-		case plain:
-			fmt.Fprintf(&out, "%s: %s\n", key, ui.Clean(value))
-		default:
-			fmt.Fprintf(&out, "%-9s %s\n", key, ui.Clean(value))
-		}
-	}
+// text is the sandbox for people, a line for each fact that there is. Of a broken
+// one little is known.
+func (i sandboxInfo) text(out *sheet, now time.Time) string {
+	line := out.fact
 	line("name", i.Name)
 	line("state", i.State)
 	line("stops", i.Idle.text(now))

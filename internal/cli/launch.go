@@ -125,7 +125,7 @@ func (l *launch) show(ctx context.Context) error {
 	if l.options.JSON {
 		return ui.WriteData(l.app.Streams.Out, plan)
 	}
-	_, err = fmt.Fprint(l.app.Streams.Out, plan.text())
+	_, err = fmt.Fprint(l.app.Streams.Out, plan.text(l.app.sheet()))
 	return err
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -102,7 +101,7 @@ func runNetwork(ctx context.Context, app *App, o networkCommand) error {
 		app.Streams.Say("%s: %s", o.Name, state.text())
 		return nil
 	}
-	return state.write(app.Streams.Out, app.Now())
+	return app.showNetwork(state)
 }
 
 // reach are the rules of a sandbox's preset; only the common ones of a preset that
@@ -151,13 +150,13 @@ func (o networkCommand) change() (c egress.Change, err error) {
 	return c, nil
 }
 
-// write shows the state to people.
-func (s networkState) write(out io.Writer, now time.Time) error {
-	var text strings.Builder
-	fmt.Fprintf(&text, "network   %s\n", ui.Clean(s.text()))
+// showNetwork shows the state to people.
+func (a *App) showNetwork(s networkState) error {
+	text, now := a.sheet(), a.Now()
+	text.fact("network", s.text())
 	if len(s.Allow) > shownRules && s.Mode != egress.Off {
 		for _, r := range s.Allow {
-			fmt.Fprintf(&text, "  allowed %s\n", r)
+			fmt.Fprintf(text, "  allowed %s\n", r)
 		}
 	}
 	if len(s.Live) > 0 {
@@ -166,18 +165,18 @@ func (s networkState) write(out io.Writer, now time.Time) error {
 		for _, e := range s.Live {
 			table.Add(e.Protocol+" "+e.To, e.Name, ui.Bytes(e.Sent), ui.Bytes(e.Received), ui.Age(now, e.Time))
 		}
-		_ = table.Write(&text)
+		_ = a.tableTo(text, table)
 	}
 	if len(s.Refusals) > 0 {
 		text.WriteString("\nRefused last:\n")
 	}
 	for _, e := range s.Refusals {
-		fmt.Fprintf(&text, "  %s ago: %s\n", ui.Age(now, e.Time), ui.Clean(refusalText(e)))
+		fmt.Fprintf(text, "  %s ago: %s\n", ui.Age(now, e.Time), ui.Clean(refusalText(e)))
 		if e.Rule != "" {
-			fmt.Fprintf(&text, "    smolvm network %s allow %s\n", s.Name, shellQuote(ui.Clean(e.Rule)))
+			fmt.Fprintf(text, "    smolvm network %s allow %s\n", s.Name, shellQuote(ui.Clean(e.Rule)))
 		}
 	}
-	_, err := io.WriteString(out, text.String())
+	_, err := io.WriteString(a.Streams.Out, text.String())
 	return err
 }
 

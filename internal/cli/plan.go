@@ -188,8 +188,7 @@ func (l *launch) planAccel(ctx context.Context, p *startPlan) (err error) {
 }
 
 // text is the plan for people.
-func (p startPlan) text() string {
-	var out strings.Builder
+func (p startPlan) text(out *sheet) string {
 	instead := ""
 	if p.Instead != "" {
 		instead = "of Firecracker: " + p.Instead
@@ -198,7 +197,7 @@ func (p startPlan) text() string {
 	if p.Reason != "" {
 		accel += ", " + p.Reason
 	}
-	facts(&out, "", [][2]string{
+	out.facts("", [][2]string{
 		{"sandbox", p.Name},
 		{"agent", p.Agent.Name + " " + p.Agent.Version},
 		{"command", strings.Join(p.Command, " ")},
@@ -214,14 +213,14 @@ func (p startPlan) text() string {
 		{"kept from it", keptText(p.Kept)},
 		{"you are asked about", strings.Join(p.Asked, ", ")},
 		{"image", "release " + p.Image.Release},
-	})
+	}...)
 	if p.Image.BuiltFor != "" {
-		fmt.Fprintf(&out, "%-9s %s\n", "", "built on this computer: "+ui.Clean(p.Image.BuiltFor))
+		fmt.Fprintf(out, "%-9s %s\n", "", "built on this computer: "+ui.Clean(p.Image.BuiltFor))
 	}
 	for _, part := range p.Image.Parts {
-		fmt.Fprintf(&out, "  %-8s %-16s %s\n", part.Role, ui.Clean(part.Name), part.what())
+		fmt.Fprintf(out, "  %-8s %-16s %s\n", part.Role, ui.Clean(part.Name), part.what())
 	}
-	fmt.Fprintf(&out, "%-9s %s\n", "download", p.Image.download())
+	out.fact("download", p.Image.download())
 	return out.String()
 }
 

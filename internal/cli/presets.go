@@ -156,7 +156,7 @@ func runPresetShow(_ context.Context, app *App, o presetShowOptions) error {
 	if o.JSON {
 		return ui.WriteData(app.Streams.Out, p)
 	}
-	_, err = fmt.Fprint(app.Streams.Out, presetText(p))
+	_, err = fmt.Fprint(app.Streams.Out, presetText(app.sheet(), p))
 	return err
 }
 
@@ -169,9 +169,8 @@ func rulesText(all []preset.Credential) string {
 	return strings.Join(parts, ", ")
 }
 
-func presetText(p preset.Preset) string {
-	var out strings.Builder
-	facts(&out, "", [][2]string{
+func presetText(out *sheet, p preset.Preset) string {
+	out.facts("", [][2]string{
 		{"preset", p.Name},
 		{"also", strings.Join(p.Aliases, ", ")},
 		{"summary", p.Summary},
@@ -186,12 +185,12 @@ func presetText(p preset.Preset) string {
 		{"ports", joinPorts(p.Ports)},
 		{"memory", ui.Bytes(p.Resources.MemoryMiB << 20)},
 		{"disk", ui.Bytes(p.Resources.DiskMiB << 20)},
-	})
+	}...)
 	for _, s := range p.Recipe.Steps {
-		fmt.Fprintf(&out, "\n# step %q\n%s\n", s.Name, strings.TrimSpace(ui.CleanLines(s.Run)))
+		fmt.Fprintf(out, "\n# step %q\n%s\n", s.Name, strings.TrimSpace(ui.CleanLines(s.Run)))
 	}
 	for _, f := range p.Recipe.Files {
-		fmt.Fprintf(&out, "\n# file %s\n%s\n", f.Path, strings.TrimSpace(ui.CleanLines(f.Content)))
+		fmt.Fprintf(out, "\n# file %s\n%s\n", f.Path, strings.TrimSpace(ui.CleanLines(f.Content)))
 	}
 	return out.String()
 }
