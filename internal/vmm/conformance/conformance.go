@@ -35,7 +35,7 @@ type Setup struct {
 	Left func() []string
 	// CPUs are the processors of a machine; 0: two.
 	CPUs int
-	// Bulk is how much the throughput is measured with, in bytes; 0: 10 MiB.
+	// Bulk is how much crosses a link each way, in bytes; 0: 10 MiB.
 	Bulk int64
 }
 
