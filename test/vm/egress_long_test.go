@@ -10,6 +10,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	_ "embed"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -44,6 +46,7 @@ func TestOddNetworks(t *testing.T) {
 	t.Run("proxy", c.proxy)
 	t.Run("update", c.update)
 	t.Run("vpn", c.vpn)
+	t.Run("flood", c.flood)
 	t.Run("ports", c.ports)
 	t.Run("six", c.sixOnly)
 }
@@ -170,6 +173,67 @@ func (c egressCase) vpn(t *testing.T) {
 	c.w.must(t, "start", "--no-attach", c.name)
 	c.want(t, c.w, c.name, tries)
 	must(t, ip("link", "del", "vpn0"))
+}
+
+//go:embed flood.py
+var floodScript string
+
+// flood lets one sandbox send and open as much as it can. A second one beside it works
+// as ever, and the first one's supervisor keeps within its memory.
+func (c egressCase) flood(t *testing.T) {
+	const beside, most = "beside", 128 << 10 // KiB
+	c.w.must(t, "claude", "start", "-n", beside, "--no-mount", "--no-attach", "--memory", "1G", "--cpus", "1")
+	t.Cleanup(func() { c.w.remove(beside) })
+	cmd := c.w.command(t.Context(), "exec", c.name, "--", "sudo", "python3", "-c", floodScript, good4, "40")
+	out, err := cmd.StdoutPipe()
+	must(t, err, cmd.Start())
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() || lines.Text() != "flooding" {
+		t.Fatalf("the guest said %q", lines.Text())
+	}
+	flooding := make(chan struct{})
+	go func() {
+		defer close(flooding)
+		lines.Scan()
+	}()
+	rounds := 0
+	for done := false; !done; rounds++ {
+		c.want(t, c.w, beside, map[try]string{
+			{Kind: "http", To: good4, Port: 80, Name: "x"}:      "open " + good4,
+			{Kind: "dns", To: "10.0.2.3", Name: "good.example"}: "rcode 0 answers 1",
+			{Kind: "ping", To: good4}:                           "open",
+		})
+		if kib := c.supervisorMemory(t); kib > most || kib == 0 {
+			t.Errorf("the flooded supervisor has %d KiB of its own", kib)
+		}
+		select {
+		case <-flooding:
+			done = true
+		default:
+		}
+	}
+	if err := cmd.Wait(); err != nil || !strings.HasPrefix(lines.Text(), "opened ") || rounds < 2 {
+		t.Errorf("after %d rounds: %v, %q", rounds, err, lines.Text())
+	}
+	if shown := c.w.must(t, "network", c.name); !strings.Contains(shown, "too many connections") {
+		t.Errorf("nothing of the flood was refused:\n%s", shown)
+	}
+	c.want(t, c.w, c.name, map[try]string{{Kind: "http", To: good4, Port: 80, Name: "x"}: "open " + good4})
+}
+
+// supervisorMemory is what the sandbox's supervisor has of its own, in KiB.
+func (c egressCase) supervisorMemory(t *testing.T) (kib int64) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(c.w.home, "sandboxes", c.name, "record.json"))
+	must(t, err)
+	var r struct{ Pid int }
+	must(t, json.Unmarshal(raw, &r))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.Pid))
+	must(t, err)
+	_, line, _ := strings.Cut(string(status), "RssAnon:")
+	_, err = fmt.Sscan(line, &kib)
+	must(t, err)
+	return kib
 }
 
 // ports leaves this computer four ports, which are all taken.
