@@ -521,6 +521,8 @@ func (w *fakeWorld) Ports(_ context.Context, name string, listening bool) (super
 		failed := ""
 		if s.State != sandbox.Running {
 			failed = notRunning
+		} else if f.Host == w.taken && !f.Any {
+			failed = "it is taken"
 		}
 		r.Forwards = append(r.Forwards, supervise.PortState{Forward: f, Failed: failed})
 	}

@@ -91,6 +91,21 @@ func TestPublishAndThePresetsPorts(t *testing.T) {
 	}
 }
 
+// TestStartSaysWhereItsPortsAre: of one that could not be had nothing is claimed.
+func TestStartSaysWhereItsPortsAre(t *testing.T) {
+	w := portWorld(t)
+	s := w.boxes["off"]
+	s.Forwards = []port.Forward{{Host: w.taken, Guest: 80}, {Address: "0.0.0.0", Host: 3000, Guest: 3000}}
+	w.boxes["off"] = s
+	if status := w.app.Main([]string{"start", "--no-attach", "off"}); status != 0 {
+		t.Fatal(w.errs.String())
+	}
+	says := w.errs.String()
+	if strings.Contains(says, "7000 leads") || !strings.Contains(says, "0.0.0.0:3000 leads to port 3000 of the sandbox.") || !strings.Contains(says, "whoever reaches this computer") {
+		t.Errorf("said %s", says)
+	}
+}
+
 // TestPublishInTheDirectorysSandbox: a start that goes on with a sandbox does not
 // drop what was asked for.
 func TestPublishInTheDirectorysSandbox(t *testing.T) {

@@ -185,7 +185,9 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 	if err != nil {
 		return err
 	}
-	a.sayForwards(s)
+	if err := a.sayForwards(ctx, boxes, s); err != nil {
+		return err
+	}
 	if attach {
 		if err := a.awaitServices(ctx, boxes, s); err != nil {
 			return err
@@ -207,10 +209,21 @@ func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach 
 	return err
 }
 
-// sayForwards says where the sandbox's ports are on this computer.
-func (a *App) sayForwards(s sandbox.Status) {
-	for _, f := range s.Forwards {
-		a.notice("%s leads to port %d of the sandbox.", f.Listens(), f.Guest)
-		a.warnOfPublic(f)
+// sayForwards says where the sandbox's ports are on this computer. Of one that could
+// not be had the start has warned.
+func (a *App) sayForwards(ctx context.Context, boxes sandboxes, s sandbox.Status) error {
+	if len(s.Forwards) == 0 {
+		return nil
 	}
+	report, err := boxes.Ports(ctx, s.Name, false)
+	if err != nil {
+		return err
+	}
+	for _, f := range report.Forwards {
+		if f.Failed == "" {
+			a.notice("%s leads to port %d of the sandbox.", f.Listens(), f.Guest)
+			a.warnOfPublic(f.Forward)
+		}
+	}
+	return nil
 }
