@@ -190,6 +190,21 @@ func TestKeptAgain(t *testing.T) {
 	}
 }
 
+// TestForkSaysWhatIsKept: until its next start a fork cannot use it.
+func TestForkSaysWhatIsKept(t *testing.T) {
+	for _, line := range []string{"fork box", "fork box --json", "snapshot restore ready"} {
+		w := keepWorld(t)
+		w.add("box", sandbox.Running)
+		s := w.boxes["box"]
+		s.Credentials = []string{"ANTHROPIC_API_KEY=env:OTHER", "OTHER=file:/k"}
+		w.boxes["box"] = s
+		status := w.app.Main(strings.Fields(line))
+		if says := "Kept here: ANTHROPIC_API_KEY, OTHER. For use in box-2, stop and start it."; status != 0 || !strings.Contains(w.errs.String(), says) {
+			t.Errorf("%s: status %d, said %s", line, status, w.errs.String())
+		}
+	}
+}
+
 func TestRunningKeepsWhatItHas(t *testing.T) {
 	w := keepWorld(t)
 	w.add("box", sandbox.Running)

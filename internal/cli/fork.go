@@ -77,6 +77,7 @@ func runFork(ctx context.Context, app *App, o forkOptions) error {
 	if _, err := boxes.Fork(ctx, o.Name, fork); err != nil {
 		return err
 	}
+	app.sayKept(s.Record, fork.Names)
 	if !o.JSON {
 		app.Streams.Say("forked %s: %s", o.Name, strings.Join(fork.Names, ", "))
 		return nil
@@ -113,4 +114,18 @@ func (a *App) fork(boxes sandboxes, r record.Record, o forkOptions) (sandbox.For
 		f.Names, names = append(f.Names, name), append(names, name)
 	}
 	return f, nil
+}
+
+// sayKept says which credentials are kept from a sandbox, and so from what runs on from
+// it: the placeholders in its memory are replaced for the first alone.
+func (a *App) sayKept(r record.Record, forks []string) {
+	if len(r.Credentials) == 0 {
+		return
+	}
+	var kept []string
+	for _, text := range r.Credentials {
+		name, _, _ := strings.Cut(text, "=")
+		kept = append(kept, name)
+	}
+	a.notice("Kept here: %s. For use in %s, stop and start it.", strings.Join(kept, ", "), strings.Join(forks, " or "))
 }

@@ -149,6 +149,7 @@ func runSnapshotRestore(ctx context.Context, app *App, o snapshotRestoreOptions)
 	if _, err := boxes.Restore(ctx, o.Snapshot, fork); err != nil {
 		return err
 	}
+	app.sayKept(kept.Record, fork.Names)
 	if !o.JSON {
 		app.Streams.Say("restored %s: %s runs", o.Snapshot, fork.Names[0])
 		return nil

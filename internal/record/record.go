@@ -81,7 +81,7 @@ type Record struct {
 	ExtraReadOnly bool             `json:"extra_read_only,omitempty"`
 	Network       bool             `json:"network"`
 	Egress        egress.Policy    `json:"egress,omitzero"`       // what the network lets through
-	Credentials   []string         `json:"credentials,omitempty"` // NAME=SOURCE of what was kept from it at its last start
+	Credentials   []string         `json:"credentials,omitempty"` // NAME=SOURCE of what was kept from it, or from what it is a fork of, at the last start
 	Generation    int              `json:"generation,omitempty"`  // how often it was given other layers
 	Created       time.Time        `json:"created"`
 	Started       time.Time        `json:"started,omitzero"`       // of the last start

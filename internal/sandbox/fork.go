@@ -114,11 +114,12 @@ func (m *Manager) writeFork(source record.Record, name string, f Fork) error {
 }
 
 // forkOf is the record of a fork: all that the machine is, and nothing of the other's
-// life. The directory and the forwarded ports stay with the other.
+// life. The directory and the forwarded ports stay with the other. Where credentials
+// are taken from that are kept from it goes along, for the fork's next start.
 func forkOf(source record.Record, name string) record.Record {
 	r := source
 	r.Name, r.RenameTo, r.Directory, r.Forwards = name, "", "", nil
-	r.State, r.LastError, r.Troubles, r.Boot, r.Credentials, r.Snapshot = record.Creating, "", nil, nil, nil, nil
+	r.State, r.LastError, r.Troubles, r.Boot, r.Snapshot = record.Creating, "", nil, nil, nil
 	r.Started, r.Stopped, r.StoppedIdle, r.Pid, r.VMMPid = time.Time{}, time.Time{}, false, 0, 0
 	return r
 }

@@ -111,6 +111,34 @@ func TestForkRefuses(t *testing.T) {
 	}
 }
 
+// TestForkTakesSourcesAlong: what is kept from a sandbox is for its forks, theirs and
+// what is restored of it as well, from their next start on.
+func TestForkTakesSourcesAlong(t *testing.T) {
+	b := newBench(t)
+	b.create("one")
+	sources := []string{"TOKEN=env:TOKEN"}
+	if _, err := b.m.Start(t.Context(), "one", sandbox.StartOptions{Timeout: time.Minute, Sources: sources}); err != nil {
+		t.Fatal(err)
+	}
+	_, first := b.m.Fork(t.Context(), "one", sandbox.Fork{Names: []string{"two"}})
+	_, second := b.m.Fork(t.Context(), "two", sandbox.Fork{Names: []string{"three"}})
+	_, kept := b.m.Snapshot(t.Context(), "one", "ready", false)
+	_, restored := b.m.Restore(t.Context(), "ready", sandbox.Fork{Names: []string{"four"}})
+	if err := errors.Join(first, second, kept, restored); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "two", "three", "four"} {
+		if s, err := b.m.Get(name); err != nil || !slices.Equal(s.Credentials, sources) {
+			t.Errorf("%s remembers %q, %v", name, s.Credentials, err)
+		}
+	}
+	_ = b.m.Stop(t.Context(), "two", time.Minute)
+	b.start("two")
+	if s, _ := b.m.Get("two"); len(s.Credentials) > 0 {
+		t.Errorf("a start without sources remembers %q", s.Credentials)
+	}
+}
+
 // plainDriver has machines that can be started and ended, and no more.
 type plainDriver struct{}
 

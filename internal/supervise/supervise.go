@@ -378,7 +378,9 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 	if s.order.Keep != nil {
 		s.rec.Keep = *s.order.Keep
 	}
-	s.rec.Credentials = s.order.Sources
+	if s.order.From == "" { // a fork has no credentials yet, and the other's sources from its record
+		s.rec.Credentials = s.order.Sources
+	}
 	s.rec.Started, s.rec.Boot = s.Now().UTC(), boot
 	s.rec.Pid, s.rec.VMMPid = os.Getpid(), s.machine.Pid()
 	if err := s.book.Write(s.rec); err != nil {
