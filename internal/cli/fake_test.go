@@ -451,6 +451,8 @@ func (w *fakeWorld) Network(_ context.Context, name string, change egress.Change
 		snapshot.Refusals = []netstack.Entry{
 			{Time: at, Protocol: "dns", Name: "evil.example", Verdict: netstack.Refused, Reason: "no rule allows the name", Rule: "evil.example"},
 			{Time: at, Protocol: "tcp", To: "169.254.169.254:80", Verdict: netstack.Refused, Reason: "169.254.169.254 belongs to a metadata service", Rule: "169.254.169.254:80"},
+			{Time: at, Protocol: "tcp", To: "203.0.113.9:443", Name: "a.example", Verdict: netstack.Refused, Reason: `the rule "*.example" denies it`, Rule: "*.example"},
+			{Time: at, Protocol: "dns", Name: "b.example", Verdict: netstack.Refused, Reason: "the sandbox's network is off", Mode: egress.Open},
 		}
 	}
 	return snapshot, nil

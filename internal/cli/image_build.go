@@ -134,7 +134,7 @@ func runImageBuild(ctx context.Context, app *App, o imageBuildOptions) error {
 	if err != nil {
 		return err
 	}
-	app.sayIdle(policy, policy.Allow)
+	app.sayIdle(policy, policy.Allow, nil)
 	builder, err := app.builder(publication.Base, buildMode{accel: vmm.TCG, best: o.Pack == packBest, policy: policy})
 	if err != nil {
 		return err

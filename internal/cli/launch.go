@@ -464,7 +464,7 @@ func (l *launch) notices(ctx context.Context, surroundings config.Config, image 
 	for _, withheld := range surroundings.WithheldEnv(l.policy) {
 		l.app.notice("%s", withheld)
 	}
-	l.app.sayIdle(l.policy, l.policy.Allow)
+	l.app.sayIdle(l.policy, l.policy.Allow, nil)
 	for _, p := range l.app.closedProxies(ctx, surroundings, l.policy, lookUp) {
 		l.app.notice("%s", p)
 	}

@@ -92,7 +92,7 @@ func runNetwork(ctx context.Context, app *App, o networkCommand) error {
 		Live: append([]netstack.Entry{}, snapshot.Live...), Refusals: append([]netstack.Entry{}, snapshot.Refusals...),
 	}
 	if s.Network {
-		app.sayIdle(snapshot.Policy, change.Allow)
+		app.sayIdle(snapshot.Policy, change.Allow, s.Egress.Deny)
 	}
 	switch {
 	case o.JSON:
@@ -172,7 +172,10 @@ func (a *App) showNetwork(s networkState) error {
 	}
 	for _, e := range s.Refusals {
 		fmt.Fprintf(text, "  %s ago: %s\n", ui.Age(now, e.Time), ui.Clean(refusalText(e)))
-		if e.Rule != "" {
+		switch {
+		case e.Mode != "":
+			fmt.Fprintf(text, "    smolvm network %s %s\n", s.Name, ui.Clean(string(e.Mode)))
+		case e.Rule != "":
 			fmt.Fprintf(text, "    smolvm network %s allow %s\n", s.Name, shellQuote(ui.Clean(e.Rule)))
 		}
 	}

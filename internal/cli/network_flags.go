@@ -192,11 +192,12 @@ func allowRules(what string, texts []string) ([]egress.Rule, error) {
 	return rules, nil
 }
 
-// sayIdle says which of the rules that were just allowed change nothing yet.
-func (a *App) sayIdle(p egress.Policy, rules []egress.Rule) {
+// sayIdle says which of the rules that were just allowed change nothing yet. Some
+// were denied before.
+func (a *App) sayIdle(p egress.Policy, rules, denied []egress.Rule) {
 	idle := map[string][]egress.Rule{}
 	for _, r := range rules {
-		if why := p.Idle(r); why != "" {
+		if why := p.Idle(r, slices.Contains(denied, r)); why != "" {
 			idle[why] = append(idle[why], r)
 		}
 	}

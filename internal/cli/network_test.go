@@ -47,6 +47,27 @@ func TestNetworkCommand(t *testing.T) {
 	}
 }
 
+// TestAllowThatLiftsADenialChangesSomething in an open network too, where a name else
+// does not; not where another rule denies the same.
+func TestAllowThatLiftsADenialChangesSomething(t *testing.T) {
+	w := newWorld(t)
+	w.add("box", sandbox.Running)
+	for _, c := range []struct{ line, errs string }{
+		{"network box deny *.com", "denied *.com"},
+		{"network box allow *.com", "box: open: the internet, nothing of this computer or its networks; allowed *.com\n"},
+		{"network box allow *.com", "Allowing *.com changes nothing yet: the network is open"},
+		{"network box deny *.com a.com", "denied *.com, a.com"},
+		{"network box allow a.com", `Allowing a.com changes nothing yet: the rule "*.com" denies it`},
+	} {
+		w.errs.Reset()
+		status := w.app.Main(strings.Fields(c.line))
+		got := w.errs.String()
+		if status != 0 || !strings.Contains(got, c.errs) || strings.Contains(got, "nothing yet") != strings.Contains(c.errs, "nothing yet") {
+			t.Errorf("%s: status %d, %s", c.line, status, got)
+		}
+	}
+}
+
 // TestRestrictedStartHasItsAgentsRules gives each preset what its agent needs.
 func TestRestrictedStartHasItsAgentsRules(t *testing.T) {
 	w := newWorld(t)

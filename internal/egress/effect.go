@@ -51,8 +51,8 @@ func leadsInto(p netip.Prefix) netip.Prefix {
 }
 
 // Idle tells why a rule that is allowed changes nothing under the policy as it is;
-// empty where it does.
-func (p Policy) Idle(r Rule) string {
+// empty where it does. It was denied until now where its denial is lifted by that.
+func (p Policy) Idle(r Rule, lifted bool) string {
 	if p.Kind() == Off {
 		return "the network is off"
 	}
@@ -61,7 +61,7 @@ func (p Policy) Idle(r Rule) string {
 			return fmt.Sprintf("the rule %q denies it", d)
 		}
 	}
-	if p.Kind() == Open && r.name != "" && r.name != HostName {
+	if p.Kind() == Open && !lifted && r.name != "" && r.name != HostName {
 		return "the network is open to all public addresses, and a private one is opened by its number, not by a name"
 	}
 	return ""

@@ -132,23 +132,27 @@ func TestRulesThatChangeNothingYet(t *testing.T) {
 	for _, c := range []struct {
 		policy Policy
 		rule   string
+		lifted bool
 		want   string
 	}{
-		{Policy{Mode: Off}, "a.example", "is off"},
-		{Policy{}, "nas.example", "by its number"},
-		{Policy{}, "10.0.0.5", ""},
-		{Policy{}, "host.smolvm.internal:80", ""},
-		{Policy{Mode: Restricted}, "a.example", ""},
-		{Policy{Mode: Restricted, Deny: rules(t, "*.example")}, "a.example:443", `"*.example" denies it`},
-		{Policy{Mode: Restricted, Deny: rules(t, "*.example")}, "*.a.example", `"*.example" denies it`},
-		{Policy{Mode: Restricted, Deny: rules(t, "*.a.example")}, "*.example", ""},
-		{Policy{Mode: Restricted, Deny: rules(t, "a.example:80-90")}, "a.example:80", `denies it`},
-		{Policy{Mode: Restricted, Deny: rules(t, "a.example:80-90")}, "a.example", ""},
-		{Policy{Deny: rules(t, "10.0.0.0/8")}, "10.1.0.0/16:80", `"10.0.0.0/8" denies it`},
-		{Policy{Deny: rules(t, "10.0.0.0/8")}, "11.0.0.1", ""},
+		{Policy{Mode: Off}, "a.example", false, "is off"},
+		{Policy{}, "nas.example", false, "by its number"},
+		{Policy{}, "*.example", true, ""},
+		{Policy{Mode: Off}, "a.example", true, "is off"},
+		{Policy{Deny: rules(t, "*.example")}, "a.example", true, `"*.example" denies it`},
+		{Policy{}, "10.0.0.5", false, ""},
+		{Policy{}, "host.smolvm.internal:80", false, ""},
+		{Policy{Mode: Restricted}, "a.example", false, ""},
+		{Policy{Mode: Restricted, Deny: rules(t, "*.example")}, "a.example:443", false, `"*.example" denies it`},
+		{Policy{Mode: Restricted, Deny: rules(t, "*.example")}, "*.a.example", false, `"*.example" denies it`},
+		{Policy{Mode: Restricted, Deny: rules(t, "*.a.example")}, "*.example", false, ""},
+		{Policy{Mode: Restricted, Deny: rules(t, "a.example:80-90")}, "a.example:80", false, `denies it`},
+		{Policy{Mode: Restricted, Deny: rules(t, "a.example:80-90")}, "a.example", false, ""},
+		{Policy{Deny: rules(t, "10.0.0.0/8")}, "10.1.0.0/16:80", false, `"10.0.0.0/8" denies it`},
+		{Policy{Deny: rules(t, "10.0.0.0/8")}, "11.0.0.1", false, ""},
 	} {
 		r := rules(t, c.rule)[0]
-		if got := c.policy.Idle(r); c.want == "" && got != "" || !strings.Contains(got, c.want) {
+		if got := c.policy.Idle(r, c.lifted); c.want == "" && got != "" || !strings.Contains(got, c.want) {
 			t.Errorf("%+v, %s: %q, want %q", c.policy, c.rule, got, c.want)
 		}
 	}
@@ -188,8 +192,8 @@ func TestDecisions(t *testing.T) {
 		{"named private", named, TCP, "10.0.0.5:3128", "", false, true, ""},
 		{"named private, mapped", named, TCP, "[::ffff:10.0.0.5]:3128", "", false, true, ""},
 		{"named private, other port", named, TCP, "10.0.0.5:22", "", false, false, "10.0.0.5:22"},
-		{"denied name", denied, TCP, "203.0.113.9:80", "bad.example", false, false, ""},
-		{"denied address", denied, TCP, "203.0.113.9:25", "", false, false, ""},
+		{"denied name", denied, TCP, "203.0.113.9:80", "bad.example", false, false, "bad.example"},
+		{"denied address", denied, TCP, "203.0.113.9:25", "", false, false, "203.0.113.0/24:25"},
 		{"beside it", denied, TCP, "203.0.113.9:80", "good.example", false, true, ""},
 		{"off", Policy{Mode: Off, Allow: rules(t, "203.0.113.9")}, TCP, "203.0.113.9:80", "", false, false, ""},
 		{"restricted, bare address", tight, TCP, "203.0.113.1:443", "", false, false, "203.0.113.1:443"},
@@ -389,6 +393,46 @@ func TestPortsOfThisComputer(t *testing.T) {
 	}
 	if (Policy{Allow: rules(t, "*.internal", "*.smolvm.internal")}).Host(1).Allowed {
 		t.Error("a pattern opens every port of this computer")
+	}
+}
+
+// TestDenialsSayWhatLiftsThem: a refusal names the rule that denies it, which lifts
+// the denial where it is allowed; none where it may not be allowed.
+func TestDenialsSayWhatLiftsThem(t *testing.T) {
+	to := func(p Policy, to string) Verdict {
+		return p.Decide(Connection{Protocol: TCP, To: netip.MustParseAddrPort(to)})
+	}
+	for _, c := range []struct {
+		deny  string
+		judge func(Policy) Verdict
+		rule  string
+	}{
+		{"*.smolvm.internal", func(p Policy) Verdict { return p.Host(45678) }, "*.smolvm.internal"},
+		{"host.smolvm.internal:45678", func(p Policy) Verdict { return p.Host(45678) }, "host.smolvm.internal:45678"},
+		{"*.example", func(p Policy) Verdict { return p.Resolve("a.example") }, "*.example"},
+		{"*.example:443", func(p Policy) Verdict { return p.Says(Denied, "a.example", 443) }, "*.example:443"},
+		{"203.0.113.0/24", func(p Policy) Verdict { return to(p, "203.0.113.1:80") }, "203.0.113.0/24"},
+		{"224.0.0.0/4", func(p Policy) Verdict { return to(p, "224.0.0.251:5353") }, ""},
+	} {
+		p := Policy{Allow: []Rule{HostPort(45678)}, Deny: rules(t, c.deny)}
+		v := c.judge(p)
+		if v.Allowed || v.Rule != c.rule || !strings.Contains(v.Reason, `the rule "`+c.deny+`" denies`) {
+			t.Errorf("%s: %+v", c.deny, v)
+		}
+		if c.rule != "" && !c.judge(p.Allowing(rules(t, c.rule)...)).Allowed {
+			t.Errorf("%s: what is suggested does not lift it", c.deny)
+		}
+	}
+}
+
+func TestWhatIsOffSaysHowItIsOpened(t *testing.T) {
+	off := Policy{Mode: Off, Allow: []Rule{HostPort(80)}}
+	for _, v := range []Verdict{
+		off.Host(80), off.Resolve("a.example"), off.Decide(Connection{Protocol: TCP, To: netip.MustParseAddrPort("203.0.113.1:80")}),
+	} {
+		if v.Allowed || v.Mode != Open || v.Rule != "" {
+			t.Errorf("%+v", v)
+		}
 	}
 }
 

@@ -101,7 +101,8 @@ type Connection struct {
 type Verdict struct {
 	Allowed bool
 	Reason  string // of a refusal
-	Rule    string // that would allow it, as ParseRule reads it; empty: none would
+	Rule    string // that would allow it, or lifts its denial, as ParseRule reads it; empty: none would
+	Mode    Mode   // that would, where the network is off
 	Look    Look   // at the names that the connection itself tells
 	// Opaque says that it may be of a protocol that tells no name.
 	Opaque bool
@@ -122,15 +123,27 @@ func refuse(rule, format string, args ...any) Verdict {
 	return Verdict{Reason: fmt.Sprintf(format, args...), Rule: rule}
 }
 
+func isOff() Verdict { return Verdict{Reason: "the sandbox's network is off", Mode: Open} }
+
+// denies is the refusal of what the rule denies. Whoever allows the same rule lifts
+// that, unless it is one that may not be allowed.
+func (r Rule) denies(what string) Verdict {
+	lifts := r.String()
+	if r.Opens() != nil {
+		lifts = ""
+	}
+	return refuse(lifts, "the rule %q denies %s", r, what)
+}
+
 // Decide judges a connection.
 func (p Policy) Decide(c Connection) Verdict {
 	to := netip.AddrPortFrom(Plain(c.To.Addr()), c.To.Port())
 	if p.Kind() == Off {
-		return refuse("", "the sandbox's network is off")
+		return isOff()
 	}
 	for _, r := range p.Deny {
 		if r.address(to.Addr(), to.Port()) || slices.ContainsFunc(c.Names, r.host) && r.port(to.Port()) {
-			return refuse("", "the rule %q denies it", r)
+			return r.denies("it")
 		}
 	}
 	if p.allowsAddress(to, c.Own) {
@@ -233,11 +246,11 @@ func (p Policy) allowsName(name string, port uint16) bool {
 func (p Policy) Resolve(name string) Verdict {
 	name = Canonical(name)
 	if p.Kind() == Off {
-		return refuse("", "the sandbox's network is off")
+		return isOff()
 	}
 	for _, r := range p.Deny {
 		if r.host(name) && r.from == 0 {
-			return refuse("", "the rule %q denies it", r)
+			return r.denies("it")
 		}
 	}
 	if name == HostName {
@@ -258,7 +271,7 @@ func (p Policy) Says(look Look, name string, at uint16) Verdict {
 	isNumber := err == nil
 	for _, r := range p.Deny {
 		if r.port(at) && (r.host(name) || isNumber && r.address(number, at)) {
-			return refuse("", "the rule %q denies %s", r, name)
+			return r.denies(name)
 		}
 	}
 	switch {
@@ -292,9 +305,14 @@ func (p Policy) Watches() bool {
 // Host judges a connection to a port of this computer's loopback.
 func (p Policy) Host(port uint16) Verdict {
 	if p.Kind() == Off {
-		return refuse("", "the sandbox's network is off")
+		return isOff()
 	}
-	if slices.Contains(p.Allow, HostPort(port)) && !slices.ContainsFunc(p.Deny, func(r Rule) bool { return r.host(HostName) && r.port(port) }) {
+	for _, r := range p.Deny {
+		if r.host(HostName) && r.port(port) {
+			return r.denies("it")
+		}
+	}
+	if slices.Contains(p.Allow, HostPort(port)) {
 		return Verdict{Allowed: true}
 	}
 	return refuse(atPort(HostName, port), "port %d of this computer is not opened for the sandbox", port)

@@ -150,7 +150,7 @@ func (n *Network) resolve(ctx context.Context, query []byte, network string) []b
 		return reply(query, q, rcode)
 	}
 	if v := n.Policy().Resolve(q.name); !v.Allowed {
-		n.flows.refuse(Entry{Time: n.Now().UTC(), Protocol: "dns", Name: q.name, Verdict: Refused, Reason: v.Reason, Rule: v.Rule})
+		n.flows.refuse(Entry{Time: n.Now().UTC(), Protocol: "dns", Name: q.name, Verdict: Refused, Reason: v.Reason, Rule: v.Rule, Mode: v.Mode})
 		return refusal(query, q, "SmolVM: "+v.Reason)
 	}
 	if !n.asks.take() {

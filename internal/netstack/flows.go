@@ -36,9 +36,11 @@ type Entry struct {
 	Name     string    `json:"name,omitempty"` // that the guest knows the address by
 	Verdict  string    `json:"verdict"`
 	Reason   string    `json:"reason,omitempty"`
-	Rule     string    `json:"rule,omitempty"` // that would allow it
-	Sent     int64     `json:"sent_bytes"`     // by the guest
-	Received int64     `json:"received_bytes"`
+	Rule     string    `json:"rule,omitempty"` // that would allow it, or lifts its denial
+	// Mode is one that would, where the network is off.
+	Mode     egress.Mode `json:"mode,omitempty"`
+	Sent     int64       `json:"sent_bytes"` // by the guest
+	Received int64       `json:"received_bytes"`
 	// Milliseconds is how long it has lasted.
 	Milliseconds int64 `json:"milliseconds"`
 	// Lost is how many lines in front of this one are left out.
@@ -340,7 +342,7 @@ func (x *flow) entry() Entry {
 	}
 	switch {
 	case !x.verdict.Allowed:
-		e.Verdict, e.Reason, e.Rule = Refused, x.verdict.Reason, x.verdict.Rule
+		e.Verdict, e.Reason, e.Rule, e.Mode = Refused, x.verdict.Reason, x.verdict.Rule, x.verdict.Mode
 	case x.failure != "":
 		e.Verdict, e.Reason = Failed, x.failure
 	}
