@@ -135,6 +135,7 @@ func TestCredentialsThatCannotBeKept(t *testing.T) {
 		"--credential ANTHROPIC_API_KEY=keychain:x":                                                     "secret-tool",
 		"--credential ANTHROPIC_API_KEY=env:SHORT":                                                      "it has 4 bytes",
 		"--credential ANTHROPIC_API_KEY=env:SPACED":                                                     "printable ASCII",
+		"--no-credentials --credential ANTHROPIC_API_KEY=env:OTHER":                                     "exclude each other",
 		"--network off --credential ANTHROPIC_API_KEY=env:OTHER":                                        "no network",
 		"-e ANTHROPIC_API_KEY=x --credential ANTHROPIC_API_KEY=env:OTHER":                               "puts it in",
 		"-e ANTHROPIC_BASE_URL=http://x.example --credential ANTHROPIC_API_KEY=env:OTHER":               "no https:// address",
@@ -177,6 +178,7 @@ func TestKeptAgain(t *testing.T) {
 		{egress.Policy{}, "ANTHROPIC_API_KEY=env:GONE", "", 125, "read at every start"},
 		{egress.Policy{}, "ANTHROPIC_API_KEY=env:GONE", "--credential ANTHROPIC_API_KEY=env:OTHER", 0, "Kept"},
 		{egress.Policy{}, "ANTHROPIC_API_KEY=env:GONE", "--no-credentials", 0, ""},
+		{egress.Policy{}, "ANTHROPIC_API_KEY=env:OTHER", "--no-credentials --credential ANTHROPIC_API_KEY=env:OTHER", 125, "exclude each other"},
 		{egress.Policy{Mode: egress.Off}, "ANTHROPIC_API_KEY=env:OTHER", "", 125, "no network"},
 	} {
 		w := keepWorld(t)

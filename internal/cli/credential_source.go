@@ -48,6 +48,9 @@ func (s source) String() string { return s.name + "=" + s.kind + ":" + s.at }
 // sources are those that were named, or else those of the sandbox's last start, and
 // their values.
 func (a *App) sources(ctx context.Context, c config.Config, p preset.Preset, o giveOptions, st standing) ([]source, map[string]string, error) {
+	if o.NoCredentials && len(o.Credentials) > 0 {
+		return nil, nil, refuse("Give one of them.", "--credential and --no-credentials exclude each other")
+	}
 	texts, remembered := o.Credentials, false
 	if len(texts) == 0 && !o.NoCredentials {
 		texts, remembered = st.remembered, true
