@@ -70,8 +70,12 @@ func runFork(ctx context.Context, app *App, o forkOptions) error {
 	if err := app.Intact(ctx, s.Image); err != nil {
 		return err
 	}
-	fork, err := app.fork(boxes, s.Record, o)
+	fork, err := app.fork(s.Record)
 	if err != nil {
+		return err
+	}
+	fork.Secrets = o.Secrets
+	if fork.Names, err = forkNames(boxes, o.Name, o.Count); err != nil {
 		return err
 	}
 	if _, err := boxes.Fork(ctx, o.Name, fork); err != nil {
@@ -93,27 +97,40 @@ func runFork(ctx context.Context, app *App, o forkOptions) error {
 	return ui.WriteData(app.Streams.Out, views)
 }
 
-// fork decides what to make: what a start would take from this computer, and names that
-// are free.
-func (a *App) fork(boxes sandboxes, r record.Record, o forkOptions) (sandbox.Fork, error) {
+// fork is what a start would take from this computer.
+func (a *App) fork(r record.Record) (sandbox.Fork, error) {
 	c, err := a.Config()
 	if err != nil {
 		return sandbox.Fork{}, err
 	}
 	certificates, err := c.HostCA()
+	return sandbox.Fork{Env: c.SessionEnv(r.Egress), CACerts: certificates, Idle: c.IdleStop(r.Preset)}, err
+}
+
+// forkNames are names for forks that are free.
+func forkNames(boxes sandboxes, of string, count int) (forks []string, err error) {
+	taken, err := boxes.Names()
 	if err != nil {
-		return sandbox.Fork{}, err
+		return nil, err
 	}
-	names, err := boxes.Names()
-	if err != nil {
-		return sandbox.Fork{}, err
+	hint := fmt.Sprintf("Give it a shorter one with smolvm rename, or use smolvm snapshot create %s and smolvm snapshot restore -n.", of)
+	for range count {
+		name, err := nextWithin(of, taken, hint)
+		if err != nil {
+			return nil, err
+		}
+		forks, taken = append(forks, name), append(taken, name)
 	}
-	f := sandbox.Fork{Secrets: o.Secrets, Env: c.SessionEnv(r.Egress), CACerts: certificates, Idle: c.IdleStop(r.Preset)}
-	for range o.Count {
-		name := nextName(r.Name, names)
-		f.Names, names = append(f.Names, name), append(names, name)
+	return forks, nil
+}
+
+// nextWithin is nextName, where that can be a name.
+func nextWithin(base string, taken []string, hint string) (string, error) {
+	name := nextName(base, taken)
+	if record.ValidateName(name) != nil {
+		return "", refuse(hint, "the name %s leaves no room for %s", base, strings.TrimPrefix(name, base))
 	}
-	return f, nil
+	return name, nil
 }
 
 // sayKept says which credentials are kept from a sandbox, and so from what runs on from

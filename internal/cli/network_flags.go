@@ -83,9 +83,9 @@ type networkOptions struct {
 
 func networkFlags(cmd *cobra.Command, o *networkOptions) {
 	flags := cmd.Flags()
-	flags.StringVar(&o.Mode, "network", "", "`MODE` of the network: open (internet, nothing private), restricted (what is allowed), off (default open)")
+	flags.Var(wordFlag{&o.Mode}, "network", "`MODE` of the network: open (internet, nothing private), restricted (what is allowed), off (default open)")
 	allowFlags(cmd, o, "the sandbox")
-	flags.StringVar(&o.Rate, "network-rate", "", "let at most `SIZE` a second pass in each direction, such as 2M (default none: as fast as it goes)")
+	flags.Var(wordFlag{&o.Rate}, "network-rate", "let at most `SIZE` a second pass in each direction, such as 2M (default none: as fast as it goes)")
 }
 
 // allowFlags are those by which something is opened, for whom is said.

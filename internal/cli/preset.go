@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -126,7 +127,7 @@ Status 125 means that SmolVM failed.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&o.Name, "name", "n", "", "`NAME` of the sandbox (default "+p.Name+" and the directory's, made unique)")
+	flags.VarP(wordFlag{&o.Name}, "name", "n", "`NAME` of the sandbox (default "+p.Name+" and the directory's, made unique)")
 	flags.IntVar(&o.CPUs, "cpus", 0, "number of CPUs (default the image's)")
 	flags.Var(sizeFlag{&o.Memory}, "memory", "memory, such as 2G (default the image's)")
 	flags.Var(sizeFlag{&o.Disk}, "disk", "most that the sandbox may write, such as 20G (default the image's)")
@@ -174,6 +175,26 @@ func (f maybeFlag) Set(text string) error {
 func (f maybeFlag) String() string { return "" }
 
 func (f maybeFlag) Type() string { return "bool" }
+
+// wordFlag is a flag with a word that cannot be empty: it would count as not given.
+type wordFlag struct{ word *string }
+
+func (f wordFlag) Set(text string) error {
+	if text == "" {
+		return errors.New("it is empty")
+	}
+	*f.word = text
+	return nil
+}
+
+func (f wordFlag) String() string {
+	if f.word == nil {
+		return ""
+	}
+	return *f.word
+}
+
+func (f wordFlag) Type() string { return "string" }
 
 // sizeFlag is a flag with a size such as 512M.
 type sizeFlag struct{ bytes *int64 }

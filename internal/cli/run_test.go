@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/store"
 	"github.com/smolvm/smolvm/internal/supervise"
@@ -476,7 +477,7 @@ func TestRunningCommands(t *testing.T) {
 		"snapshot create box ready --with-secrets": {log: []string{"snapshot box ready secrets=true"}, errs: "kept box as snapshot ready, 200.0 MiB\n"},
 		"snapshot create off":                      {status: 5, errs: "smolvm start off"},
 		"snapshot create nothere":                  {status: 3, errs: `there is no sandbox "nothere"`},
-		"snapshot create box ../x":                 {status: 2, errs: "a character that names cannot have"},
+		"snapshot create box ../x":                 {status: 2, errs: `snapshot name "../x" has a character that names cannot have`},
 		"snapshot restore ready":                   {log: []string{`restore ready ["box-2"] idle=10m0s`}, errs: "restored ready: box-2 runs\n"},
 		"snapshot restore ready -n new":            {log: []string{`restore ready ["new"] idle=10m0s`}, errs: "restored ready: new runs\n"},
 		"snapshot restore ready -n off":            {status: 4, errs: `there is already a sandbox "off"`},
@@ -510,6 +511,41 @@ func TestRunningCommands(t *testing.T) {
 		w.add("off", sandbox.Stopped)
 		w.app.Streams.In = strings.NewReader("SSH-2.0")
 		w.run(t, line, want)
+	}
+}
+
+// TestEmptyWords are refused, as if not given they would mean something else.
+func TestEmptyWords(t *testing.T) {
+	for name, c := range map[string]struct {
+		args   []string
+		status int
+		says   string
+	}{
+		"start":         {[]string{"claude", "start", "-n", ""}, 125, `--name: it is empty`},
+		"start, joined": {[]string{"claude", "start", "--name="}, 125, `--name: it is empty`},
+		"network":       {[]string{"claude", "start", "--network", ""}, 125, `--network: it is empty`},
+		"rate":          {[]string{"claude", "start", "--network-rate", ""}, 125, `--network-rate: it is empty`},
+		"restore":       {[]string{"snapshot", "restore", "ready", "-n", ""}, 2, `--name: it is empty`},
+		"create":        {[]string{"snapshot", "create", "box", ""}, 2, `snapshot name "" has 0 characters`},
+	} {
+		w := newWorld(t)
+		w.add("box", sandbox.Running)
+		if status := w.app.Main(c.args); status != c.status || !strings.Contains(w.errs.String(), c.says) || len(w.log) > 0 {
+			t.Errorf("%s: status %d, work %q, said %s", name, status, w.log, &w.errs)
+		}
+	}
+}
+
+// TestNoRoomForANumber says how to fork or restore a sandbox whose name is as long as
+// names are.
+func TestNoRoomForANumber(t *testing.T) {
+	long := strings.Repeat("x", 63)
+	w := newWorld(t)
+	w.add(long, sandbox.Running)
+	w.run(t, "fork "+long, want{status: 2, errs: "leaves no room for -2\n  hint: Give it a shorter one with smolvm rename, or use smolvm snapshot create " + long + " and smolvm snapshot restore -n."})
+	_, err := restoredName(w, sandbox.Kept{Record: record.Record{Snapshot: &record.Snapshot{Of: long}}}, "")
+	if fault.CodeOf(err) != fault.Usage || fault.HintOf(err) != "Choose a name with -n." {
+		t.Errorf("restored: %v", err)
 	}
 }
 

@@ -38,6 +38,9 @@ A sandbox that was given credentials has them in its memory, and is kept only wi
 			o.Name = args[0]
 			if len(args) > 1 {
 				o.Snapshot = args[1]
+				if err := record.ValidateSnapshotName(o.Snapshot); err != nil {
+					return err
+				}
 			}
 			return run(cmd.Context(), app, o)
 		},
@@ -51,11 +54,6 @@ func runSnapshotCreate(ctx context.Context, app *App, o snapshotCreateOptions) e
 	boxes, s, err := app.one(o.Name)
 	if err != nil {
 		return err
-	}
-	if o.Snapshot != "" {
-		if err := record.ValidateName(o.Snapshot); err != nil {
-			return err
-		}
 	}
 	if s.State != sandbox.Running {
 		return fault.New(fault.NotRunning, "Start it with smolvm start "+o.Name+".",
@@ -117,7 +115,7 @@ and random numbers of its own before anybody gets in. The snapshot stays.`,
 			return run(cmd.Context(), app, o)
 		},
 	}
-	cmd.Flags().StringVarP(&o.Name, "name", "n", "", "`NAME` of the sandbox")
+	cmd.Flags().VarP(wordFlag{&o.Name}, "name", "n", "`NAME` of the sandbox")
 	jsonFlag(cmd, &o.JSON, "the sandbox")
 	return cmd
 }
@@ -139,7 +137,7 @@ func runSnapshotRestore(ctx context.Context, app *App, o snapshotRestoreOptions)
 	if err := app.Intact(ctx, kept.Image); err != nil {
 		return err
 	}
-	fork, err := app.fork(boxes, kept.Record, forkOptions{Count: 1})
+	fork, err := app.fork(kept.Record)
 	if err != nil {
 		return err
 	}
@@ -176,5 +174,6 @@ func restoredName(boxes sandboxes, kept sandbox.Kept, wanted string) ([]string, 
 	case !slices.Contains(names, kept.Snapshot.Of):
 		return []string{kept.Snapshot.Of}, nil
 	}
-	return []string{nextName(kept.Snapshot.Of, names)}, nil
+	name, err := nextWithin(kept.Snapshot.Of, names, "Choose a name with -n.")
+	return []string{name}, err
 }

@@ -37,7 +37,7 @@ func Open(home string) (*Book, error) { return open(home, "sandboxes", sandboxNo
 
 // OpenSnapshots does the same with the home's snapshots, each of which has a record
 // and a disk as a sandbox has, and is never started.
-func OpenSnapshots(home string) (*Book, error) { return open(home, "snapshots", "snapshot") }
+func OpenSnapshots(home string) (*Book, error) { return open(home, "snapshots", snapshotNoun) }
 
 func open(home, folder, noun string) (*Book, error) {
 	if !filepath.IsAbs(home) {
@@ -55,8 +55,11 @@ func open(home, folder, noun string) (*Book, error) {
 	return b, checkPrivate(b.dir, info)
 }
 
-// sandboxNoun is what those are called that are started.
-const sandboxNoun = "sandbox"
+// What those are called that are started, and those that are kept.
+const (
+	sandboxNoun  = "sandbox"
+	snapshotNoun = "snapshot"
+)
 
 // listing and deleting are the commands that do so.
 func (b *Book) listing() string {
@@ -115,7 +118,7 @@ func (b *Book) Names() ([]string, error) {
 
 // mustExist fails with Usage or NotFound.
 func (b *Book) mustExist(name string) error {
-	if err := ValidateName(name); err != nil {
+	if err := validate(b.noun, name); err != nil {
 		return err
 	}
 	_, err := os.Lstat(b.Folder(name).Dir())
@@ -202,7 +205,7 @@ func readRegular(path string) ([]byte, error) {
 // Create reserves a name: it makes the sandbox's folder and takes its lock. It
 // fails with Conflict when the name is taken.
 func (b *Book) Create(name string) (*Lock, error) {
-	if err := ValidateName(name); err != nil {
+	if err := validate(b.noun, name); err != nil {
 		return nil, err
 	}
 	open, err := b.gate()

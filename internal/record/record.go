@@ -157,14 +157,19 @@ type Layer struct {
 // ValidateName refuses what cannot be a sandbox's name: it has to match
 // [a-z0-9][a-z0-9-]{0,62}, which is a safe file name and host name everywhere,
 // also where the file system ignores case.
-func ValidateName(name string) error {
+func ValidateName(name string) error { return validate(sandboxNoun, name) }
+
+// ValidateSnapshotName does the same for a snapshot's name.
+func ValidateSnapshotName(name string) error { return validate(snapshotNoun, name) }
+
+func validate(noun, name string) error {
 	const hint = "A name has 1 to 63 characters: a-z, 0-9 and '-', not starting with '-'."
 	if len(name) < 1 || len(name) > 63 {
-		return fault.New(fault.Usage, hint, "sandbox name %q has %d characters", clip(name), len(name))
+		return fault.New(fault.Usage, hint, "%s name %q has %d characters", noun, clip(name), len(name))
 	}
 	for i := range len(name) {
 		if c := name[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' && i > 0) {
-			return fault.New(fault.Usage, hint, "sandbox name %q has a character that names cannot have", clip(name))
+			return fault.New(fault.Usage, hint, "%s name %q has a character that names cannot have", noun, clip(name))
 		}
 	}
 	return nil

@@ -21,12 +21,19 @@ func TestValidateName(t *testing.T) {
 		}
 	}
 	b := newBook(t, "")
+	kept, err := OpenSnapshots(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{
 		"", ".", "..", "../x", "/etc/x", `a\b`, "a/b", "a\x00b", "a\nb", "-rf", "a b", "A", "Ünder", "a.b", "a_b", ".gate",
 		removedPrefix + "x", strings.Repeat("x", 64), strings.Repeat("x", 1<<20), "a\x1b[31m", "a\xff", "con:",
 	} {
 		wantFault(t, ValidateName(name), fault.Usage, "sandbox name")
-		_, err := b.Create(name)
+		wantFault(t, ValidateSnapshotName(name), fault.Usage, "snapshot name")
+		_, err := kept.Create(name)
+		wantFault(t, err, fault.Usage, "snapshot name")
+		_, err = b.Create(name)
 		wantFault(t, err, fault.Usage)
 		_, err = b.Read(name)
 		wantFault(t, err, fault.Usage)
