@@ -137,7 +137,7 @@ func (o networkCommand) change() (c egress.Change, err error) {
 		if verb == "allow" {
 			c.Allow, err = allowRules(what, rest)
 		} else {
-			c.Deny, err = parseRules(what, rest)
+			c.Deny, err = denyRules(what, rest)
 		}
 		return c, err
 	}

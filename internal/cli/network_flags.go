@@ -14,6 +14,7 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/ui"
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // noNetwork is in place of a mode where the machine has no network card.
@@ -100,10 +101,11 @@ func (o networkOptions) given() bool {
 }
 
 // noRate is the word for a network that is as fast as it goes; slowestRate is what
-// programs get along with.
+// programs get along with, fastestRate is more than any network has.
 const (
 	noRate      = "none"
 	slowestRate = 16 << 10
+	fastestRate = 1 << 40
 )
 
 // parseRate reads how many bytes a second may pass.
@@ -111,13 +113,15 @@ func parseRate(what, text string) (int64, error) {
 	if text == noRate {
 		return 0, nil
 	}
-	hint := fmt.Sprintf("Write a number and a unit, such as 500K or 2M: the bytes of a second; or %s.", noRate)
+	hint := fmt.Sprintf("Write a number and a unit, such as 500K or 2M: the bytes of a second; %s lifts the limit.", noRate)
 	n, err := config.ParseSize(text)
 	switch {
 	case err != nil:
 		return 0, fault.New(fault.Usage, hint, "%s: %w", what, err)
 	case n < slowestRate:
 		return 0, fault.New(fault.Usage, hint, "%s: %s a second are too little to work with: programs would give up", what, ui.Bytes(n))
+	case n > fastestRate:
+		return 0, fault.New(fault.Usage, hint, "%s: %s a second are more than any network has", what, ui.Bytes(n))
 	}
 	return n, nil
 }
@@ -186,6 +190,20 @@ func allowRules(what string, texts []string) ([]egress.Rule, error) {
 	}
 	for _, r := range rules {
 		if err := r.Opens(); err != nil {
+			return nil, fault.New(fault.Usage, "", "%s: %w", what, err)
+		}
+	}
+	return rules, nil
+}
+
+// denyRules reads rules that are to close something. One that never does is refused.
+func denyRules(what string, texts []string) ([]egress.Rule, error) {
+	rules, err := parseRules(what, texts)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rules {
+		if err := r.Closes(wire.Gateway4.Addr(), wire.Gateway6.Addr()); err != nil {
 			return nil, fault.New(fault.Usage, "", "%s: %w", what, err)
 		}
 	}

@@ -3,6 +3,7 @@ package egress
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -22,6 +23,19 @@ func (r Rule) Opens() error {
 	}
 	if ok && !where.whole && !r.prefix.IsSingleIP() {
 		return fmt.Errorf("rule %q opens nothing: of %s only single addresses are opened", r, where.what)
+	}
+	return nil
+}
+
+// Closes tells why nothing is closed by denying a rule, whatever the policy; nil where
+// something is. The addresses are those by which a sandbox reaches this computer.
+func (r Rule) Closes(computer ...netip.Addr) error {
+	const instead = "a port of this computer is closed as " + HostName + ":PORT, all as *.smolvm.internal"
+	if where, ok := within(r.prefix); ok && where.self() {
+		return fmt.Errorf("rule %q closes nothing: there a sandbox reaches itself; %s", r, instead)
+	}
+	if r.prefix.IsSingleIP() && slices.Contains(computer, r.prefix.Addr()) {
+		return fmt.Errorf("rule %q closes nothing: the address stands for this computer; %s", r, instead)
 	}
 	return nil
 }

@@ -119,6 +119,19 @@ func TestRulesThatOpenNothing(t *testing.T) {
 	}
 }
 
+func TestRulesThatCloseNothing(t *testing.T) {
+	gateway := netip.MustParseAddr("10.0.2.2")
+	for text, want := range map[string]string{
+		"127.0.0.1": "reaches itself", "127.0.0.0/8": "reaches itself", "[::1]:80": "reaches itself",
+		"10.0.2.2": "stands for this computer", "10.0.2.2:80": "stands for this computer",
+		"10.0.2.0/24": "", "10.0.0.0/8": "", "10.0.2.4": "", "224.0.0.0/4": "", "0.0.0.0/0": "", "*.smolvm.internal": "", "host.smolvm.internal:80": "",
+	} {
+		if err := rules(t, text)[0].Closes(gateway); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func lastOf(p netip.Prefix) netip.Addr {
 	bytes := p.Addr().AsSlice()
 	for bit := p.Bits(); bit < len(bytes)*8; bit++ {

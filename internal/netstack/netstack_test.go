@@ -108,6 +108,31 @@ func TestPortOfThisComputer(t *testing.T) {
 	}
 }
 
+// TestPortOfThisComputerByAnyName asks one for a name that is denied, and as a proxy
+// for one that nothing allows: who opens a port opens all that is there.
+func TestPortOfThisComputerByAnyName(t *testing.T) {
+	policy := egress.Policy{Mode: egress.Restricted, Allow: []egress.Rule{egress.HostPort(8080)}, Deny: allow(t, egress.Open, "bad.example").Allow}
+	g := newGuest(t, policy)
+	g.serve(t, "127.0.0.1:8080", echoes)
+	for _, request := range []string{
+		"GET / HTTP/1.1\r\nHost: bad.example\r\n\r\n",
+		"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+	} {
+		conn, err := g.tcp(t, "10.0.2.2:8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		got := make([]byte, len(request))
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != request {
+			t.Errorf("%q comes back as %q, %v", request, got, err)
+		}
+	}
+}
+
 func TestUnreachableIsReset(t *testing.T) {
 	g := newGuest(t, egress.Policy{})
 	if _, err := g.tcp(t, "203.0.113.9:1"); err == nil || !strings.Contains(err.Error(), "refused") {
