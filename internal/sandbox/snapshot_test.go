@@ -76,6 +76,27 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// TestSnapshotsAreNoRestarts keeps a sandbox more often than a guest may start over.
+func TestSnapshotsAreNoRestarts(t *testing.T) {
+	b := newBench(t)
+	b.create("one")
+	b.start("one")
+	for range 10 {
+		if _, err := b.m.Snapshot(t.Context(), "one", "ready", false); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.m.RemoveSnapshot("ready"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, _ := b.exec("one", "hello", "cat"); out != "hello" {
+		t.Errorf("it answers %q", out)
+	}
+	if found, err := b.m.Get("one"); err != nil || len(found.Record.Troubles) != 0 {
+		t.Errorf("troubles %+v, %v", found.Record.Troubles, err)
+	}
+}
+
 // TestSnapshotRefuses leaves no snapshot and no sandbox behind.
 func TestSnapshotRefuses(t *testing.T) {
 	b := newBench(t)

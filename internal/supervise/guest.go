@@ -106,7 +106,11 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 		g.log.Info("guest link ended", "reason", link.Err())
 	}()
 	g.set(func(s *state) { s.link = link })
-	g.troubles.opened()
+	if g.resumes() {
+		g.troubles.resumed()
+	} else {
+		g.troubles.opened()
+	}
 	stop := context.AfterFunc(ctx, func() { _ = link.Close() }) // ends Messages
 	defer stop()
 	holding.Go(func() { g.pulse.watch(ctx, link) })

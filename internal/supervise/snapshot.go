@@ -165,6 +165,19 @@ func (s *supervisor) sweepSnapshot() error {
 type renewal struct {
 	identity *wire.Identity  // nil: it stays who it is
 	told     *guestlink.Link // on which it was said: once on each
+	resumed  bool            // the session of the link that goes on without a boot has begun
+}
+
+// resumes tells whether the session of the link that has just begun is the first of a
+// guest that was kept or restored, which did not boot for it.
+func (g *guest) resumes() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.renewal == nil || g.renewal.resumed {
+		return false
+	}
+	g.renewal.resumed = true
+	return true
 }
 
 // keepOut has the guest let nobody in until letIn.

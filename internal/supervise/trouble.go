@@ -105,6 +105,14 @@ func (t *troubles) opened() {
 	t.linked = true
 }
 
+// resumed says that the guest has opened its link again without a start: it was kept,
+// or runs on from a snapshot.
+func (t *troubles) resumed() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.boots, t.linked = max(t.boots, 1), true
+}
+
 // started counts the starts of a guest after the first: each opens the link, or
 // ends in a panic before it could.
 func (t *troubles) started(link bool) {
