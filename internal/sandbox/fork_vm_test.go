@@ -101,7 +101,7 @@ func TestVMFork(t *testing.T) {
 		}
 	}
 	restarted(t, b, "fork-1", ask)
-	keptAndRestored(t, b, "fork-2", ask)
+	keptAndRestored(t, b, "fork-1", ask)
 }
 
 // keptAndRestored keeps a fork, deletes it, and runs on from its snapshot as another
