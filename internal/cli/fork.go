@@ -59,13 +59,9 @@ A sandbox that was given credentials has them in its memory, and is forked only 
 }
 
 func runFork(ctx context.Context, app *App, o forkOptions) error {
-	boxes, s, err := app.one(o.Name)
+	boxes, s, err := app.onlyRunning(o.Name, "forked")
 	if err != nil {
 		return err
-	}
-	if s.State != sandbox.Running {
-		return fault.New(fault.NotRunning, "Start it with smolvm start "+o.Name+".",
-			"sandbox %q is %s: only one that runs can be forked", o.Name, s.State)
 	}
 	if err := app.Intact(ctx, s.Image); err != nil {
 		return err
@@ -95,6 +91,16 @@ func runFork(ctx context.Context, app *App, o forkOptions) error {
 		views = append(views, app.viewOf(s))
 	}
 	return ui.WriteData(app.Streams.Out, views)
+}
+
+// onlyRunning refuses a sandbox that is not running, of which that cannot be done then.
+func (a *App) onlyRunning(name, done string) (sandboxes, sandbox.Status, error) {
+	boxes, s, err := a.one(name)
+	if err == nil && s.State != sandbox.Running {
+		err = fault.New(fault.NotRunning, "Start it with smolvm start "+name+".",
+			"sandbox %q is %s: only one that runs can be %s", name, s.State, done)
+	}
+	return boxes, s, err
 }
 
 // fork is what a start would take from this computer.
@@ -139,10 +145,5 @@ func (a *App) sayKept(r record.Record, forks []string) {
 	if len(r.Credentials) == 0 {
 		return
 	}
-	var kept []string
-	for _, text := range r.Credentials {
-		name, _, _ := strings.Cut(text, "=")
-		kept = append(kept, name)
-	}
-	a.notice("Kept here: %s. For use in %s, stop and start it.", strings.Join(kept, ", "), strings.Join(forks, " or "))
+	a.notice("Kept here: %s. For use in %s, stop and start it.", strings.Join(entryNames(r.Credentials), ", "), strings.Join(forks, " or "))
 }

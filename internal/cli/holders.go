@@ -32,23 +32,23 @@ func (a *App) holders(context.Context) ([]store.Holder, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := a.holdersIn(boxes, "sandbox", "delete")
+	all, err := a.holdersIn(boxes)
 	if err != nil {
 		return nil, err
 	}
-	more, err := a.holdersIn(kept, "snapshot", "snapshot rm")
+	more, err := a.holdersIn(kept)
 	return append(all, more...), err
 }
 
-// holdersIn are those of one book, which are called so and removed by that command.
-func (a *App) holdersIn(book *record.Book, noun, remove string) ([]store.Holder, error) {
+// holdersIn are those of one book.
+func (a *App) holdersIn(book *record.Book) ([]store.Holder, error) {
 	names, err := book.Names()
 	if err != nil {
 		return nil, err
 	}
 	var all []store.Holder
 	for _, name := range names {
-		holder, err := a.holder(book, name, noun, remove)
+		holder, err := a.holder(book, name)
 		if err != nil {
 			return nil, err
 		}
@@ -60,8 +60,8 @@ func (a *App) holdersIn(book *record.Book, noun, remove string) ([]store.Holder,
 // holder is a sandbox or snapshot with the keys of what it stands on. Of a newer program's
 // record everything counts that looks like a key; where a record was lost or torn
 // the sandbox may stand on anything: too much stays rather than too little.
-func (a *App) holder(book *record.Book, name, noun, remove string) (store.Holder, error) {
-	holder := store.Holder{Name: noun + " " + name}
+func (a *App) holder(book *record.Book, name string) (store.Holder, error) {
+	holder := store.Holder{Name: book.Noun() + " " + name}
 	r, err := book.Read(name)
 	switch {
 	case err == nil:
@@ -77,7 +77,7 @@ func (a *App) holder(book *record.Book, name, noun, remove string) (store.Holder
 	if len(holder.Keys) > 0 {
 		return holder, nil
 	}
-	holder.Name += fmt.Sprintf(", whose record cannot be read (smolvm %s %s)", remove, name)
+	holder.Name += fmt.Sprintf(", whose record cannot be read (smolvm %s %s)", book.Deleting(), name)
 	holder.Keys, err = a.allKeys()
 	return holder, err
 }

@@ -288,23 +288,23 @@ func (l *launch) freeName() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	taken := map[string]bool{}
-	for _, name := range names {
-		taken[name] = true
-	}
 	if name := l.options.Name; name != "" {
-		if taken[name] {
+		if slices.Contains(names, name) {
 			return "", fault.New(fault.Conflict,
 				fmt.Sprintf("Start it again with smolvm start %s, delete it, or choose another name with -n.", name),
 				"there is already a sandbox %q", name)
 		}
 		return name, nil
 	}
-	base := l.defaultName()
-	if !taken[base] {
-		return base, nil
+	return freeName(l.defaultName(), names), nil
+}
+
+// freeName is a name that is not taken, else the next of its kind.
+func freeName(base string, taken []string) string {
+	if !slices.Contains(taken, base) {
+		return base
 	}
-	return nextName(base, names), nil
+	return nextName(base, taken)
 }
 
 // nextName is the first of base-2, base-3 and so on that is free.

@@ -33,12 +33,17 @@ func (a *App) allThere(names []string) (sandboxes, error) {
 	if err != nil {
 		return nil, err
 	}
+	return boxes, allAmong(all, names, "sandbox", "See smolvm list.")
+}
+
+// allAmong refuses names that are not among all.
+func allAmong(all, names []string, noun, hint string) error {
 	for _, name := range names {
 		if !slices.Contains(all, name) {
-			return nil, fault.New(fault.NotFound, nearHint(name, all, "See smolvm list."), "there is no sandbox %q", name)
+			return fault.New(fault.NotFound, nearHint(name, all, hint), "there is no %s %q", noun, name)
 		}
 	}
-	return boxes, nil
+	return nil
 }
 
 // runningSandbox refuses a sandbox that is not running.

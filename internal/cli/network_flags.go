@@ -170,7 +170,8 @@ func (o networkOptions) policy(preset preset.Preset) (egress.Policy, error) {
 	return p.Allowing(rules...), nil
 }
 
-func parseRules(what string, texts []string) ([]egress.Rule, error) {
+// parseRules reads rules. One that is of no use, which useless says of it, is refused.
+func parseRules(what string, texts []string, useless func(egress.Rule) error) ([]egress.Rule, error) {
 	var rules []egress.Rule
 	for _, text := range texts {
 		r, err := egress.ParseRule(text)
@@ -179,35 +180,22 @@ func parseRules(what string, texts []string) ([]egress.Rule, error) {
 		}
 		rules = append(rules, r)
 	}
+	for _, r := range rules {
+		if err := useless(r); err != nil {
+			return nil, fault.New(fault.Usage, "", "%s: %w", what, err)
+		}
+	}
 	return rules, nil
 }
 
 // allowRules reads rules that are to open something. One that never does is refused.
 func allowRules(what string, texts []string) ([]egress.Rule, error) {
-	rules, err := parseRules(what, texts)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range rules {
-		if err := r.Opens(); err != nil {
-			return nil, fault.New(fault.Usage, "", "%s: %w", what, err)
-		}
-	}
-	return rules, nil
+	return parseRules(what, texts, egress.Rule.Opens)
 }
 
 // denyRules reads rules that are to close something. One that never does is refused.
 func denyRules(what string, texts []string) ([]egress.Rule, error) {
-	rules, err := parseRules(what, texts)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range rules {
-		if err := r.Closes(wire.Gateway4.Addr(), wire.Gateway6.Addr()); err != nil {
-			return nil, fault.New(fault.Usage, "", "%s: %w", what, err)
-		}
-	}
-	return rules, nil
+	return parseRules(what, texts, func(r egress.Rule) error { return r.Closes(wire.Gateway4.Addr(), wire.Gateway6.Addr()) })
 }
 
 // sayIdle says which of the rules that were just allowed change nothing yet. Some

@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
@@ -167,20 +166,19 @@ func (a *App) snapshotsThere(names []string) (sandboxes, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := boxes.Snapshots()
+	all, err := snapshotNames(boxes)
 	if err != nil {
 		return nil, err
 	}
-	var known []string
+	return boxes, allAmong(all, names, "snapshot", "See smolvm snapshot list.")
+}
+
+func snapshotNames(boxes snapshots) (names []string, err error) {
+	all, err := boxes.Snapshots()
 	for _, k := range all {
-		known = append(known, k.Name)
+		names = append(names, k.Name)
 	}
-	for _, name := range names {
-		if !slices.Contains(known, name) {
-			return nil, fault.New(fault.NotFound, nearHint(name, known, "See smolvm snapshot list."), "there is no snapshot %q", name)
-		}
-	}
-	return boxes, nil
+	return names, err
 }
 
 // completeSnapshots offers the snapshots that are not yet among the arguments, of which
@@ -191,13 +189,8 @@ func (a *App) completeSnapshots(most int) completer {
 		if err != nil || most != anyNumber && len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		all, _ := boxes.Snapshots() // no names are better than an error in the middle of a line
-		var names []string
-		for _, k := range all {
-			if !slices.Contains(args, k.Name) {
-				names = append(names, k.Name)
-			}
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		names, _ := snapshotNames(boxes) // no names are better than an error in the middle of a line
+		named := func(name string) bool { return slices.Contains(args, name) }
+		return slices.DeleteFunc(names, named), cobra.ShellCompDirectiveNoFileComp
 	}
 }

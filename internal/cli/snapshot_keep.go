@@ -51,13 +51,9 @@ A sandbox that was given credentials has them in its memory, and is kept only wi
 }
 
 func runSnapshotCreate(ctx context.Context, app *App, o snapshotCreateOptions) error {
-	boxes, s, err := app.one(o.Name)
+	boxes, _, err := app.onlyRunning(o.Name, "kept")
 	if err != nil {
 		return err
-	}
-	if s.State != sandbox.Running {
-		return fault.New(fault.NotRunning, "Start it with smolvm start "+o.Name+".",
-			"sandbox %q is %s: only one that runs can be kept", o.Name, s.State)
 	}
 	if o.Snapshot == "" {
 		if o.Snapshot, err = freeSnapshot(boxes, o.Name); err != nil {
@@ -77,18 +73,8 @@ func runSnapshotCreate(ctx context.Context, app *App, o snapshotCreateOptions) e
 
 // freeSnapshot is the sandbox's name, made unique among the snapshots.
 func freeSnapshot(boxes snapshots, name string) (string, error) {
-	all, err := boxes.Snapshots()
-	if err != nil {
-		return "", err
-	}
-	var taken []string
-	for _, k := range all {
-		taken = append(taken, k.Name)
-	}
-	if !slices.Contains(taken, name) {
-		return name, nil
-	}
-	return nextName(name, taken), nil
+	taken, err := snapshotNames(boxes)
+	return freeName(name, taken), err
 }
 
 // snapshotRestoreOptions are what `snapshot restore` was asked for.

@@ -61,19 +61,23 @@ const (
 	snapshotNoun = "snapshot"
 )
 
-// listing and deleting are the commands that do so.
+// Noun is what one of them is called.
+func (b *Book) Noun() string { return b.noun }
+
+// Deleting is the command that removes one.
+func (b *Book) Deleting() string {
+	if b.noun == sandboxNoun {
+		return "delete"
+	}
+	return b.noun + " rm"
+}
+
+// listing is the command that lists them.
 func (b *Book) listing() string {
 	if b.noun == sandboxNoun {
 		return "list"
 	}
 	return b.noun + " list"
-}
-
-func (b *Book) deleting() string {
-	if b.noun == sandboxNoun {
-		return "delete"
-	}
-	return b.noun + " rm"
 }
 
 // what is one of them in a message.
@@ -142,7 +146,7 @@ func (b *Book) Read(name string) (Record, error) {
 	if err != nil {
 		hint := fault.HintOf(err)
 		if hint == "" {
-			hint = fmt.Sprintf("Delete it: smolvm %s %s", b.deleting(), name)
+			hint = fmt.Sprintf("Delete it: smolvm %s %s", b.Deleting(), name)
 		}
 		return Record{}, fault.New(brokenCode(err), hint, "read %s: %w", b.what(name), err)
 	}
@@ -251,6 +255,25 @@ func (b *Book) Remove(name string) error {
 		err = errors.Join(err, lock.Release())
 	}
 	return err
+}
+
+// RemoveIf removes one that is abandoned, if nobody holds it: it is judged again under
+// its lock.
+func (b *Book) RemoveIf(name string, abandoned func(name string) bool) error {
+	if !abandoned(name) {
+		return nil
+	}
+	lock, err := b.Lock(name)
+	switch code := fault.CodeOf(err); {
+	case err != nil && (code == fault.Conflict || code == fault.NotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	if !abandoned(name) {
+		return lock.Release()
+	}
+	return lock.Remove()
 }
 
 // lockable tells whether the sandbox has a lock that somebody could be holding.

@@ -159,6 +159,9 @@ type Layer struct {
 // also where the file system ignores case.
 func ValidateName(name string) error { return validate(sandboxNoun, name) }
 
+// Hostname is the host name of a sandbox with that name: no host name ends with '-'.
+func Hostname(name string) string { return strings.TrimRight(name, "-") }
+
 // ValidateSnapshotName does the same for a snapshot's name.
 func ValidateSnapshotName(name string) error { return validate(snapshotNoun, name) }
 

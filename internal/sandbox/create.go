@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/event"
@@ -124,7 +123,7 @@ func (m *Manager) writeSeed(folder record.Folder, spec Spec, id string, keys key
 		search = host.Searched(host.ResolverFile)
 	}
 	err := seed.Write(folder.Seed(), seed.Build(seed.Input{
-		Hostname: hostname(spec.Name), InstanceID: id,
+		Hostname: record.Hostname(spec.Name), InstanceID: id,
 		HostKeyPrivate: keys.host.PrivatePEM, HostKeyPublic: keys.host.AuthorizedKey,
 		AuthorizedKeys: []string{keys.client.AuthorizedKey},
 		CACerts:        spec.CACerts, Env: spec.Env, Services: spec.Services, Build: builds, Search: search,
@@ -132,6 +131,3 @@ func (m *Manager) writeSeed(folder record.Folder, spec Spec, id string, keys key
 	done(0)
 	return err
 }
-
-// hostname is the name with what a host name must not end with removed.
-func hostname(name string) string { return strings.TrimRight(name, "-") }

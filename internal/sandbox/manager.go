@@ -294,9 +294,7 @@ func (m *Manager) Recover() error {
 	}
 	errs := []error{m.Book.Sweep(), m.recoverSnapshots()}
 	for _, name := range names {
-		if m.abandoned(name) {
-			errs = append(errs, m.recover(name))
-		}
+		errs = append(errs, m.Book.RemoveIf(name, m.abandoned))
 	}
 	return errors.Join(errs...)
 }
@@ -310,19 +308,4 @@ func (m *Manager) abandoned(name string) bool {
 		return errors.Is(err, fs.ErrNotExist)
 	}
 	return err == nil && r.State == record.Creating
-}
-
-// recover removes an abandoned sandbox if nobody holds it, looking again under the lock.
-func (m *Manager) recover(name string) error {
-	lock, err := m.Book.Lock(name)
-	switch code := fault.CodeOf(err); {
-	case err != nil && (code == fault.Conflict || code == fault.NotFound):
-		return nil
-	case err != nil:
-		return err
-	}
-	if !m.abandoned(name) {
-		return lock.Release()
-	}
-	return lock.Remove()
 }

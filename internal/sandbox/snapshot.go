@@ -219,31 +219,12 @@ func (m *Manager) recoverSnapshots() error {
 		return err
 	}
 	errs := []error{book.Sweep()}
+	unfinished := func(name string) bool {
+		r, err := book.Read(name)
+		return errors.Is(err, record.ErrIncomplete) || err == nil && r.State == record.Creating
+	}
 	for _, name := range names {
-		errs = append(errs, recoverSnapshot(book, name))
+		errs = append(errs, book.RemoveIf(name, unfinished))
 	}
 	return errors.Join(errs...)
-}
-
-// recoverSnapshot removes a snapshot that nobody finishes, judged under its lock.
-func recoverSnapshot(book *record.Book, name string) error {
-	if !unfinished(book, name) {
-		return nil
-	}
-	lock, err := book.Lock(name)
-	switch code := fault.CodeOf(err); {
-	case err != nil && (code == fault.Conflict || code == fault.NotFound):
-		return nil
-	case err != nil:
-		return err
-	}
-	if !unfinished(book, name) {
-		return lock.Release()
-	}
-	return lock.Remove()
-}
-
-func unfinished(book *record.Book, name string) bool {
-	r, err := book.Read(name)
-	return errors.Is(err, record.ErrIncomplete) || err == nil && r.State == record.Creating
 }

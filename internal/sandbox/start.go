@@ -90,12 +90,7 @@ func (m *Manager) reserve(name string) (*record.Lock, error) {
 }
 
 // clean removes what a first start left when its supervisor could not do so itself.
-func (m *Manager) clean(name string) error {
-	if !m.abandoned(name) {
-		return nil
-	}
-	return m.recover(name)
-}
+func (m *Manager) clean(name string) error { return m.Book.RemoveIf(name, m.abandoned) }
 
 // Pack boots a stopped sandbox once more to write its overlay's upper directory
 // as a file system to blank, a file that is large enough, and cuts that file to

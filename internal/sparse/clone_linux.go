@@ -9,7 +9,7 @@ import (
 
 // Clone makes a new file that shares the blocks of another one.
 func Clone(source *os.File, to string) (*os.File, error) {
-	target, err := create(to)
+	target, err := Create(to)
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func CopyFile(ctx context.Context, from, to string) error {
 	}
 	target, err := Clone(source, to)
 	if err != nil {
-		if target, err = create(to); err != nil {
+		if target, err = Create(to); err != nil {
 			return err
 		}
 		err = Copy(ctx, source, target, info.Size())
@@ -45,8 +45,9 @@ func CopyFile(ctx context.Context, from, to string) error {
 	return nil
 }
 
-// create never opens something that exists, be it a link, a device or a file.
-func create(path string) (*os.File, error) {
+// Create makes a file. It never opens something that exists, be it a link, a device or
+// a file.
+func Create(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 }
 

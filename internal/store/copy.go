@@ -61,7 +61,7 @@ func (s *Store) copyFile(ctx context.Context, from, to string) error {
 		if err := s.Reserve(identity.Blocks * 512); err != nil {
 			return err
 		}
-		if target, err = createFile(to); err != nil {
+		if target, err = sparse.Create(to); err != nil {
 			return err
 		}
 		if err := sparse.Copy(ctx, source, target, identity.Size); err != nil {

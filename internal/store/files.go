@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/sparse"
 )
 
 // ensureDir makes a folder that others may read and only its owner may write.
@@ -70,11 +71,6 @@ func readFile(path string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// createFile never opens something that exists, be it a link, a device or a file.
-func createFile(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
-}
-
 // The file operations that change the store go through the methods below. After
 // each of them did, if it is set, is told: tests stop the process there, and
 // check that whatever is renamed was synced before.
@@ -88,7 +84,7 @@ func (s *Store) told(op, path string, err error) error {
 
 // writeFile makes a new file with exactly these bytes, on disk when it returns.
 func (s *Store) writeFile(path string, data []byte, mode fs.FileMode) error {
-	f, err := createFile(path)
+	f, err := sparse.Create(path)
 	if s.told("create", path, err) != nil {
 		return err
 	}

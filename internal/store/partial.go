@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/fault"
+	"github.com/smolvm/smolvm/internal/sparse"
 )
 
 // Files of a partial besides those of an object. Everything in the folder of a
@@ -99,7 +100,7 @@ func (c *Claim) resume(name string) (*os.File, error) {
 	err := c.store.removeAll(path)
 	if err == nil {
 		var file *os.File
-		if file, err = createFile(path); c.store.told("create", path, err) == nil {
+		if file, err = sparse.Create(path); c.store.told("create", path, err) == nil {
 			return file, nil
 		}
 	}
@@ -226,7 +227,7 @@ func (c *Claim) Progress(done, total int64) {
 		if !ours(c.partial()) || os.RemoveAll(path) != nil {
 			return
 		}
-		file, err := createFile(path)
+		file, err := sparse.Create(path)
 		if err != nil {
 			return
 		}

@@ -94,7 +94,7 @@ func commandLine(rec record.Record, mode wire.Mode, drives []vmm.Drive) string {
 	}
 	line := fmt.Sprintf("%s %s=%s %s=%s", rec.Image.CommandLine, wire.OptMode, mode, wire.OptDrives, strings.Join(roles, ","))
 	if mode == wire.ModeRun {
-		line += fmt.Sprintf(" %s=%s", wire.OptHostname, strings.TrimRight(rec.Name, "-")) // no host name ends with one
+		line += fmt.Sprintf(" %s=%s", wire.OptHostname, record.Hostname(rec.Name))
 	}
 	if rec.Generation > 0 {
 		line += fmt.Sprintf(" %s=%d", wire.OptGeneration, rec.Generation)

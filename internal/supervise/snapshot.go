@@ -14,6 +14,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/guestlink"
+	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sparse"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -149,7 +150,7 @@ func (s *supervisor) identity() (*wire.Identity, error) {
 		return nil, fmt.Errorf("draw random numbers for the guest: %w", err)
 	}
 	return &wire.Identity{
-		InstanceID: s.rec.ID, Hostname: strings.TrimRight(s.rec.Name, "-"), HostKey: string(host),
+		InstanceID: s.rec.ID, Hostname: record.Hostname(s.rec.Name), HostKey: string(host),
 		AuthorizedKeys: []string{strings.TrimSpace(string(client))}, Entropy: entropy,
 	}, nil
 }

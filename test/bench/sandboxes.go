@@ -65,7 +65,7 @@ func (b *bench) sandboxes(ctx context.Context) (text string, err error) {
 		}
 		h.start = append(h.start, d)
 	}
-	if err := rest(ctx, rested); err != nil {
+	if err := pause(ctx, rested); err != nil {
 		return "", err
 	}
 	h.taken = before - memoryNow()
@@ -101,7 +101,7 @@ func (b *bench) measureHerd(ctx context.Context, h *herd) error {
 	if err != nil {
 		return err
 	}
-	if err := rest(ctx, rested); err != nil {
+	if err := pause(ctx, rested); err != nil {
 		return err
 	}
 	after, err := b.workOf(h)
@@ -148,18 +148,6 @@ func (h herd) render() string {
 		fmt.Fprintf(&text, "\nWhy there are not %d: less than %s of this computer's memory was left.\n", crowded, mib(spare))
 	}
 	return text.String()
-}
-
-// rest waits, or ends with ctx.
-func rest(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // memoryNow is the memory of this computer that programs can have, in bytes.
