@@ -48,6 +48,8 @@ type Server struct {
 	// On is told each request that was carried out.
 	On func(request string, body map[string]any) error
 
+	answering sync.Mutex // held from a request until its answer is sent
+
 	mu    sync.Mutex
 	state string
 	set   []string
@@ -108,10 +110,23 @@ func (s *Server) converse(conn net.Conn) {
 			_, _ = io.WriteString(conn, answer(413, `{"error":"Request payload with size `+fmt.Sprint(len(body))+` is larger than the limit of 51200 allowed by server."}`))
 			return
 		}
-		if _, err := io.WriteString(conn, s.carryOut(request.Method, name, body)); err != nil {
+		if err := s.answer(conn, request.Method, name, body); err != nil {
 			return
 		}
 	}
+}
+
+func (s *Server) answer(conn net.Conn, method, name string, body []byte) error {
+	s.answering.Lock()
+	defer s.answering.Unlock()
+	_, err := io.WriteString(conn, s.carryOut(method, name, body))
+	return err
+}
+
+// Settle waits until what was begun is answered.
+func (s *Server) Settle() {
+	s.answering.Lock()
+	defer s.answering.Unlock()
 }
 
 func answer(code int, body string) string {
