@@ -62,14 +62,18 @@ func (v networkView) text() string {
 // shownRules is how many rules a line shows.
 const shownRules = 4
 
+// ruleList leaves out the oldest rules of many: those are the preset's own.
 func ruleList(all []egress.Rule) string {
+	older := len(all) - shownRules
+	if older < 2 {
+		older = 0 // one takes no more room than to say that there is one
+	}
 	texts := make([]string, 0, shownRules+1)
-	for i, r := range all {
-		if i == shownRules && len(all) > shownRules+1 {
-			texts = append(texts, fmt.Sprintf("and %d more", len(all)-shownRules))
-			break
-		}
+	for _, r := range all[older:] {
 		texts = append(texts, r.String())
+	}
+	if older > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", older))
 	}
 	return strings.Join(texts, ", ")
 }
