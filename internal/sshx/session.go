@@ -28,6 +28,10 @@ type Exit struct {
 // server or the connection went away.
 var ErrLost = errors.New("the session was lost")
 
+// ErrEnded says that the connection ended before a session was opened on it: nothing of
+// that has begun.
+var ErrEnded = errors.New("the SSH connection has ended")
+
 // signalNumbers are Linux's numbers of the signals SSH names (RFC 4254, 6.10),
 // and of the others a guest may report.
 var signalNumbers = map[string]int{
@@ -104,6 +108,11 @@ func (c *Client) open(ctx context.Context) (ssh.Channel, <-chan *ssh.Request, er
 	}()
 	select {
 	case r := <-opened:
+		var refused *ssh.OpenChannelError
+		if r.err != nil && !errors.As(r.err, &refused) {
+			_ = c.Close() // it may be that what it answered was no answer
+			r.err = fmt.Errorf("%w: %w", ErrEnded, r.err)
+		}
 		if r.err != nil {
 			return nil, nil, fmt.Errorf("open an SSH session: %w", r.err)
 		}

@@ -92,8 +92,17 @@ func (r *relay) answer(k kind, value any) error {
 	return r.out.sendJSON(k, value)
 }
 
-// start opens the session.
+// start opens the session: once more where the connection turns out to have ended
+// before, as it does when the machine was kept.
 func (r *relay) start(ctx context.Context, command Command) (*sshx.Session, error) {
+	session, err := r.open(ctx, command)
+	if errors.Is(err, sshx.ErrEnded) {
+		session, err = r.open(ctx, command)
+	}
+	return session, err
+}
+
+func (r *relay) open(ctx context.Context, command Command) (*sshx.Session, error) {
 	client, err := r.guest.session(ctx)
 	if err != nil {
 		return nil, err

@@ -36,6 +36,7 @@ type room struct {
 	run       func(*sshtest.Process) sshx.Exit
 	mu        sync.Mutex
 	client    *sshx.Client
+	stale     *sshx.Client // given out once, before client
 }
 
 func newRoom(t *testing.T, run func(*sshtest.Process) sshx.Exit) *room {
@@ -104,6 +105,10 @@ func (r *room) stream(context.Context, wire.StreamKind) (net.Conn, error) {
 func (r *room) session(ctx context.Context) (*sshx.Client, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if stale := r.stale; stale != nil {
+		r.stale = nil
+		return stale, nil
+	}
 	if r.client != nil {
 		return r.client, nil
 	}
@@ -140,6 +145,21 @@ func TestExecBytes(t *testing.T) {
 	status, err := c.Exec(t.Context(), Command{}, Streams{In: bytes.NewReader(data), Out: &out, Err: &errs})
 	if err != nil || status != 3 || !bytes.Equal(out.Bytes(), data) || errs.String() != fmt.Sprint(len(data)) {
 		t.Errorf("%d, %v, %d bytes back, err %q", status, err, out.Len(), &errs)
+	}
+}
+
+// TestExecOnAConnectionThatHasEnded: the connection of a machine that was kept ends, and
+// who asks in that moment is not told of it.
+func TestExecOnAConnectionThatHasEnded(t *testing.T) {
+	r := newRoom(t, cat)
+	stale, err := r.session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = stale.Close()
+	r.stale, r.client = stale, nil
+	if status, err := r.dial().Exec(t.Context(), Command{}, Streams{}); err != nil || status != 3 {
+		t.Errorf("%d, %v", status, err)
 	}
 }
 

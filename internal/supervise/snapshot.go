@@ -70,9 +70,23 @@ func (s *supervisor) snapshot(ctx context.Context, o Snapshot) error {
 		return err
 	}
 	err := s.keepMachine(ctx, machine, o.Dir)
-	after, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), sessionTimeout, errNotReady())
+	after, cancel := s.whileAlive(context.WithoutCancel(ctx))
 	defer cancel()
 	return errors.Join(err, s.guest.letIn(after))
+}
+
+// whileAlive is ctx for as long as the machine runs and its guest may take to come back.
+func (s *supervisor) whileAlive(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	s.running.Go(func() {
+		select {
+		case <-s.died:
+			end(errStopped)
+		case <-ctx.Done():
+		}
+	})
+	timed, cancel := context.WithTimeoutCause(ctx, sessionTimeout, errNotReady())
+	return timed, func() { cancel(); end(nil) }
 }
 
 // given are the names of credentials that the guest really has: of what is kept from it
