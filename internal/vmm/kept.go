@@ -23,7 +23,9 @@ const maxKept = 64 << 10
 // Kept is what every driver notes in its snapshots about their machine. Drivers
 // embed it and add what they need themselves.
 type Kept struct {
-	Version   int      `json:"version"`
+	Version int `json:"version"`
+	// ID tells this snapshot from all others; empty where a driver knows no differences.
+	ID        string   `json:"id,omitempty"`
 	Arch      string   `json:"arch"`
 	CPUs      int      `json:"cpus"`
 	MemoryMiB int64    `json:"memory_mib"`
@@ -56,6 +58,18 @@ func (k Kept) Fits(spec Spec) error {
 		return fmt.Errorf("it is of a machine with a network card: %v", k.Network)
 	case !slices.Equal(k.Drives, want.Drives):
 		return fmt.Errorf("it is of a machine with the drives %q", k.Drives)
+	}
+	return nil
+}
+
+// Base tells why nobody knows what a machine's guest has changed since this snapshot;
+// latest is the ID of the machine's latest one, empty where it has none.
+func (k Kept) Base(latest string) error {
+	switch {
+	case latest == "":
+		return errors.New("the machine has no snapshot since it booted, or the last one failed")
+	case k.ID != latest:
+		return errors.New("it is not the latest of this machine's run")
 	}
 	return nil
 }

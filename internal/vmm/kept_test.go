@@ -43,6 +43,18 @@ func TestKeptFits(t *testing.T) {
 	}
 }
 
+func TestKeptBase(t *testing.T) {
+	for _, c := range []struct {
+		id, latest string
+		fits       bool
+	}{{"a", "a", true}, {"a", "b", false}, {"a", "", false}, {"", "", false}, {"", "a", false}} {
+		k := vmm.Kept{ID: c.id}
+		if err := k.Base(c.latest); (err == nil) != c.fits {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
 // FuzzKept reads any file as a snapshot's.
 func FuzzKept(f *testing.F) {
 	f.Add([]byte(`{"version":1,"arch":"amd64","cpus":2,"memory_mib":512,"drives":["layer0*","scratch"]}`))

@@ -47,6 +47,11 @@ type Spec struct {
 	Network     bool      // one virtio network card, whose other end Networked gives
 	RunDir      string    // private (0700) folder for sockets; short path
 	Console     io.Writer // everything the guest writes on its serial console; never nil
+	// Track has the monitor note which pages of memory the guest changes, which a Differ
+	// needs. It costs as long as the guest runs (each first write to a page after a start
+	// or a snapshot is a fault, and KVM maps guest memory in small pages only), so it is
+	// for who will ask for differences. A driver whose machines are none refuses it.
+	Track bool
 }
 
 // Machine is a started virtual machine.
@@ -111,6 +116,21 @@ type Snapshotter interface {
 	// leaves it empty. What is in there holds all of the guest's memory. The machine
 	// is kept at most once for each time that it is paused.
 	Snapshot(ctx context.Context, dir string) error
+}
+
+// Differ is a Snapshotter that, where its Spec says Track, writes no more than the pages
+// of memory that its guest changed since the machine's latest snapshot: the last that was
+// taken of it, by either way, or else the one it was restored from.
+type Differ interface {
+	Snapshotter
+	// Prepare readies a copy of the memory in base, the folder of the latest snapshot; any
+	// other folder is refused. Where the file system cannot share blocks it takes as long
+	// as a full snapshot, so it is for the time before the pause. What is prepared is gone
+	// after the next snapshot, a failed one too, and when the guest reboots.
+	Prepare(ctx context.Context, base string) error
+	// Diff does what Snapshot does, from what was prepared. What it leaves in dir is
+	// whole: base may go. Where writing it fails the next has to be a full snapshot.
+	Diff(ctx context.Context, dir string) error
 }
 
 // Restorer is a Driver that starts machines from snapshots. The guest runs on from

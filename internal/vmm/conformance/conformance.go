@@ -37,6 +37,12 @@ type Setup struct {
 	CPUs int
 	// Bulk is how much crosses a link each way, in bytes; 0: 10 MiB.
 	Bulk int64
+	// Differ says that machines are vmm.Differs; elsewhere a Spec that asks for it is
+	// refused.
+	Differ bool
+	// Written tells how many bytes the monitor of a machine has written to files; nil:
+	// that says nothing about its snapshots.
+	Written func(t *testing.T, m vmm.Machine) int64
 }
 
 func (s Setup) cpus() int {
@@ -96,6 +102,11 @@ func newSpec(t *testing.T, s Setup, layer string) (vmm.Spec, *buffer) {
 func start(t *testing.T, s Setup, layer string) *bench {
 	t.Helper()
 	spec, console := newSpec(t, s, layer)
+	return startSpec(t, s, spec, console)
+}
+
+func startSpec(t *testing.T, s Setup, spec vmm.Spec, console *buffer) *bench {
+	t.Helper()
 	m, err := s.Driver.Start(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)

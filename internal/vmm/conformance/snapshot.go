@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,30 +17,61 @@ import (
 
 // kept takes one machine through pause, snapshot and two restores at once.
 func kept(t *testing.T, s Setup, layer string) {
-	b := start(t, s, layer)
+	spec, console := newSpec(t, s, layer)
+	spec.Track = s.Differ
+	b := startSpec(t, s, spec, console)
 	c := b.link(t)
 	boot := c.look(t).BootID
 	write(t, c, "before")
+	before := c.keep(t)
 	machine, dir := b.machine.(vmm.Snapshotter), t.TempDir()
 	if err := machine.Snapshot(t.Context(), dir); err == nil {
 		t.Error("a running machine was kept")
 	}
 	t.Run("Pause", func(t *testing.T) { paused(t, machine, c) })
-	begun := time.Now()
+	full := b.take(t, machine.Snapshot, dir)
+	copies := []string{full.scratch, copyOf(t, full.scratch), copyOf(t, full.scratch)}
+	t.Run("GoesOn", func(t *testing.T) { c = goesOn(t, b, boot) })
+	if s.Differ {
+		t.Run("Differ", func(t *testing.T) { differs(t, b, c, full, before) })
+	} else {
+		t.Run("NoDiffer", func(t *testing.T) { differsNot(t, s, layer) })
+	}
+	t.Run("Restore", func(t *testing.T) { restored(t, b, dir, boot, copies[1:], before) })
+	t.Run("Refuse", func(t *testing.T) { refused(t, b, dir, copies[1]) })
+}
+
+// snapshot is one that was taken.
+type snapshot struct {
+	dir     string
+	scratch string // a copy of the disk of that moment
+	written int64  // bytes, by the monitor while it was paused
+}
+
+// take pauses the machine, keeps it in dir by snap, and lets it go on.
+func (b *bench) take(t *testing.T, snap func(context.Context, string) error, dir string) snapshot {
+	t.Helper()
+	machine, begun, before := b.machine.(vmm.Pauser), time.Now(), b.written(t)
 	if err := machine.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := machine.Snapshot(t.Context(), dir); err != nil {
+	if err := snap(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("paused and kept in %v: %d MB", time.Since(begun).Round(time.Millisecond), secret(t, dir)/1e6)
-	copies := []string{copyOf(t, b.scratch), copyOf(t, b.scratch)}
+	kept := snapshot{dir: dir, written: b.written(t) - before}
+	t.Logf("paused and kept in %v: %d MB, of which %d were written", time.Since(begun).Round(time.Millisecond), secret(t, dir)/1e6, kept.written/1e6)
+	kept.scratch = copyOf(t, b.scratch)
 	if err := machine.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Run("GoesOn", func(t *testing.T) { goesOn(t, b, boot) })
-	t.Run("Restore", func(t *testing.T) { restored(t, b, dir, boot, copies) })
-	t.Run("Refuse", func(t *testing.T) { refused(t, b, dir, copies[0]) })
+	return kept
+}
+
+func (b *bench) written(t *testing.T) int64 {
+	if b.setup.Written == nil {
+		return 0
+	}
+	return b.setup.Written(t, b.machine)
 }
 
 // paused checks that a halted guest answers when it goes on, and not before.
@@ -65,7 +97,7 @@ func paused(t *testing.T, m vmm.Pauser, c *client) {
 
 // goesOn checks that the machine itself runs on, with a new link, and no longer
 // changes what was kept.
-func goesOn(t *testing.T, b *bench, boot string) {
+func goesOn(t *testing.T, b *bench, boot string) *client {
 	c := b.link(t)
 	if got := c.look(t).BootID; got != boot {
 		t.Errorf("boot %s after a snapshot, want %s", got, boot)
@@ -74,10 +106,11 @@ func goesOn(t *testing.T, b *bench, boot string) {
 		talk(t, c, b.network, b.setup.Bulk)
 	}
 	write(t, c, "behind")
+	return c
 }
 
 // restored runs two machines from one snapshot, each with its copy of the scratch.
-func restored(t *testing.T, first *bench, dir, boot string, copies []string) {
+func restored(t *testing.T, first *bench, dir, boot string, copies []string, memory []byte) {
 	var all []*bench
 	for _, path := range copies {
 		all = append(all, restore(t, first, dir, path))
@@ -95,6 +128,7 @@ func restored(t *testing.T, first *bench, dir, boot string, copies []string) {
 		if got := c.ask(t, guest.Request{Op: guest.Read, Drive: "scratch", N: 6}); string(got.Data) != "before" {
 			t.Errorf("the scratch of copy %d holds %q", i, got.Data)
 		}
+		c.remembers(t, memory)
 		own := fmt.Sprintf("copy %d", i)
 		write(t, c, own)
 		if text := readDrive(t, b.scratch, 6); text != own {
@@ -120,6 +154,11 @@ func restored(t *testing.T, first *bench, dir, boot string, copies []string) {
 func restore(t *testing.T, first *bench, dir, scratch string) *bench {
 	t.Helper()
 	spec, console := respec(t, first, scratch)
+	return restoreSpec(t, first, spec, console, dir)
+}
+
+func restoreSpec(t *testing.T, first *bench, spec vmm.Spec, console *buffer, dir string) *bench {
+	t.Helper()
 	begun := time.Now()
 	m, err := first.setup.Driver.(vmm.Restorer).Restore(t.Context(), spec, dir)
 	if err != nil {
@@ -132,7 +171,7 @@ func restore(t *testing.T, first *bench, dir, scratch string) *bench {
 // respec is the spec of a machine with another scratch.
 func respec(t *testing.T, first *bench, scratch string) (vmm.Spec, *buffer) {
 	spec, console := first.spec, newBuffer()
-	spec.Console, spec.RunDir = console, t.TempDir()
+	spec.Console, spec.RunDir, spec.Track = console, t.TempDir(), false
 	spec.Drives = []vmm.Drive{spec.Drives[0], {ID: spec.Drives[1].ID, Path: scratch}}
 	return spec, console
 }

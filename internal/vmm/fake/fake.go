@@ -92,16 +92,16 @@ func (g *Guest) Open() (net.Conn, error) {
 
 // Start runs the guest function in a goroutine the machine owns.
 func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
-	return d.start(ctx, spec, nil)
+	return d.start(ctx, spec, keptMachine{})
 }
 
-func (d *Driver) start(ctx context.Context, spec vmm.Spec, memory []byte) (vmm.Machine, error) {
+func (d *Driver) start(ctx context.Context, spec vmm.Spec, k keptMachine) (vmm.Machine, error) {
 	if err := d.mayStart(ctx, spec); err != nil {
 		return nil, fmt.Errorf("start virtual machine %s: %w", spec.Name, err)
 	}
 	m := &machine{
-		guest: &Guest{Spec: spec, done: make(chan struct{}), links: make(chan net.Conn, 1), memory: memory},
-		ended: make(chan struct{}),
+		guest: &Guest{Spec: spec, done: make(chan struct{}), links: make(chan net.Conn, 1), memory: k.Memory},
+		ended: make(chan struct{}), latest: k.ID,
 	}
 	go m.run(d.Guest)
 	return m, nil
@@ -149,9 +149,11 @@ type machine struct {
 	ended chan struct{} // closed when the guest function has returned
 	once  sync.Once     // closes guest.done
 
-	mu     sync.Mutex
-	killed bool
-	err    error
+	mu       sync.Mutex
+	latest   string // ID of the latest snapshot; empty: none
+	prepared bool   // to be kept as it differs from that
+	killed   bool
+	err      error
 }
 
 func (m *machine) run(guest func(*Guest) error) {

@@ -2,6 +2,7 @@ package fake_test
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	conformance.Run(t, conformance.Setup{
-		Driver: &fake.Driver{Guest: run}, Arch: runtime.GOARCH, Accel: vmm.TCG, Boot: patience,
+		Driver: &fake.Driver{Guest: run}, Arch: runtime.GOARCH, Accel: vmm.TCG, Boot: patience, Differ: true,
 	})
 }
 
@@ -51,20 +52,42 @@ func run(g *fake.Guest) error {
 
 type machine struct {
 	*fake.Guest
-	boot string
+	memory
+}
+
+// memory is all that a guest remembers.
+type memory struct {
+	Boot   string
+	Blocks []byte
 }
 
 // newMachine boots, or goes on where a snapshot was taken.
 func newMachine(g *fake.Guest) *machine {
-	if g.Memory() == nil {
-		g.Remember([]byte(rand.Text()))
+	m := &machine{Guest: g, memory: memory{Boot: rand.Text()}}
+	if text := g.Memory(); text == nil {
+		m.remember()
+	} else if err := json.Unmarshal(text, &m.memory); err != nil {
+		panic(err) // what remember wrote
 	}
-	return &machine{g, string(g.Memory())}
+	return m
 }
+
+func (m *machine) remember() {
+	text, _ := json.Marshal(m.memory) // a string and bytes
+	m.Remember(text)
+}
+
+func (m *machine) Keep(block []byte) error {
+	m.Blocks = append(m.Blocks, block...)
+	m.remember()
+	return nil
+}
+
+func (m *machine) Kept() []byte { return m.Blocks }
 
 func (m *machine) Look() (guest.Info, error) {
 	info := guest.Info{
-		BootID: m.boot, Arch: m.Spec.Arch, CPUs: m.Spec.CPUs, MemoryMiB: m.Spec.MemoryMiB - 1,
+		BootID: m.Boot, Arch: m.Spec.Arch, CPUs: m.Spec.CPUs, MemoryMiB: m.Spec.MemoryMiB - 1,
 		CommandLine: m.Spec.CommandLine, Networks: 1, Random: true,
 	}
 	for _, d := range m.Spec.Drives {

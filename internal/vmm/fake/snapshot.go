@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +13,7 @@ import (
 	"github.com/smolvm/smolvm/internal/vmm"
 )
 
-var _ vmm.Snapshotter = (*machine)(nil)
+var _ vmm.Differ = (*machine)(nil)
 
 // gate holds a paused guest back wherever it talks to the host.
 type gate struct {
@@ -106,9 +107,14 @@ func (m *machine) Snapshot(_ context.Context, dir string) error {
 	if !g.gate.paused() {
 		return fault.New(fault.Conflict, "", "snapshot virtual machine %s: it runs: pause it first", g.Spec.Name)
 	}
-	if err := vmm.WriteKept(dir, keptMachine{vmm.Keep(g.Spec), g.Memory()}); err != nil {
+	k := keptMachine{vmm.Keep(g.Spec), g.Memory()}
+	k.ID = rand.Text()
+	if err := vmm.WriteKept(dir, k); err != nil {
 		return fmt.Errorf("snapshot virtual machine %s: %w", g.Spec.Name, errors.Join(err, vmm.RemoveKept(dir)))
 	}
+	m.mu.Lock()
+	m.latest, m.prepared = k.ID, false
+	m.mu.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.open != nil {
@@ -116,6 +122,37 @@ func (m *machine) Snapshot(_ context.Context, dir string) error {
 		g.open = nil
 	}
 	return nil
+}
+
+// Prepare takes note of the latest snapshot. A fake machine's reboots are its guest's
+// own affair: they change nothing here.
+func (m *machine) Prepare(_ context.Context, base string) error {
+	var k keptMachine
+	err := vmm.ReadKept(base, &k)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		err = k.Base(m.latest)
+	}
+	if !m.guest.Spec.Track {
+		err = errors.New("it was started without noting what its guest changes")
+	}
+	if err != nil {
+		return fault.New(fault.Conflict, "", "prepare a snapshot of virtual machine %s from that in %s: %w", m.guest.Spec.Name, base, err)
+	}
+	m.prepared = true
+	return nil
+}
+
+// Diff is as large as any snapshot of a fake machine.
+func (m *machine) Diff(ctx context.Context, dir string) error {
+	m.mu.Lock()
+	prepared := m.prepared
+	m.mu.Unlock()
+	if !prepared {
+		return fault.New(fault.Conflict, "", "snapshot virtual machine %s: nothing is prepared", m.guest.Spec.Name)
+	}
+	return m.Snapshot(ctx, dir)
 }
 
 // Restore starts a machine whose guest remembers what the kept one did.
@@ -128,5 +165,5 @@ func (d *Driver) Restore(ctx context.Context, spec vmm.Spec, dir string) (vmm.Ma
 	if err != nil {
 		return nil, fault.New(fault.Conflict, "", "restore virtual machine %s: the snapshot in %s cannot be used: %w", spec.Name, dir, err)
 	}
-	return d.start(ctx, spec, k.Memory)
+	return d.start(ctx, spec, k)
 }

@@ -2,6 +2,7 @@ package firecracker
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ import (
 // serve starts a scripted server and gives a client of it.
 func serve(t *testing.T, s *apitest.Server) *client {
 	t.Helper()
-	s.Version = "1.12.1"
+	s.Version = cmp.Or(s.Version, "1.12.1")
 	path := filepath.Join(t.TempDir(), "api")
 	l, err := net.Listen("unix", path)
 	if err != nil {

@@ -20,7 +20,7 @@ func BenchmarkStart(b *testing.B) {
 		b.Fatal(err)
 	}
 	run := func(b *testing.B, spawn func(m *machine) *process.Child) {
-		m, err := driver.newMachine(spec, binary, "", testToken)
+		m, err := driver.newMachine(spec, binary, "", keptMachine{Token: testToken})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +41,28 @@ func TestConformance(t *testing.T) {
 	conformance.Run(t, conformance.Setup{
 		Driver: driver, Arch: "amd64", Accel: vmm.KVM, Kernel: kernel, Initrd: testInitrd(t),
 		Boot: 10 * time.Minute, Process: true, Left: children, CPUs: 1, Bulk: 256 << 10,
+		Differ: true, Written: written,
 	})
+}
+
+// written is how much Firecracker has written so far, as the kernel counts it.
+func written(t *testing.T, m vmm.Machine) int64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", m.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "wchar: "); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no count of what was written in %q", text)
+	return 0
 }
 
 // realDriver drives the pinned Firecracker, or skips and says what is missing.

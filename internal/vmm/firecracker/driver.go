@@ -56,15 +56,24 @@ func (d *Driver) Binary() (string, error) { return d.runner.Find(process.Firecra
 
 // Start starts Firecracker and returns when it runs the guest.
 func (d *Driver) Start(ctx context.Context, spec vmm.Spec) (vmm.Machine, error) {
-	raw := make([]byte, tokenBytes)
-	if _, err := io.ReadFull(d.options.Random, raw); err != nil {
+	token, err := d.draw()
+	if err != nil {
 		return nil, fmt.Errorf("start virtual machine %s: make a token: %w", spec.Name, err)
 	}
-	return d.start(ctx, spec, "", hex.EncodeToString(raw))
+	return d.start(ctx, spec, "", keptMachine{Token: token})
 }
 
-// start starts a machine anew, or from the snapshot in a folder.
-func (d *Driver) start(ctx context.Context, spec vmm.Spec, from, token string) (vmm.Machine, error) {
+// draw draws what nobody can guess and nothing else is called.
+func (d *Driver) draw() (string, error) {
+	raw := make([]byte, tokenBytes)
+	if _, err := io.ReadFull(d.options.Random, raw); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(raw), nil
+}
+
+// start starts a machine anew, with a token, or from the snapshot in a folder.
+func (d *Driver) start(ctx context.Context, spec vmm.Spec, from string, k keptMachine) (vmm.Machine, error) {
 	if err := check(spec); err != nil {
 		return nil, err
 	}
@@ -75,7 +84,7 @@ func (d *Driver) start(ctx context.Context, spec vmm.Spec, from, token string) (
 	if err := present(spec); err != nil {
 		return nil, err
 	}
-	m, err := d.newMachine(spec, binary, from, token)
+	m, err := d.newMachine(spec, binary, from, k)
 	if err != nil {
 		return nil, fmt.Errorf("start virtual machine %s: %w", spec.Name, err)
 	}
@@ -251,7 +260,7 @@ const guestCID = 3
 func (m *machine) settings() []setting {
 	s := m.spec
 	list := []setting{
-		{"/machine-config", "the machine", machineConfig{CPUs: s.CPUs, MemoryMiB: s.MemoryMiB}},
+		{"/machine-config", "the machine", machineConfig{CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, TrackDirty: s.Track}},
 		{"/boot-source", "kernel and initrd", bootSource{Kernel: kernelAt, Initrd: initrdAt, Args: m.commandLine()}},
 		{"/vsock", "the guest link", vsockConfig{CID: guestCID, Socket: runAt + "/" + vsockName}},
 		{"/entropy", "the random source", entropyConfig{}},

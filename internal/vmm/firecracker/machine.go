@@ -35,6 +35,7 @@ type machine struct {
 	root   string // over which the cage is built
 	token  string
 	from   string // folder of the snapshot that the first Firecracker is filled with; empty: none
+	origin string // that snapshot's ID
 
 	card    *card // the host's end of the network card; nil: none
 	door    *door // where the guest connects
@@ -46,6 +47,7 @@ type machine struct {
 	child  *process.Child
 	tail   *process.Tail
 	api    *client
+	line   lineage
 	killed bool
 	err    error
 }
@@ -58,8 +60,8 @@ func (m *machine) Confinement() (caged bool, why error) { return true, nil }
 func tokenOption(token string) string { return wire.OptVsock + "=" + token }
 
 // newMachine makes all that outlives a reboot of the guest.
-func (d *Driver) newMachine(spec vmm.Spec, binary, from, token string) (_ *machine, err error) {
-	m := &machine{driver: d, spec: spec, binary: binary, from: from, token: token, done: make(chan struct{})}
+func (d *Driver) newMachine(spec vmm.Spec, binary, from string, k keptMachine) (_ *machine, err error) {
+	m := &machine{driver: d, spec: spec, binary: binary, from: from, origin: k.ID, token: k.Token, done: make(chan struct{})}
 	if m.dir, err = makeFolder(spec.RunDir); err != nil {
 		return nil, err
 	}
@@ -157,7 +159,7 @@ func (m *machine) launch(ctx context.Context) error {
 	if m.api != nil {
 		m.api.close()
 	}
-	m.child, m.tail, m.api = child, tail, api
+	m.child, m.tail, m.api, m.line = child, tail, api, lineage{}
 	killed := m.killed
 	m.mu.Unlock()
 	if killed {
@@ -187,11 +189,12 @@ func (m *machine) connect(ctx context.Context, handout *cage.Handout) error {
 	return err
 }
 
-// sweep removes the sockets of an earlier Firecracker: one that is there is an error.
+// sweep removes what an earlier Firecracker left: a socket that is there is an error,
+// a copy of its memory is for nobody.
 func (m *machine) sweep() error {
-	for _, name := range []string{apiName, vsockName} {
+	for _, name := range []string{apiName, vsockName, memoryName} {
 		if err := os.Remove(filepath.Join(m.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fault.New(fault.Storage, "", "remove a stale socket: %w", err)
+			return fault.New(fault.Storage, "", "remove what the last run left: %w", err)
 		}
 	}
 	return nil

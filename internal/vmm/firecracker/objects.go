@@ -85,10 +85,19 @@ type snapshotCreate struct {
 	Memory string `json:"mem_file_path"`
 }
 
+// Kinds of snapshots.
+const (
+	full = "Full"
+	diff = "Diff"
+)
+
 type snapshotLoad struct {
 	State  string        `json:"snapshot_path"`
 	Memory memoryBackend `json:"mem_backend"`
-	Resume bool          `json:"resume_vm"`
+	// Track is called track_dirty_pages from 1.13 on, where this name goes on working
+	// until version 2.
+	Track  bool `json:"enable_diff_snapshots,omitempty"`
+	Resume bool `json:"resume_vm"`
 }
 
 type memoryBackend struct {

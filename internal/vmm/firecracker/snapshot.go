@@ -75,20 +75,29 @@ func (m *machine) client() *client {
 }
 
 // Snapshot keeps a paused machine in dir.
-func (m *machine) Snapshot(ctx context.Context, dir string) error {
-	if err := m.snapshot(ctx, dir); err != nil {
+func (m *machine) Snapshot(ctx context.Context, dir string) error { return m.keep(ctx, full, dir) }
+
+// keep writes a snapshot of either kind, or leaves nothing of it.
+func (m *machine) keep(ctx context.Context, kind, dir string) error {
+	if err := m.snapshot(ctx, kind, dir); err != nil {
 		left := errors.Join(vmm.RemoveKept(dir, stateName, memoryName), vmm.RemoveKept(m.dir, stateName, memoryName))
 		return fmt.Errorf("snapshot virtual machine %s: %w", m.spec.Name, errors.Join(err, left))
 	}
 	return nil
 }
 
-func (m *machine) snapshot(ctx context.Context, dir string) error {
+func (m *machine) snapshot(ctx context.Context, kind, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTime)
 	defer cancel()
+	kept := keptMachine{vmm.Keep(m.spec), m.token}
+	var err error
+	if kept.ID, err = m.driver.draw(); err != nil {
+		return fmt.Errorf("name it: %w", err)
+	}
+	m.setLineage(lineage{}) // Firecracker forgets what changed as it writes it
 	// Firecracker sees no folder but its own: what it wrote is moved.
-	err := m.client().put(ctx, "/snapshot/create", "the snapshot", snapshotCreate{
-		Type: "Full", State: runAt + "/" + stateName, Memory: runAt + "/" + memoryName,
+	err = m.client().put(ctx, "/snapshot/create", "the snapshot", snapshotCreate{
+		Type: kind, State: runAt + "/" + stateName, Memory: runAt + "/" + memoryName,
 	})
 	if err != nil {
 		return err
@@ -98,7 +107,11 @@ func (m *machine) snapshot(ctx context.Context, dir string) error {
 			return fault.New(fault.Storage, "", "%w", err)
 		}
 	}
-	return vmm.WriteKept(dir, keptMachine{vmm.Keep(m.spec), m.token})
+	if err := vmm.WriteKept(dir, kept); err != nil {
+		return err
+	}
+	m.setLineage(lineage{latest: kept.ID})
+	return nil
 }
 
 // move renames a file, or copies it to another file system, holes and all.
@@ -123,7 +136,7 @@ func (d *Driver) Restore(ctx context.Context, spec vmm.Spec, dir string) (vmm.Ma
 	if err != nil {
 		return nil, fault.New(fault.Conflict, "", "restore virtual machine %s: the snapshot in %s cannot be used: %w", spec.Name, dir, err)
 	}
-	return d.start(ctx, spec, dir, k.Token)
+	return d.start(ctx, spec, dir, k)
 }
 
 // load fills a fresh Firecracker with the snapshot and lets the guest go on. One
@@ -131,8 +144,11 @@ func (d *Driver) Restore(ctx context.Context, spec vmm.Spec, dir string) (vmm.Ma
 func (m *machine) load(ctx context.Context, api *client) error {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTime)
 	defer cancel()
+	// Before, as the guest goes on with it, and may reboot at once.
+	m.setLineage(lineage{latest: m.origin})
 	return api.put(ctx, "/snapshot/load", "the snapshot", snapshotLoad{
-		State: snapshotAt + "/" + stateName, Memory: memoryBackend{Type: "File", Path: snapshotAt + "/" + memoryName}, Resume: true,
+		State: snapshotAt + "/" + stateName, Memory: memoryBackend{Type: "File", Path: snapshotAt + "/" + memoryName},
+		Track: m.spec.Track, Resume: true,
 	})
 }
 

@@ -153,6 +153,8 @@ func check(spec vmm.Spec) error {
 		return refuse("%d MiB of memory", spec.MemoryMiB)
 	case spec.Console == nil:
 		return refuse("nowhere to write the console")
+	case spec.Track:
+		return refuse("QEMU's snapshots are whole: it does not note what changes")
 	}
 	return nil
 }

@@ -84,6 +84,7 @@ func TestPlanRefuses(t *testing.T) {
 		"no processor":         change(func(s *vmm.Spec) { s.CPUs = 0 }),
 		"no memory":            change(func(s *vmm.Spec) { s.MemoryMiB = 0 }),
 		"no console":           change(func(s *vmm.Spec) { s.Console = nil }),
+		"noting changes":       change(func(s *vmm.Spec) { s.Track = true }),
 		"twin drives":          drive("seed", "seed"),
 		"injected option":      drive("x,readonly=off"),
 		"empty name":           drive(""),

@@ -25,6 +25,8 @@ const (
 	Look     Op = "look"     // answer with Info
 	Read     Op = "read"     // answer with N bytes of Drive at Offset
 	Write    Op = "write"    // write Data to Drive at Offset, through to the disk
+	Keep     Op = "keep"     // keep Data in memory, behind what is kept already
+	Kept     Op = "kept"     // answer with all that is kept
 	Say      Op = "say"      // write Text to the console
 	Send     Op = "send"     // after the answer, N bytes of Pattern follow
 	Take     Op = "take"     // N bytes follow; then answer with their SHA-256
@@ -77,6 +79,8 @@ type Machine interface {
 	Look() (Info, error)
 	ReadAt(drive string, p []byte, offset int64) error
 	WriteAt(drive string, p []byte, offset int64) error
+	Keep(block []byte) error // as a block of its own: what was kept before stays where it is
+	Kept() []byte
 	Say(text string) error
 	Dial(address string) (io.ReadWriteCloser, error) // over the network
 }
@@ -169,6 +173,10 @@ func carryOut(in io.Reader, m Machine, r Request) (Answer, error) {
 		return Answer{Data: p}, err
 	case Write:
 		return Answer{}, m.WriteAt(r.Drive, r.Data, r.Offset)
+	case Keep:
+		return Answer{}, m.Keep(r.Data)
+	case Kept:
+		return Answer{Data: m.Kept()}, nil
 	case Say:
 		return Answer{}, m.Say(r.Text)
 	case Send:

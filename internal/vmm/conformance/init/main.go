@@ -7,6 +7,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -139,6 +140,7 @@ type machine struct {
 	bootID string
 	disks  map[string]string // device name, such as vda, by role
 	order  []string
+	blocks [][]byte // see Keep
 }
 
 func newMachine() (*machine, error) {
@@ -242,6 +244,15 @@ func (m *machine) Dial(address string) (io.ReadWriteCloser, error) {
 
 // dialTime is patience with a network that drops what it is sent.
 const dialTime = 2 * time.Minute
+
+// Keep keeps a block in memory.
+func (m *machine) Keep(block []byte) error {
+	m.blocks = append(m.blocks, block)
+	return nil
+}
+
+// Kept is all that was kept.
+func (m *machine) Kept() []byte { return bytes.Join(m.blocks, nil) }
 
 // Say writes to the console.
 func (m *machine) Say(text string) error {

@@ -52,6 +52,7 @@ type Server struct {
 
 	mu    sync.Mutex
 	state string
+	track bool // changed pages are noted
 	set   []string
 	conns []net.Conn
 	group sync.WaitGroup
@@ -191,13 +192,17 @@ func (s *Server) allow(kind string, values map[string]any) string {
 		if started || slices.ContainsFunc(s.set, func(n string) bool { return n != "PUT /metrics" }) {
 			return "Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources."
 		}
-		s.state = "Paused"
+		s.state, s.track = "Paused", values["enable_diff_snapshots"] == true
 		if values["resume_vm"] == true {
 			s.state = "Running"
 		}
 	case kind == "PUT /snapshot/create" && s.state != "Paused":
 		return "Create snapshot error: Operation not allowed while the microVM is running."
+	case kind == "PUT /snapshot/create" && values["snapshot_type"] == "Diff" && !s.track:
+		return "Create snapshot error: Cannot create snapshot: Cannot get dirty bitmap: No such file or directory (os error 2)"
 	case kind == "PUT /snapshot/create":
+	case kind == "PUT /machine-config" && !started:
+		s.track = values["track_dirty_pages"] == true
 	case kind == "PATCH /vm" && started:
 		s.state = map[any]string{"Paused": "Paused", "Resumed": "Running"}[values["state"]]
 	case kind == "PATCH /balloon" && started:

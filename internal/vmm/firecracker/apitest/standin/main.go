@@ -51,6 +51,8 @@ func main() {
 // guest is what the machine's guest does.
 type guest struct {
 	log     io.Writer
+	memory  int64 // bytes
+	kept    int   // how often it was kept
 	metrics string
 	args    string
 	vsock   string
@@ -64,23 +66,24 @@ func (g *guest) on(request string, body map[string]any) error {
 		if _, err := os.ReadFile(body["kernel_image_path"].(string)); err != nil {
 			return fmt.Errorf("the kernel file cannot be opened: %w", err)
 		}
+	case "PUT /machine-config":
+		mib, _ := body["mem_size_mib"].(float64)
+		g.memory = int64(mib) << 20
 	case "PUT /network-interfaces/net0":
 		name, _ := body["host_dev_name"].(string)
 		return plugIn(name)
 	case "PUT /vsock":
 		g.vsock, _ = body["uds_path"].(string)
-	case "PUT /snapshot/create": // all that this guest has in its memory
+	case "PUT /snapshot/create":
 		return errors.Join(os.WriteFile(body["snapshot_path"].(string), nil, 0o644),
-			os.WriteFile(body["mem_file_path"].(string), []byte(g.vsock+"\n"+g.args), 0o644))
+			g.keep(body["mem_file_path"].(string), body["snapshot_type"] == "Full"))
 	case "PUT /snapshot/load":
 		memory, _ := body["mem_backend"].(map[string]any)
 		path, _ := memory["backend_path"].(string)
-		text, err := os.ReadFile(path)
-		if err != nil {
+		if err := g.remember(path); err != nil {
 			go func() { g.ended <- 1 }() // a failed load ends the process
 			return fmt.Errorf("load snapshot error: %w", err)
 		}
-		g.vsock, g.args, _ = strings.Cut(string(text), "\n")
 		go func() { g.ended <- g.live() }()
 	case "PUT /actions":
 		if body["action_type"] == "InstanceStart" {
@@ -88,6 +91,58 @@ func (g *guest) on(request string, body map[string]any) error {
 		}
 	}
 	return nil
+}
+
+// page is a part of memory. What this guest has in the first is there from the start;
+// each time that it is kept it writes a word into the next.
+const page = 4096
+
+// keep writes memory to a file: all of it, or what changed since it was kept before, into
+// a file that has its size already, as the real one does. Another file is emptied first.
+func (g *guest) keep(path string, all bool) error {
+	g.kept++
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != g.memory {
+		err = errors.Join(f.Truncate(0), f.Truncate(g.memory))
+	}
+	for i := range g.kept + 1 {
+		text := g.vsock + "\n" + g.args
+		if i > 0 {
+			text = fmt.Sprintf("kept %d", i)
+		}
+		if all || i == g.kept {
+			_, failed := f.WriteAt([]byte(text), int64(i)*page)
+			err = errors.Join(err, failed)
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// remember reads memory that was kept.
+func (g *guest) remember(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	text := make([]byte, page)
+	if _, err := f.ReadAt(text, 0); err != nil {
+		return err
+	}
+	g.vsock, g.args, _ = strings.Cut(strings.TrimRight(string(text), "\x00"), "\n")
+	for g.memory, g.kept = info.Size(), 0; ; g.kept++ {
+		if _, err := f.ReadAt(text, int64(g.kept+1)*page); err != nil || text[0] == 0 {
+			return err
+		}
+	}
 }
 
 func (g *guest) option(name string) string {
