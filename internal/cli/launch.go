@@ -4,32 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
-	"github.com/smolvm/smolvm/internal/manifest"
 	"github.com/smolvm/smolvm/internal/port"
 	"github.com/smolvm/smolvm/internal/preset"
 	"github.com/smolvm/smolvm/internal/record"
-	"github.com/smolvm/smolvm/internal/resolve"
 	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/ui"
-	"github.com/smolvm/smolvm/internal/vmm"
-	"github.com/smolvm/smolvm/internal/vmm/firecracker"
-	"github.com/smolvm/smolvm/internal/wire"
-)
-
-// Limits of a sandbox's size.
-const (
-	minMemory  = 256 << 20 // bytes: below, the kernel and the guest agent leave an agent nothing
-	minDisk    = 256 << 20 // bytes: below, ext4's journal and the agent's home do not fit
-	maxDisk    = 8 << 40   // bytes: as presets may ask for
-	maxOwnCPUs = 4         // of a preset that names no number
-	fallbackMB = 2048      // memory and 10 times that of disk, of a preset that names none
 )
 
 // cleanTime bounds the deletion of a sandbox when the command ends.
@@ -249,271 +234,12 @@ func (a *App) attaches(o startOptions) (bool, error) {
 	return !o.NoAttach && !o.JSON && a.Streams.Interactive(), nil
 }
 
-// checkSizes compares the flags with the host.
-func checkSizes(o startOptions, host machine) error {
-	switch {
-	case o.CPUs > host.cpus:
-		return fault.New(fault.Host, fmt.Sprintf("Give at most %d.", host.cpus),
-			"--cpus %d is more than this computer's %d", o.CPUs, host.cpus)
-	case host.memoryMiB > 0 && o.Memory > host.memoryMiB<<20:
-		return fault.New(fault.Host, "Give less, such as "+sizeWord(host.memoryMiB<<20/2)+".",
-			"--memory %s is more than this computer's %s", ui.Bytes(o.Memory), ui.Bytes(host.memoryMiB<<20))
-	case o.Memory > 0 && o.Memory < minMemory:
-		return refuse("Give at least "+sizeWord(minMemory)+".", "--memory %s is too little", ui.Bytes(o.Memory))
-	case o.Disk > 0 && o.Disk < minDisk:
-		return refuse("Give at least "+sizeWord(minDisk)+".", "--disk %s is too small", ui.Bytes(o.Disk))
-	case o.Disk > maxDisk:
-		return refuse("Give at most "+sizeWord(maxDisk)+".", "--disk %s is too large", ui.Bytes(o.Disk))
-	}
-	return nil
-}
-
-// sizeWord is a size as flags take it, in whole units and not more than it is.
-func sizeWord(bytes int64) string {
-	for _, unit := range []struct {
-		name string
-		size int64
-	}{{"T", 1 << 40}, {"G", 1 << 30}, {"M", 1 << 20}} {
-		if bytes >= unit.size {
-			return fmt.Sprintf("%d%s", bytes/unit.size, unit.name)
-		}
-	}
-	return fmt.Sprintf("%dK", bytes>>10)
-}
-
-// freeName is the sandbox's name: the one that was asked for, which must be
-// free, or the default one, made unique.
-func (l *launch) freeName() (string, error) {
-	names, err := l.boxes.Names()
-	if err != nil {
-		return "", err
-	}
-	if name := l.options.Name; name != "" {
-		if slices.Contains(names, name) {
-			return "", fault.New(fault.Conflict,
-				fmt.Sprintf("Start it again with smolvm start %s, delete it, or choose another name with -n.", name),
-				"there is already a sandbox %q", name)
-		}
-		return name, nil
-	}
-	return freeName(l.defaultName(), names), nil
-}
-
-// freeName is a name that is not taken, else the next of its kind.
-func freeName(base string, taken []string) string {
-	if !slices.Contains(taken, base) {
-		return base
-	}
-	return nextName(base, taken)
-}
-
-// nextName is the first of base-2, base-3 and so on that is free.
-func nextName(base string, taken []string) string {
-	for n := 2; ; n++ {
-		if name := fmt.Sprintf("%s-%d", base, n); !slices.Contains(taken, name) {
-			return name
-		}
-	}
-}
-
-// obtain brings the preset's image into the cache: the published one, or one that
-// is built here where none is published or none is wanted.
-func (l *launch) obtain(ctx context.Context) (manifest.Row, record.Image, lease, error) {
-	found, row, why, err := l.find(ctx)
-	if err != nil {
-		return row, record.Image{}, nil, err
-	}
-	if err := l.worthwhile(ctx, found, row, why); err != nil {
-		return row, record.Image{}, nil, err
-	}
-	if why != "" {
-		return l.app.BuildHere(ctx, localBuild{found: found, preset: l.preset, machine: l.machine, why: why, verbose: l.options.Verbose, policy: buildPolicy(l.policy)})
-	}
-	defer l.app.whenInterrupted(ctx, resumeHint)()
-	image, lease, err := l.app.Pull(ctx, found, row, false)
-	return row, image, lease, err
-}
-
-// worthwhile refuses a VMM that cannot start the sandbox, where minutes would be
-// spent on an image first. One that is in the cache is started at once, and the
-// failure says the same.
-func (l *launch) worthwhile(ctx context.Context, found resolve.Catalogue, row manifest.Row, why string) error {
-	if why != "" {
-		b := localBuild{app: l.app, found: found, preset: l.preset, machine: l.machine}
-		if row, there := b.foundation(); there && l.app.Built(b, row) {
-			return nil
-		}
-		return l.app.Sound(ctx, l.machine)
-	}
-	plan, err := found.Plan(ctx, row, inventory(l.app.Lookup))
-	if err != nil || plan.Fetch == 0 {
-		return err
-	}
-	return l.app.Sound(ctx, l.machine)
-}
-
-// find looks for the published image, or says why one is built here.
-func (l *launch) find(ctx context.Context) (found resolve.Catalogue, row manifest.Row, why string, err error) {
-	c, err := l.app.Config()
-	if err != nil {
-		return found, row, "", err
-	}
-	// What is built here anyway needs no catalogue: it only spares building the base.
-	if resolve.Address(c) != "" || c.UsePublished && !l.preset.Unpublished {
-		if found, err = l.app.Catalogue(ctx); err != nil {
-			return found, row, "", err
-		}
-	}
-	row, there := found.Find(l.preset.Name, l.machine.arch, l.machine.vmm)
-	if !there && c.UsePublished {
-		if row, there, err = l.insteadOfBuilding(found); err != nil {
-			return found, row, "", err
-		}
-	}
-	return found, row, whyLocal(l.preset, l.machine, there, c.UsePublished), nil
-}
-
-// insteadOfBuilding finds the image for QEMU where none is published for a Firecracker
-// that was not asked for: to be on QEMU costs less than to build an image.
-func (l *launch) insteadOfBuilding(found resolve.Catalogue) (row manifest.Row, there bool, err error) {
-	if row, there = found.Find(l.preset.Name, l.machine.arch, config.QEMU); !there || l.machine.vmm != config.Firecracker || l.machine.named {
-		return manifest.Row{}, false, nil
-	}
-	_ = l.machine.doubt(fmt.Errorf("release %s has no image of %s for it", found.Manifest.Release, l.preset.Name)) // takes over
-	return row, true, l.app.ableInstead(l.machine)
-}
-
-// spec decides everything about the sandbox but its name.
-func (l *launch) spec(ctx context.Context, row manifest.Row, image record.Image) (sandbox.Spec, error) {
-	surroundings, err := l.app.Config()
-	if err != nil {
-		return sandbox.Spec{}, err
-	}
-	certificates, err := surroundings.HostCA()
-	if err != nil {
-		return sandbox.Spec{}, err
-	}
-	accel, reason, err := l.app.Accel(ctx, l.machine, row, image)
-	if err != nil {
-		return sandbox.Spec{}, err
-	}
-	program, err := l.app.Program(ctx, l.machine)
-	if err != nil {
-		return sandbox.Spec{}, err
-	}
-	l.notices(ctx, surroundings, image, accel, reason)
-	return sandbox.Spec{
-		Directory: l.directory(), Preset: l.preset.Name, Agent: record.Agent(row.Agent), Image: image,
-		Launch: l.command(), Arguments: l.preset.Arguments, Ports: l.preset.Ports, Services: l.services(),
-		Mounts: l.mounts, Forwards: l.forwards(), Arch: l.machine.arch, VMM: l.machine.vmm, Accel: accel,
-		CPUs: l.cpus(row), MemoryMiB: l.memoryMiB(row), DiskBytes: l.disk(row),
-		Mode: wire.ModeRun, Network: true, Egress: l.policy, VMMProgram: program, Env: surroundings.SessionEnv(l.policy), CACerts: certificates,
-	}, nil
-}
-
-// command starts the agent, with its own prompts kept or not.
-func (l *launch) command() []string {
-	if l.options.Ask {
-		return l.preset.Ask
-	}
-	return l.preset.Launch
-}
-
-// services are what the guest keeps running, in the same mode.
-func (l *launch) services() []wire.Service {
-	var all []wire.Service
-	for _, s := range l.preset.Services {
-		run := s.Run
-		if l.options.Ask && len(s.Ask) > 0 {
-			run = s.Ask
-		}
-		all = append(all, wire.Service{
-			Name: s.Name, Run: run, User: s.User, Port: s.Port, Health: s.Health, Restart: wire.Restart(s.Restart),
-		})
-	}
-	return all
-}
-
-// forwards are those that were asked for, and the preset's ports, each under its own
-// number where that is free.
-func (l *launch) forwards() []port.Forward {
-	all := slices.Clone(l.publish)
-	for _, number := range l.preset.Ports {
-		if !slices.ContainsFunc(all, func(f port.Forward) bool { return f.Guest == number }) {
-			all = append(all, port.Forward{Host: number, Guest: number, Any: true})
-		}
-	}
-	return all
-}
-
-// notices says what the user would otherwise wonder about.
-func (l *launch) notices(ctx context.Context, surroundings config.Config, image record.Image, accel vmm.Accel, reason string) {
-	for _, m := range l.mounts {
-		l.app.notice("Mounted: %s", mountText(m))
-		if common := missingGit(m, l.mounts); common != "" {
-			l.app.notice("%s is a git worktree whose repository is not mounted: git works in the sandbox with --mount %s:%s.", m.Host, common, common)
-		}
-	}
-	if len(l.mounts) == 0 && !l.options.NoMount {
-		l.app.notice("Nothing of this computer is mounted; --mount . mounts the current folder at %s.", wire.Workspace)
-	}
-	l.gift.tell(l.app)
-	if image.StandIn != "" {
-		l.app.notice("The kernel is a stand-in for SmolVM's own: %s (%s).", image.KernelVersion, image.StandIn)
-	}
-	for _, withheld := range surroundings.WithheldEnv(l.policy) {
-		l.app.notice("%s", withheld)
-	}
-	l.app.sayIdle(l.policy, l.policy.Allow, nil)
-	for _, p := range l.app.closedProxies(ctx, surroundings, l.policy, lookUp) {
-		l.app.notice("%s", p)
-	}
-	l.app.sayInstead(l.machine, accel, reason)
-	if accel == vmm.TCG {
-		l.app.notice("The sandbox is emulated and therefore slow: %s.", reason)
-	}
-}
-
 func (a *App) notice(format string, args ...any) {
 	a.Progress().Emit(event.Event{Time: a.Now(), Kind: event.Notice, Text: fmt.Sprintf(format, args...)})
 }
 
 func (a *App) warn(format string, args ...any) {
 	a.Progress().Emit(event.Event{Time: a.Now(), Kind: event.Warning, Text: fmt.Sprintf(format, args...)})
-}
-
-func (l *launch) cpus(row manifest.Row) int {
-	wanted := firstSet(l.options.CPUs, row.Resources.CPUs, l.preset.Resources.CPUs, maxOwnCPUs)
-	if l.options.CPUs == 0 && l.machine.vmm == config.Firecracker {
-		return firecracker.FewerProcessors(min(wanted, l.machine.cpus))
-	}
-	return min(wanted, l.machine.cpus)
-}
-
-// memoryMiB leaves the host a quarter of its memory where the user asked for nothing.
-func (l *launch) memoryMiB(row manifest.Row) int64 {
-	if l.options.Memory > 0 {
-		return l.options.Memory >> 20
-	}
-	wanted := firstSet(row.Resources.MemoryMiB, l.preset.Resources.MemoryMiB, fallbackMB)
-	if l.machine.memoryMiB == 0 { // unknown
-		return wanted
-	}
-	return min(wanted, l.machine.memoryMiB/4*3)
-}
-
-func (l *launch) disk(row manifest.Row) int64 {
-	return firstSet(l.options.Disk, row.Resources.DiskMiB<<20, l.preset.Resources.DiskMiB<<20, 10*fallbackMB<<20)
-}
-
-// firstSet is the first value above zero.
-func firstSet[N int | int64](values ...N) N {
-	for _, v := range values {
-		if v > 0 {
-			return v
-		}
-	}
-	return 0
 }
 
 // create makes the sandbox under a free name. Where the name is our choice and
