@@ -25,7 +25,7 @@ const module = "github.com/smolvm/smolvm/"
 var levels = map[int][]string{
 	1: {"preset", "manifest", "fault", "event", "wire", "egress", "redact", "spdx", "port"},
 	2: {
-		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu", "vmm/firecracker", "cage",
+		"trust", "host", "fetch", "fetch/oci", "unpack", "store", "disk", "seed", "fsimg/fat", "fsimg/cpio", "fsimg/ext4", "vmm", "vmm/qemu", "vmm/firecracker", "cage", "cgroup",
 		"guestlink", "sshx", "process", "record", "config", "embedded", "login", "share", "netstack", "treecopy", "carry", "forward", "escrow", "sparse",
 	},
 	3: {"resolve", "acquire", "release", "sandbox", "supervise", "imagebuild", "doctor"},

@@ -19,6 +19,15 @@ func InNamespaces(cmd *exec.Cmd) {
 	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 }
 
+// InGroup makes cmd start in the control group whose folder is open: no moment of it
+// is outside. Starting it fails where the kernel cannot do that.
+func InGroup(cmd *exec.Cmd, folder *os.File) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(folder.Fd())
+}
+
 // InCage makes cmd the first process of namespaces of its own of every kind that a
 // machine monitor can do without: users, mounts, processes, network, semaphores and
 // names. Inside, the user is root of nothing but these.

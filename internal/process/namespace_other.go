@@ -4,11 +4,15 @@ package process
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 )
 
 // InNamespaces is for Linux: starting cmd fails elsewhere.
 func InNamespaces(cmd *exec.Cmd) { cmd.Err = errors.New("namespaces are a part of Linux") }
+
+// InGroup is for Linux: starting cmd fails elsewhere.
+func InGroup(cmd *exec.Cmd, _ *os.File) { cmd.Err = errors.New("control groups are a part of Linux") }
 
 // InCage is for Linux: starting cmd fails elsewhere.
 func InCage(cmd *exec.Cmd) { InNamespaces(cmd) }

@@ -20,6 +20,7 @@ const (
 	Git        Tool = "git"         // asked who commits
 	Security   Tool = "security"    // macOS' keychain
 	SecretTool Tool = "secret-tool" // the Secret Service's, elsewhere
+	SystemdRun Tool = "systemd-run" // gives the supervisor a control group, and becomes it
 	Self       Tool = "self"        // this program again: the supervisor
 )
 
@@ -44,6 +45,9 @@ var (
 		"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY",
 		"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
 	}, quiet...)
+
+	// own is what this program gets again.
+	own = append([]string{"SMOLVM_*", "XDG_RUNTIME_DIR"}, online...)
 )
 
 // tools is the allow-list.
@@ -60,7 +64,8 @@ var tools = map[Tool]tool{
 	Git:        {file: "git", deb: "git", brew: "git", env: append([]string{"XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"}, quiet...)},
 	Security:   {file: "security", text: "It belongs to macOS, in /usr/bin.", env: quiet},
 	SecretTool: {file: "secret-tool", deb: "libsecret-tools", brew: "libsecret", env: append([]string{"DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"}, quiet...)},
-	Self:       {file: "smolvm", env: append([]string{"SMOLVM_*", "XDG_RUNTIME_DIR"}, online...)},
+	SystemdRun: {file: "systemd-run", deb: "systemd", env: own},
+	Self:       {file: "smolvm", env: own},
 }
 
 // hint says how to install the program.
