@@ -13,6 +13,7 @@ import (
 
 	"github.com/smolvm/smolvm/internal/acquire"
 	"github.com/smolvm/smolvm/internal/cage"
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/doctor"
 	"github.com/smolvm/smolvm/internal/egress"
@@ -36,6 +37,7 @@ const usualPreset = "claude-code"
 const (
 	bootLimit    = time.Minute      // of a probe guest; emulated ones take 2 to 4 s
 	networkLimit = 20 * time.Second // of the catalogue: the other checks are worth seeing
+	scopeLimit   = 10 * time.Second // of systemd, which takes 10 to 50 ms
 )
 
 // facts looks at everything that the doctor judges. What fails is a fact; only
@@ -57,7 +59,7 @@ func (a *App) facts(ctx context.Context) (doctor.Facts, error) {
 	f.Builders = a.builders()
 	certificates, err := c.HostCA()
 	f.Certificates, f.CertError = len(certificates), err
-	f.Namespaces = a.tryCage(ctx)
+	f.Namespaces, f.Groups = a.tryCage(ctx), a.tryGroup(ctx)
 	f.ProxyFlag, f.Ping = a.proxyFlag(ctx, c), host.Ping()
 	a.tryFirecracker(ctx, &f)
 	a.tryImage(ctx, &f)
@@ -164,6 +166,21 @@ func (a *App) tryCage(ctx context.Context) error {
 		return errors.New("namespaces are a part of Linux")
 	}
 	return cage.Try(ctx, a.runner())
+}
+
+// tryGroup looks for a control group, and has systemd really make one where it would be
+// asked.
+func (a *App) tryGroup(ctx context.Context) cgroup.Outlook {
+	o := cgroup.Here().Look()
+	if !o.Scoped || o.Why != nil {
+		return o
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, scopeLimit, errors.New("no answer in time"))
+	defer cancel()
+	if err := process.Run(a.runner().Scoped(ctx, "SmolVM's doctor", "version")); err != nil {
+		o.Controllers, o.Why = nil, fault.New(fault.Host, fault.HintOf(err), "systemd makes no control group: %w", err)
+	}
+	return o
 }
 
 // tryFirecracker asks Firecracker what it is.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/acquire"
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/config"
 	"github.com/smolvm/smolvm/internal/doctor"
 	"github.com/smolvm/smolvm/internal/egress"
@@ -265,6 +266,8 @@ func (w *fakeWorld) facts(home string) doctor.Facts {
 			Address: "/images/manifest.json", Release: "2026.1", Signers: []string{"A1"},
 			Expires: fakeTime.AddDate(1, 0, 0), Image: true, Base: true, Missing: 180 << 20, Expands: 900 << 20,
 		},
+		Groups: cgroup.Outlook{Why: fault.New(fault.Host, "Let the user's own systemd stay: loginctl enable-linger.",
+			"the control group of this login, /user.slice/user-1000.slice/session-3.scope, was not given to its user")},
 		Now: fakeTime, Built: fakeTime.AddDate(0, -1, 0),
 	}
 }
@@ -315,7 +318,8 @@ func (w *fakeWorld) note(format string, args ...any) {
 func (w *fakeWorld) add(name, state string) {
 	w.boxes[name] = sandbox.Status{State: state, Record: record.Record{
 		Name: name, ID: "id-" + name, Preset: "claude-code", Arch: "amd64", VMM: "qemu", Accel: "tcg", Confinement: record.Caged,
-		Agent: record.Agent{Name: "claude-code", Version: "9.8.7"}, Launch: []string{"claude", "--yolo"},
+		Limits: &record.Limits{Group: true, Memory: 3840 << 20, Processes: 162, Why: "there is no controller for cpu"},
+		Agent:  record.Agent{Name: "claude-code", Version: "9.8.7"}, Launch: []string{"claude", "--yolo"},
 		Image: record.Image{
 			Release: "2026.1", KernelVersion: "6.12.1-cloud", StandIn: "Debian's cloud kernel",
 			Layers: []record.Layer{{Name: "base", Path: "/store/base", SHA256: "ab"}},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/imagebuild"
@@ -246,7 +247,7 @@ func (a *App) builder(base imagebuild.Base, mode buildMode) (*imagebuild.Builder
 		Sink: a.Progress(), Now: a.Now, Output: mode.output,
 		Machines: imagebuild.Sandboxes{
 			Runner: a.runner(), Accel: mode.accel, CPUs: min(a.Host().CPUs, maxOwnCPUs), Sink: a.Progress(), Now: a.Now,
-			Rand: a.Rand, Env: c.SessionEnv(mode.policy), Egress: mode.policy, CACerts: certificates,
+			Rand: a.Rand, Groups: cgroup.Here(), Env: c.SessionEnv(mode.policy), Egress: mode.policy, CACerts: certificates,
 			Offline: proxyOf(c) == "" && !host.Networked(), // a proxy may be on the loopback
 		}.Open,
 	}), nil

@@ -175,6 +175,7 @@ func (i sandboxInfo) text(out *sheet, now time.Time) string {
 	line("kernel", kernelText(i.Kernel))
 	if i.State != sandbox.Broken {
 		line("machine", machineText(i))
+		line("limits", i.Limits.text())
 		line("cpus", strconv.Itoa(i.CPUs))
 		line("memory", ui.Bytes(i.MemoryMiB<<20)+i.Memory.text())
 		line("disk", fmt.Sprintf("%s, of which %s are used on this computer", ui.Bytes(i.DiskBytes), ui.Bytes(i.OnDisk)))

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/forward"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/port"
@@ -61,7 +62,7 @@ func (a *App) openSandboxes() (sandboxes, error) {
 		return nil, err
 	}
 	m := sandbox.New(sandbox.Options{
-		Home: c.Home, Book: book, Runner: a.runner(), Sink: a.Progress(), Now: a.Now, Rand: a.Rand,
+		Home: c.Home, Book: book, Runner: a.runner(), Sink: a.Progress(), Now: a.Now, Rand: a.Rand, Groups: cgroup.Here(),
 	})
 	if err := m.Recover(); err != nil {
 		a.Streams.Say("smolvm: what an interrupted start left stays for now: %v", err)

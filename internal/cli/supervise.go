@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/host"
 	"github.com/smolvm/smolvm/internal/supervise"
 )
@@ -40,7 +41,7 @@ func runSupervise(ctx context.Context, app *App, o superviseOptions) error {
 	}
 	return supervise.Run(ctx, supervise.Options{
 		Home: o.Home, Name: o.Name, Agent: app.Build.Agent, Now: app.Now, Log: app.Streams.Err,
-		Driver: app.driverOf, Jumps: host.ClockJumps,
+		Driver: app.driverOf, Jumps: host.ClockJumps, Groups: cgroup.Here(),
 		Authorities: func() ([]string, error) {
 			c, err := app.Config()
 			if err != nil {

@@ -24,6 +24,7 @@ type sandboxView struct {
 	VMM       string           `json:"vmm"`
 	Accel     string           `json:"accel"`
 	Cage      string           `json:"confinement"` // of the machine monitor: cage, none; empty: not known
+	Limits    *limitsView      `json:"limits"`      // of the machine monitor; null: not known
 	Release   string           `json:"release"`     // of the image
 	Kernel    kernelView       `json:"kernel"`
 	CPUs      int              `json:"cpus"`
@@ -119,7 +120,7 @@ func (a *App) viewOf(s sandbox.Status) sandboxView {
 	return sandboxView{
 		Name: s.Name, ID: s.ID, State: s.State, Preset: s.Preset, Directory: s.Directory,
 		Agent: agentView{s.Agent.Name, s.Agent.Version},
-		Arch:  s.Arch, VMM: s.VMM, Accel: s.Accel, Cage: s.Confinement, Release: s.Image.Release,
+		Arch:  s.Arch, VMM: s.VMM, Accel: s.Accel, Cage: s.Confinement, Limits: limitsOf(s.Record), Release: s.Image.Release,
 		Kernel: kernelView{s.Image.KernelVersion, s.Image.StandIn},
 		CPUs:   s.CPUs, MemoryMiB: s.MemoryMiB, DiskBytes: s.DiskBytes, OnDisk: a.OnDisk(s.Name),
 		Newer:   a.SeenLast().viewOf(s.Record),

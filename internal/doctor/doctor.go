@@ -58,7 +58,7 @@ type Report struct {
 func Examine(f Facts) Report {
 	r := Report{Checks: []Check{
 		computer(f), surroundings(f), backend(f), emulator(f), firecracker(f), kvm(f), boot(f), formatter(f),
-		folder(f), space(f), catalogue(f), route(f), ping(f), limits(f), cage(f), clock(f),
+		folder(f), space(f), catalogue(f), route(f), ping(f), limits(f), cage(f), group(f), clock(f),
 	}}
 	r.Usable = r.Exit() != exitUnusable
 	r.Start = start(f, r.Usable)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/host"
 )
@@ -21,11 +22,12 @@ func good() Facts {
 	now := time.Date(2026, 3, 4, 5, 6, 0, 0, time.UTC)
 	return Facts{
 		Host:   host.Info{OS: "linux", Arch: "amd64", CPUs: 8, MemoryMiB: 32 << 10},
-		Survey: host.Survey{Extensions: "vmx", AvailableMiB: 20 << 10, Controllers: []string{"cpu", "memory", "pids"}, OpenFiles: 4096, Watches: 65536, Synced: true},
+		Survey: host.Survey{Extensions: "vmx", AvailableMiB: 20 << 10, OpenFiles: 4096, Watches: 65536, Synced: true},
 		User:   "ana", VMM: "qemu", Backend: "qemu, as SMOLVM_BACKEND says", Firecracker: "Firecracker 1.12.1 (/usr/bin/firecracker)", FirecrackerSum: "ab12", FirecrackerKnown: "the official 1.12.1", Emulator: "QEMU 9.2.0 (/usr/bin/qemu-system-x86_64)", KVM: host.Verdict{Usable: true},
 		Boot:      Boot{Accel: "kvm", Took: 312 * time.Millisecond, Kernel: "6.12.85-smolvm"},
 		Home:      Home{Path: "/home/ana/.smolvm", Exists: true, Mode: 0o755, Folder: host.Folder{FreeBytes: 90 << 30, HardLinks: true, Holes: true, Locks: true}},
 		Catalogue: Catalogue{Address: "https://example.org/m.json", Release: "2026.3", Signers: []string{"A1"}, Expires: now.AddDate(0, 3, 0), Image: true, Base: true, Missing: 180 << 20, Expands: 800 << 20},
+		Groups:    cgroup.Outlook{Scoped: true, Controllers: cgroup.Wanted()},
 		Now:       now, Built: now.AddDate(0, -1, 0),
 	}
 }
@@ -116,8 +118,13 @@ var hosts = []struct {
 	{"broken-certificates", func(f *Facts) { f.CertError = errors.New("read SSL_CERT_FILE: no such file") }, 2},
 	{"few-files", func(f *Facts) { f.Survey.OpenFiles = 256 }, 1},
 	{"no-namespaces", func(f *Facts) {
-		f.Namespaces, f.Survey.Controllers = fault.New(fault.Host, "Allow them once.", "operation not permitted"), nil
+		f.Namespaces = fault.New(fault.Host, "Allow them once.", "operation not permitted")
 	}, 0},
+	{"no-control-group", func(f *Facts) {
+		f.Groups = cgroup.Outlook{Why: fault.New(fault.Host, "Linger.", "the control group of this login was not given to its user")}
+	}, 0},
+	{"given-control-group", func(f *Facts) { f.Groups.Scoped = false }, 0},
+	{"old-systemd", func(f *Facts) { f.Groups.Controllers = []string{"memory", "pids"} }, 0},
 	{"clock-behind", func(f *Facts) { f.Now = f.Built.AddDate(-1, 0, 0) }, 1},
 	{"clock-free", func(f *Facts) { f.Survey.Synced = false }, 0},
 	{"mac", func(f *Facts) {

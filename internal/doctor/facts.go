@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/host"
 )
 
@@ -45,7 +46,8 @@ type Facts struct {
 	Certificates int    // certificates that this computer trusts beyond the usual ones
 	CertError    error
 
-	Namespaces error // why no cage for a VMM could be made; nil: one was
+	Namespaces error          // why no cage for a VMM could be made; nil: one was
+	Groups     cgroup.Outlook // the control group that a sandbox gets
 	Now        time.Time
 	Built      time.Time // when this program was built
 }

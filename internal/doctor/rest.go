@@ -2,9 +2,9 @@ package doctor
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/fault"
 )
 
@@ -67,11 +67,6 @@ func cage(f Facts) Check {
 	} else if f.Root {
 		c.Found = "a cage works for root; as another user that may differ"
 	}
-	if wanted := []string{"cpu", "memory", "pids"}; contains(f.Survey.Controllers, wanted) {
-		c.Found += ", cgroups are delegated"
-	} else {
-		c.Found += ", cgroups are not delegated"
-	}
 	c.Means = "QEMU and Firecracker run in one"
 	if f.Namespaces != nil {
 		c.Means = "QEMU runs with its filter of system calls alone; Firecracker is not used"
@@ -79,9 +74,34 @@ func cage(f Facts) Check {
 	return c
 }
 
-func contains(have, wanted []string) bool {
-	return !slices.ContainsFunc(wanted, func(w string) bool { return !slices.Contains(have, w) })
+// group is what limits a machine monitor as a whole. Without one each of its processes
+// has limits, where it has a cage.
+func group(f Facts) Check {
+	c := Check{Name: "control group", State: OK}
+	if f.Host.OS != "linux" {
+		c.Found = "control groups are a part of Linux"
+		return c
+	}
+	if f.Groups.Why != nil {
+		c.Found, c.Fix = f.Groups.Why.Error(), fault.HintOf(f.Groups.Why)
+		c.Means = "machine monitors have the limits of their cage alone"
+		return c
+	}
+	c.Found = "each sandbox gets one that limits " + strings.Join(f.Groups.Controllers, ", ")
+	if f.Groups.Scoped {
+		c.Found += ", from systemd"
+	}
+	if missing := cgroup.Missing(f.Groups.Controllers); len(missing) > 0 {
+		c.Means = "there is no controller for " + strings.Join(missing, " and ")
+		c.Fix, c.Commands = "Let systemd give its users all of them, and log in again.", []string{delegation}
+	}
+	return c
 }
+
+// delegation gives the users' own systemds the controllers. Up to version 251 they lack
+// that of processor time.
+const delegation = `sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\nDelegate=cpu memory pids\n' | ` +
+	`sudo tee /etc/systemd/system/user@.service.d/smolvm.conf && sudo systemctl daemon-reload`
 
 func clock(f Facts) Check {
 	c := Check{Name: "clock", State: OK, Found: f.Now.UTC().Format("2006-01-02 15:04 UTC")}

@@ -17,12 +17,9 @@ type Survey struct {
 	Product      string // whose, as the firmware names it
 	Container    string // docker, podman, lxc, ...; empty: none
 	AvailableMiB int64  // memory that can be had without swapping; 0: unknown
-	// Controllers are those of the cgroup v2 hierarchy that this user's own
-	// processes may be limited by; none: nothing is delegated.
-	Controllers []string
-	OpenFiles   uint64 // files that a process may have open (soft limit)
-	Watches     int    // inotify watches of a user
-	Synced      bool   // the kernel believes that its clock is right
+	OpenFiles    uint64 // files that a process may have open (soft limit)
+	Watches      int    // inotify watches of a user
+	Synced       bool   // the kernel believes that its clock is right
 }
 
 // Look makes the survey of this computer.
@@ -31,20 +28,19 @@ func (i Info) Look() Survey {
 	if i.OS != "linux" {
 		return s
 	}
-	s.read(os.DirFS("/"), os.Getuid())
+	s.read(os.DirFS("/"))
 	s.Synced = clockSynced()
 	return s
 }
 
 // read fills in what Linux says in its file systems.
-func (s *Survey) read(root fs.FS, uid int) {
+func (s *Survey) read(root fs.FS) {
 	if text, err := fs.ReadFile(root, "proc/cpuinfo"); err == nil {
 		s.processor(firstProcessor(text)["flags"])
 	}
 	s.Product = strings.TrimSpace(line(root, "sys/class/dmi/id/sys_vendor") + " " + line(root, "sys/class/dmi/id/product_name"))
 	s.Container = container(root)
 	s.AvailableMiB = available(root)
-	s.Controllers = delegated(root, uid)
 	s.Watches, _ = strconv.Atoi(line(root, "proc/sys/fs/inotify/max_user_watches"))
 }
 
@@ -97,11 +93,4 @@ func available(root fs.FS) int64 {
 		}
 	}
 	return 0
-}
-
-// delegated reads what systemd delegated to the user's own manager, as
-// user@.service(5) has it.
-func delegated(root fs.FS, uid int) []string {
-	id := strconv.Itoa(uid)
-	return strings.Fields(line(root, "sys/fs/cgroup/user.slice/user-"+id+".slice/user@"+id+".service/cgroup.controllers"))
 }

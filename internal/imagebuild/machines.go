@@ -9,6 +9,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/process"
@@ -35,6 +36,7 @@ type Sandboxes struct {
 	Sink    event.Sink
 	Now     func() time.Time
 	Rand    io.Reader
+	Groups  cgroup.System
 	Env     map[string]string // of every session: proxies
 	Egress  egress.Policy     // what the sandboxes may reach
 	CACerts []string          // PEM, one each; the guest keeps them out of the layer
@@ -50,7 +52,7 @@ func (s Sandboxes) Open(home string) (Machines, error) {
 		return nil, err
 	}
 	manager := sandbox.New(sandbox.Options{
-		Home: home, Book: book, Runner: s.Runner, Sink: s.Sink, Now: s.Now, Rand: s.Rand,
+		Home: home, Book: book, Runner: s.Runner, Sink: s.Sink, Now: s.Now, Rand: s.Rand, Groups: s.Groups,
 	})
 	return machines{s, manager}, nil
 }

@@ -52,6 +52,15 @@ const (
 // interrupted before the first record was written.
 var ErrIncomplete = errors.New("its creation was interrupted")
 
+// Limits are what the control group of a machine monitor allows it; 0 is no limit.
+type Limits struct {
+	Group     bool   `json:"group"`                  // it has one; else it has the limits of its cage alone
+	Memory    uint64 `json:"memory_bytes,omitempty"` // the guest's included
+	Processes uint64 `json:"processes,omitempty"`    // and threads
+	CPUs      int    `json:"cpus,omitempty"`         // processors' worth of time
+	Why       string `json:"why,omitempty"`          // why there is no group, or why it leaves something open
+}
+
 // Record is what is known about one sandbox.
 type Record struct {
 	Version       int              `json:"version"` // set by Write
@@ -65,6 +74,7 @@ type Record struct {
 	Accel         string           `json:"accel"`               // kvm, hvf, tcg
 	VMMProgram    *Program         `json:"vmm_program,omitempty"`
 	Confinement   string           `json:"confinement,omitempty"` // of the last start: Caged, Uncaged; empty: not known
+	Limits        *Limits          `json:"limits,omitempty"`      // of the last start; nil: not known
 	Agent         Agent            `json:"agent"`
 	Launch        []string         `json:"launch"`
 	Arguments     []string         `json:"arguments,omitempty"` // after Launch when the user gives none

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
@@ -37,7 +38,8 @@ type Options struct {
 	Runner *process.Runner // finds mkfs.ext4, and this program again
 	Sink   event.Sink
 	Now    func() time.Time
-	Rand   io.Reader // keys and instance ids
+	Rand   io.Reader     // keys and instance ids
+	Groups cgroup.System // tells whether systemd is asked for a control group for each
 }
 
 // Manager manages the sandboxes of one home.

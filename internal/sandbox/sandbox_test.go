@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/cage"
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 		clock := benchClock{os.Args[3]}
 		err := supervise.Run(context.Background(), supervise.Options{
 			Home: os.Args[3], Name: os.Args[5], Driver: driver, Now: clock.now, Log: os.Stderr,
-			Agent: agent, Jumps: clock.jumps,
+			Agent: agent, Jumps: clock.jumps, Groups: cgroup.Here(),
 		})
 		if err != nil {
 			os.Exit(1)

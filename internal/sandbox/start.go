@@ -64,7 +64,7 @@ func (m *Manager) spawn(ctx context.Context, name string, order supervise.Order)
 	}
 	s, err := supervise.Spawn(ctx, supervise.Launch{
 		Runner: m.Runner, Home: m.Home, Name: name, Log: m.Book.Folder(name).Log(),
-		Lock: lock, Order: order, Sink: m.Sink,
+		Lock: lock, Order: order, Sink: m.Sink, Groups: m.Groups,
 	})
 	if err != nil {
 		return supervise.Spawned{}, errors.Join(err, m.clean(name))

@@ -23,6 +23,9 @@ func (s *supervisor) finish(committed bool, reason error) error {
 		s.ports.table.Close()
 	}
 	s.running.Wait()
+	if err := s.bounds.close(); err != nil {
+		s.log.Warn("remove the machine's control group", "error", err)
+	}
 	if s.mounts != nil {
 		reason = errors.Join(reason, s.mounts.server.Close())
 	}

@@ -132,6 +132,7 @@ func (s *supervisor) launch(start context.Context, spec vmm.Spec) error {
 	if err != nil {
 		return err
 	}
+	spec.Group = s.enclose(driver, spec)
 	if s.order.From == "" {
 		s.machine, err = driver.Start(start, spec)
 		return err

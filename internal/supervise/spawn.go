@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
@@ -31,6 +32,7 @@ type Launch struct {
 	Lock   *record.Lock // the supervisor's from the moment it runs; given up in any case
 	Order  Order
 	Sink   event.Sink
+	Groups cgroup.System // tells whether systemd is asked for a scope
 }
 
 // Spawned is a supervisor that did what it was ordered to.
@@ -69,11 +71,64 @@ type spawn struct {
 	orders  *os.File
 	lines   *bufio.Reader
 	ended   chan struct{}
+	kill    func()
 }
 
-// start runs the supervisor. Its working folder is /, so that no file system is
-// kept busy; its only open files are its log and the pipes.
+// start runs the supervisor, in a control group of its own where it can be given one,
+// and tells it what is wanted.
 func (l Launch) start(ctx context.Context) (*spawn, error) {
+	s, err := l.startScoped(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, err
+	}
+	if err != nil {
+		l.Order.Unscoped = clipLine(plain(err.Error()))
+	}
+	if s == nil {
+		s, err = l.run(l.Runner.Command(context.WithoutCancel(ctx), process.Self, l.arguments()...))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(l.Lock.Part(), s.order(l.Order)); err != nil {
+		s.abort()
+		s.settle()
+		return nil, errors.Join(err, s.reports.Close())
+	}
+	return s, nil
+}
+
+func (l Launch) arguments() []string {
+	return []string{"supervise", "--home", l.Home, "--name", l.Name}
+}
+
+// scopeTime bounds how long systemd may take to make a scope. It takes 10 to 50 ms; a
+// user's systemd that hangs must not keep sandboxes from starting.
+const scopeTime = 10 * time.Second
+
+// startScoped runs the supervisor in a scope that the user's systemd makes for it. Where
+// none is to be made both results are nil. Nothing has been ordered yet: a supervisor
+// that does not say that it is there can be killed, and another one started.
+func (l Launch) startScoped(ctx context.Context) (*spawn, error) {
+	if !l.Groups.Scoped() {
+		return nil, nil //nolint:nilnil // see above
+	}
+	s, err := l.run(l.Runner.Scoped(context.WithoutCancel(ctx), "SmolVM sandbox "+l.Name, l.arguments()...))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.greeted(ctx); err != nil {
+		s.kill()
+		<-s.ended
+		s.close()
+		return nil, fmt.Errorf("ask systemd for a control group: %w: %s", err, lastWords(l.Log))
+	}
+	return s, nil
+}
+
+// run starts the supervisor. Its working folder is /, so that no file system is
+// kept busy; its only open files are its log and the pipes.
+func (l Launch) run(cmd *process.Cmd) (*spawn, error) {
 	log, err := os.OpenFile(l.Log, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fault.New(fault.Storage, "", "open the supervisor's log: %w", err)
@@ -89,24 +144,38 @@ func (l Launch) start(ctx context.Context) (*spawn, error) {
 		return nil, errors.Join(err, reports.Close())
 	}
 	defer theirOrders.Close()
-	cmd := l.Runner.Command(context.WithoutCancel(ctx), process.Self, "supervise", "--home", l.Home, "--name", l.Name)
 	process.Detach(cmd)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.ExtraFiles = []*os.File{theirReports, theirOrders, l.Lock.File()} // reportsFD, ordersFD, lockFD
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(err, reports.Close(), orders.Close())
 	}
-	s := &spawn{reports: reports, orders: orders, lines: bufio.NewReaderSize(reports, maxLineBytes), ended: make(chan struct{})}
+	s := &spawn{
+		reports: reports, orders: orders, lines: bufio.NewReaderSize(reports, maxLineBytes), ended: make(chan struct{}),
+		kill: func() { _ = cmd.Process.Kill() }, // fails only when it has ended
+	}
 	go func() { // owned by the process: it only reaps a supervisor that ends before us
 		defer close(s.ended)
 		_ = cmd.Wait()
 	}()
-	if err := errors.Join(l.Lock.Part(), s.order(l.Order)); err != nil {
-		s.abort()
-		s.settle()
-		return nil, errors.Join(err, reports.Close())
-	}
 	return s, nil
+}
+
+// greeted waits for the first word of a supervisor. One that is late is killed.
+func (s *spawn) greeted(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, scopeTime, errors.New("no answer in time"))
+	defer cancel()
+	stop := context.AfterFunc(ctx, s.kill)
+	r, err := s.next()
+	switch {
+	case !stop():
+		return context.Cause(ctx)
+	case err != nil:
+		return errors.New("it was refused")
+	case r.Type != reportHere:
+		return fmt.Errorf("%q instead of a greeting", r.Type)
+	}
+	return nil
 }
 
 // follow takes the reports up to the last one, and commits.

@@ -53,6 +53,9 @@ type Order struct {
 	From string `json:"from,omitempty"`
 	// Capture is the path of a new file for the traffic of this run; empty: none.
 	Capture string `json:"capture,omitempty"`
+	// Unscoped says why systemd, which was asked, gave the supervisor no control group;
+	// empty: it did, or was not asked.
+	Unscoped string `json:"unscoped,omitempty"`
 }
 
 // packs says whether the guest packs a layer and ends, instead of running on.
@@ -61,6 +64,7 @@ func (o Order) packs() bool { return o.Mode == wire.ModePack }
 type reportType string
 
 const (
+	reportHere   reportType = "here"   // it runs; always the first
 	reportEvent  reportType = "event"  // for the starter's sink
 	reportReady  reportType = "ready"  // the sandbox is ready; the starter has to commit
 	reportDone   reportType = "done"   // committed and recorded, or packed; nothing follows

@@ -26,6 +26,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/cgroup"
 	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/escrow"
 	"github.com/smolvm/smolvm/internal/event"
@@ -62,6 +63,8 @@ type Options struct {
 	Log         io.Writer // the supervisor's own messages, standard error
 	// Jumps calls tell after each jump of this computer's clock, until ctx ends.
 	Jumps func(ctx context.Context, tell func())
+	// Groups is where the machine's control group is made.
+	Groups cgroup.System
 }
 
 // Run is the whole life of a supervisor that Spawn has started: it takes over
@@ -77,6 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	s.name.Store(&o.Name)
 	defer s.starter.close()
+	s.starter.report(report{Type: reportHere})
 	err := s.run(ctx)
 	if err != nil {
 		log.Error("sandbox ended", "error", err)
@@ -102,6 +106,7 @@ type supervisor struct {
 	connections *console
 	capture     *os.File // gets the traffic; nil: nobody wants it
 	machine     vmm.Machine
+	bounds      bounds
 	name        atomic.Pointer[string]      // of the sandbox now, for status
 	metered     atomic.Pointer[vmm.Machine] // machine, for status
 	vmmPid      atomic.Int64                // of machine, for status
@@ -254,7 +259,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 // power starts the machine and what watches it.
 func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 	if err := s.launch(start, spec); err != nil {
-		return err
+		return s.bounds.explain(err)
 	}
 	s.vmmPid.Store(int64(s.machine.Pid()))
 	s.metered.Store(&s.machine)
@@ -262,11 +267,11 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 	if err := s.connect(life); err != nil {
 		return err
 	}
-	s.log.Info("machine started", "pid", s.machine.Pid(), "confinement", s.rec.Confinement)
+	s.log.Info("machine started", "pid", s.machine.Pid(), "confinement", s.rec.Confinement, "limits", s.rec.Limits)
 	s.running.Go(func() { s.mounts.serve(life, s.machine) })
 	s.running.Go(func() {
 		s.guest.run(life, s.machine)
-		s.death = s.machine.Wait()
+		s.death = s.bounds.explain(s.machine.Wait())
 		close(s.died)
 	})
 	return nil

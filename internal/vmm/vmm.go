@@ -10,6 +10,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
 
 	"github.com/smolvm/smolvm/internal/wire"
 )
@@ -52,6 +53,21 @@ type Spec struct {
 	// or a snapshot is a fault, and KVM maps guest memory in small pages only), so it is
 	// for who will ask for differences. A driver whose machines are none refuses it.
 	Track bool
+	// Group is the open folder of the control group that the VMM is started in, each
+	// time that it is; nil: in that of this process. The caller closes it after the end.
+	Group *os.File
+}
+
+// Needs are what a VMM takes of this computer at most, its guest included.
+type Needs struct {
+	Memory    uint64 // bytes, its part of the kernel's memory and of disk caches included
+	Processes uint64 // and threads, those of the stage that builds its cage included
+	CPUs      int    // processors
+}
+
+// Estimator is a Driver that knows what it takes to run a spec.
+type Estimator interface {
+	Needs(spec Spec) Needs
 }
 
 // Machine is a started virtual machine.

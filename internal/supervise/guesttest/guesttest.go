@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/guestlink/linktest"
+	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sshx"
 	"github.com/smolvm/smolvm/internal/sshx/sshtest"
@@ -74,7 +76,7 @@ type boot struct {
 	id       wire.Identity
 
 	link    *linktest.Guest
-	end     chan string // "poweroff", "reboot", "crash"
+	end     chan string // "poweroff", "reboot", "crash", "starve"
 	held    atomic.Bool // nobody gets in
 	hangups hangups
 	clock   atomic.Int64 // as the host said last
@@ -151,12 +153,29 @@ func (b *boot) run(fails bool) (again bool, err error) {
 		if how == "crash" {
 			return false, errors.New("QEMU ended: signal: killed")
 		}
+		if how == "starve" {
+			return false, b.devour()
+		}
 		if how == "panic" || how == "cut off" {
 			return true, nil // without a word
 		}
 		_ = b.link.Send(wire.Message{Type: wire.Goodbye, Text: how})
 		return how == "reboot", nil
 	}
+}
+
+// devour runs a program in the machine's control group that keeps what it reads. Where
+// there is no group it would take all of this computer's memory, and is not run.
+func (b *boot) devour() error {
+	if b.guest.Spec.Group == nil {
+		return errors.New("there is no control group to starve in")
+	}
+	cmd := exec.Command("tail", "/dev/zero")
+	process.InGroup(cmd, b.guest.Spec.Group)
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("QEMU ended: %w", err)
+	}
+	return nil
 }
 
 // begin says what the guest says first.
@@ -326,7 +345,7 @@ func (b *boot) program(p *sshtest.Process) sshx.Exit {
 		b.guest.Console(arg + "\n")
 	case "console":
 		b.guest.Console(strings.Repeat(arg, 1000))
-	case "poweroff", "reboot", "crash":
+	case "poweroff", "reboot", "crash", "starve":
 		b.stop(name)
 		<-p.Hangup
 	default:

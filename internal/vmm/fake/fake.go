@@ -33,6 +33,11 @@ type Driver struct {
 
 var _ vmm.Restorer = (*Driver)(nil)
 
+// Needs are those of no real monitor.
+func (d *Driver) Needs(s vmm.Spec) vmm.Needs {
+	return vmm.Needs{Memory: uint64(s.MemoryMiB) << 20, Processes: 64, CPUs: s.CPUs}
+}
+
 // Link makes the guest of a driver that opens its link once and serves it.
 func Link(serve func(net.Conn)) func(*Guest) error {
 	return func(g *Guest) error {

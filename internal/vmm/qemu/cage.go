@@ -34,6 +34,37 @@ const (
 	mebibyte   = 1 << 20
 )
 
+// What QEMU needs of its control group beyond its guest's memory and processors.
+const (
+	// ownMemory is in bytes: QEMU's own (30 to 60 MiB), what 64 threads and the kernel
+	// keep for it, and a disk cache that leaves it room to write.
+	ownMemory = 768 << 20
+	// emulatorMemory comes on top under emulation: translated code, as much as QEMU keeps
+	// by default.
+	emulatorMemory = 1 << 30
+	// ownProcessors are for the threads that are not the guest's processors.
+	ownProcessors = 1
+	// stageThreads are those of a Go program before it becomes QEMU.
+	stageThreads = 64
+	// pageTables is how many bytes of guest memory take one byte of the kernel's: 8 bytes
+	// for each page of 4 KiB, of QEMU's and of KVM's tables, doubled.
+	pageTables = 128
+)
+
+var _ vmm.Estimator = (*Driver)(nil)
+
+// Needs are what QEMU takes to run a spec.
+func (d *Driver) Needs(s vmm.Spec) vmm.Needs {
+	guest := uint64(s.MemoryMiB) * mebibyte
+	n := vmm.Needs{
+		Memory: guest + guest/pageTables + ownMemory, Processes: uint64(s.CPUs) + ownThreads + stageThreads, CPUs: s.CPUs + ownProcessors,
+	}
+	if s.Accel == vmm.TCG {
+		n.Memory += emulatorMemory
+	}
+	return n
+}
+
 // confinement is what one QEMU's cage shows of this system besides the machine's files.
 type confinement struct {
 	binds []cage.Bind
