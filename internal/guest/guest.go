@@ -127,6 +127,9 @@ func (a *agent) live(ctx context.Context) (order, error) {
 	a.group.Go(func() { server.Tell(ctx, a.uplink.announce) })
 	a.console.printf("ready after %d ms", report.UptimeMS)
 	a.group.Go(func() { a.watchDisk(ctx) })
+	if a.options.Vsock != "" {
+		a.group.Go(func() { a.watchMemory(ctx) })
+	}
 	a.keeper.Start()
 	if err := a.root.Settle(); err != nil {
 		a.console.printf("%v", err)

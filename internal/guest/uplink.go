@@ -42,15 +42,15 @@ type uplink struct {
 	mu       sync.Mutex
 	session  *link.Session
 	standing *wire.Message
-	sessions *wire.Message // the kept ones, told beside
-	changed  chan struct{} // closed and renewed when session changes
-	held     chan struct{} // closed when streams are served again; nil: they are
+	beside   map[wire.MessageType]wire.Message // told to every new session too: the last of each type
+	changed  chan struct{}                     // closed and renewed when session changes
+	held     chan struct{}                     // closed when streams are served again; nil: they are
 }
 
 // newUplink makes an uplink without a port, on which nothing is heard. Orders
 // of the host go to orders.
 func newUplink(random io.Reader, orders chan<- order) *uplink {
-	return &uplink{random: random, orders: orders, changed: make(chan struct{}), ready: make(chan struct{})}
+	return &uplink{random: random, orders: orders, changed: make(chan struct{}), ready: make(chan struct{}), beside: map[wire.MessageType]wire.Message{}}
 }
 
 // redial is how long to wait at most before the host is called again that did not
@@ -223,17 +223,22 @@ func (u *uplink) attach(session *link.Session) {
 	if session != nil && u.standing != nil {
 		_ = session.Send(*u.standing)
 	}
-	if session != nil && u.sessions != nil {
-		_ = session.Send(*u.sessions)
+	for _, message := range u.beside {
+		if session != nil {
+			_ = session.Send(message)
+		}
 	}
 }
 
 // announce tells the host of the kept sessions, now and in every later session.
-func (u *uplink) announce(all []wire.KeptSession) {
-	message := sessionsMessage(all)
+func (u *uplink) announce(all []wire.KeptSession) { u.remember(sessionsMessage(all)) }
+
+// remember tells the host something now, and in every later session until there is
+// another message of its type.
+func (u *uplink) remember(message wire.Message) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.sessions = &message
+	u.beside[message.Type] = message
 	if u.session != nil {
 		_ = u.session.Send(message)
 	}

@@ -92,3 +92,29 @@ func TestGuestThatRestartsOverAndOver(t *testing.T) {
 	}
 	b.start("box")
 }
+
+// TestMemoryIsTold: what a guest says of its memory its supervisor knows.
+func TestMemoryIsTold(t *testing.T) {
+	b := newBench(t)
+	b.create("box")
+	b.start("box")
+	b.exec("box", "", "memory", "1000000")
+	c, err := b.m.Connect(t.Context(), "box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	want := int64(128<<20 - 1000000)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		s, err := c.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Memory != nil && s.Memory.Used == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("its supervisor knows %+v, want %d used", s.Memory, want)
+		}
+	}
+}

@@ -40,6 +40,7 @@ type guest struct {
 	pulse     *pulse
 	keeps     func(sessions int) // told how many run without a client
 	troubles  *troubles
+	informed  vmm.Informed // wants to know of its memory; nil: nobody does
 
 	mu       sync.Mutex
 	state    state
@@ -133,6 +134,10 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 		}
 		if m.Type == wire.DiskFull {
 			g.troubles.disk(m.Text)
+			continue
+		}
+		if m.Type == wire.Memory {
+			g.inform(m.Memory)
 			continue
 		}
 		if g.heardOfSnapshot(ctx, m) {

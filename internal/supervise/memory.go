@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 // Memory is what the guest does with its memory, in bytes.
@@ -39,4 +40,11 @@ func memory(machine vmm.Machine) *Memory {
 		return nil
 	}
 	return &Memory{Used: m.Used, Returned: m.Returned}
+}
+
+// inform hands on what the guest says of its memory.
+func (g *guest) inform(use *wire.MemoryUse) {
+	if g.informed != nil && use != nil {
+		g.informed.Inform(use.Total, use.Free)
+	}
 }

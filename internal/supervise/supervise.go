@@ -263,6 +263,7 @@ func (s *supervisor) power(start, life context.Context, spec vmm.Spec) error {
 	}
 	s.vmmPid.Store(int64(s.machine.Pid()))
 	s.metered.Store(&s.machine)
+	s.guest.informed, _ = s.machine.(vmm.Informed) // nobody else has the guest yet
 	s.rec.Confinement = s.confinement()
 	if err := s.connect(life); err != nil {
 		return err

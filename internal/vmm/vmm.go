@@ -169,6 +169,13 @@ type Memory struct {
 	Returned int64 // held by the balloon: the host has it
 }
 
+// Informed is a Machine whose monitor is told what its guest says of its memory.
+type Informed interface {
+	// Inform takes how many bytes the guest has, and how many of them nobody uses.
+	// Whatever a guest may say is taken; what cannot be true is not believed.
+	Inform(total, free int64)
+}
+
 // Meter is a Machine whose guest tells what it does with its memory.
 type Meter interface {
 	Memory(ctx context.Context) (Memory, error)

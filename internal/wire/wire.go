@@ -134,6 +134,7 @@ const (
 	Clock    MessageType = "clock"     // host to guest: set the clock to UnixNano
 	DiskFull MessageType = "disk-full" // Text says how full; empty: it has room again
 	Sessions MessageType = "sessions"  // Sessions are those that are kept now; said once ready and after each change
+	Memory   MessageType = "memory"    // Memory is how it is used now; said where the guest link goes by vsock
 )
 
 // Message is one control message.
@@ -147,10 +148,17 @@ type Message struct {
 	Changes  []Change      `json:"changes,omitempty"`
 	Serial   int64         `json:"serial,omitempty"`   // with Mounts; Mounted gives it back
 	Sessions []KeptSession `json:"sessions,omitempty"` // with Sessions
+	Memory   *MemoryUse    `json:"memory,omitempty"`   // with Memory
 	// Credentials come with GiveCredentials and Logins.
 	Credentials *Credentials `json:"credentials,omitempty"`
 	// Identity comes with Renew, to a machine that was restored.
 	Identity *Identity `json:"identity,omitempty"`
+}
+
+// MemoryUse is a guest's memory in bytes. What a balloon holds counts as used.
+type MemoryUse struct {
+	Total int64 `json:"total"` // that its kernel hands out
+	Free  int64 `json:"free"`  // that nobody uses, caches neither
 }
 
 // BootReport is what the guest measured and found while coming up.

@@ -337,6 +337,10 @@ func (b *boot) program(p *sshtest.Process) sshx.Exit {
 		return sshtest.Vanish
 	case "full":
 		_ = b.link.Send(wire.Message{Type: wire.DiskFull, Text: arg})
+	case "memory": // says that arg bytes of it are free
+		use := wire.MemoryUse{Total: b.guest.Spec.MemoryMiB << 20}
+		fmt.Sscan(arg, &use.Free) //nolint:errcheck // 0 otherwise
+		_ = b.link.Send(wire.Message{Type: wire.Memory, Memory: &use})
 	case "panic":
 		b.guest.Console("[    1.0] Kernel panic - not syncing: " + arg + "\n")
 		b.stop(name)

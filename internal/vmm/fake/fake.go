@@ -157,6 +157,7 @@ type machine struct {
 	mu       sync.Mutex
 	latest   string // ID of the latest snapshot; empty: none
 	prepared bool   // to be kept as it differs from that
+	used     int64  // bytes of memory, as the guest says
 	killed   bool
 	err      error
 }
@@ -225,6 +226,20 @@ func (m *machine) Kill() error {
 	m.end()
 	<-m.ended
 	return nil
+}
+
+// Inform takes what the guest says of its memory.
+func (m *machine) Inform(total, free int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.used = total - free
+}
+
+// Memory tells it again.
+func (m *machine) Memory(context.Context) (vmm.Memory, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return vmm.Memory{Used: m.used}, nil
 }
 
 // Pid is this process: there is no other.

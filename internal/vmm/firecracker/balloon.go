@@ -70,7 +70,7 @@ func (m *machine) breathe(ctx context.Context) {
 		}
 		u, err := m.memoryUse(ctx)
 		if err != nil || u.total == 0 {
-			continue // no driver in the guest (yet), paused, or ending
+			continue // nothing is said by the guest (yet), it is paused, or ending
 		}
 		if size := target(before, u, m.spec.MemoryMiB); before.total != 0 && size != u.balloon {
 			_ = m.client().patch(ctx, "/balloon", "the balloon", balloonTarget{size}) // the next look tries again
@@ -79,13 +79,32 @@ func (m *machine) breathe(ctx context.Context) {
 	}
 }
 
-// memoryUse asks for the last statistics of the guest.
+// Inform takes what the guest's agent says of its memory. Firecracker's own statistics
+// are not to be had everywhere: before version 1.14 it drops those of Linux 6.12, all of
+// them, for the kinds that it does not know.
+func (m *machine) Inform(total, free int64) {
+	if free < 0 || free > total || total > m.spec.MemoryMiB<<20 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.told = memoryUse{total: total >> 20, free: free >> 20}
+}
+
+// memoryUse is what the guest said last, with the size of the balloon now; all 0 where
+// it has said nothing.
 func (m *machine) memoryUse(ctx context.Context) (memoryUse, error) {
 	var s balloonStatistics
 	if err := m.client().get(ctx, "/balloon/statistics", "the balloon's statistics", &s); err != nil {
 		return memoryUse{}, err
 	}
-	return memoryUse{total: s.Total >> 20, free: s.Free >> 20, balloon: s.ActualMiB}, nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u := m.told
+	if u.total > 0 {
+		u.balloon = s.ActualMiB
+	}
+	return u, nil
 }
 
 // Memory says what the guest uses of its memory, and what the balloon holds for the

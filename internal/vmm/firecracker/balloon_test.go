@@ -1,6 +1,11 @@
 package firecracker
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/smolvm/smolvm/internal/vmm"
+	"github.com/smolvm/smolvm/internal/vmm/firecracker/apitest"
+)
 
 // TestBalloon: it grows while a guest rests, stays while it works, and shrinks
 // before it runs short.
@@ -33,6 +38,22 @@ func TestBalloon(t *testing.T) {
 		}
 		if size := target(before, u, memory); size != u.balloon || u.free < lowFree || memory > 200 && u.free > leftFree+balloonSlack {
 			t.Errorf("a guest of %d MiB does not settle: %d after %d, %d free", memory, size, u.balloon, u.free)
+		}
+	}
+}
+
+// TestMemory: what is used is what the guest says, without what the balloon holds, and
+// nothing of what it cannot have. Firecracker's own numbers are not taken.
+func TestMemory(t *testing.T) {
+	m := &machine{api: serve(t, &apitest.Server{BalloonMiB: 40}), spec: vmm.Spec{MemoryMiB: 256}}
+	if got, err := m.Memory(t.Context()); err != nil || got != (vmm.Memory{}) {
+		t.Errorf("a guest that has said nothing: %+v, %v", got, err)
+	}
+	want := vmm.Memory{Used: 100 << 20, Returned: 40 << 20}
+	for _, said := range [][2]int64{{240 << 20, 100 << 20}, {240 << 20, -1}, {1 << 20, 2 << 20}, {257 << 20, 0}} {
+		m.Inform(said[0], said[1])
+		if got, err := m.Memory(t.Context()); err != nil || got != want {
+			t.Errorf("after it said %d: %+v, %v", said, got, err)
 		}
 	}
 }

@@ -249,7 +249,8 @@ type setting struct {
 	body         any
 }
 
-// statisticsSeconds is how often the guest says how much memory it uses.
+// statisticsSeconds is how often Firecracker asks for the balloon's statistics. Without
+// them it does not tell the balloon's size either; nothing else of them is read.
 const statisticsSeconds = 5
 
 // guestCID is the guest's vsock address; each machine has a device of its own.

@@ -48,6 +48,7 @@ type machine struct {
 	tail   *process.Tail
 	api    *client
 	line   lineage
+	told   memoryUse // by the guest; its balloon is not set
 	killed bool
 	err    error
 }
@@ -159,7 +160,7 @@ func (m *machine) launch(ctx context.Context) error {
 	if m.api != nil {
 		m.api.close()
 	}
-	m.child, m.tail, m.api, m.line = child, tail, api, lineage{}
+	m.child, m.tail, m.api, m.line, m.told = child, tail, api, lineage{}, memoryUse{}
 	killed := m.killed
 	m.mu.Unlock()
 	if killed {

@@ -111,6 +111,4 @@ type balloonTarget struct {
 
 type balloonStatistics struct {
 	ActualMiB int64 `json:"actual_mib"`
-	Free      int64 `json:"free_memory"`  // bytes
-	Total     int64 `json:"total_memory"` // bytes
 }

@@ -19,6 +19,7 @@ var (
 	_ vmm.Snapshotter = (*machine)(nil)
 	_ vmm.Restorer    = (*Driver)(nil)
 	_ vmm.Meter       = (*machine)(nil)
+	_ vmm.Informed    = (*machine)(nil)
 )
 
 // The files of a snapshot, beside the one that says of which machine it is.

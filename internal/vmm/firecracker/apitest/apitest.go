@@ -47,6 +47,8 @@ type Server struct {
 	Misbehave func(request string) []byte
 	// On is told each request that was carried out.
 	On func(request string, body map[string]any) error
+	// BalloonMiB is what the balloon holds.
+	BalloonMiB int64
 
 	answering sync.Mutex // held from a request until its answer is sent
 
@@ -245,7 +247,7 @@ func (s *Server) tell(name string) string {
 	case "GET /version":
 		value = map[string]string{"firecracker_version": s.Version}
 	case "GET /balloon/statistics":
-		value = map[string]int64{"target_mib": 0, "actual_mib": 0, "target_pages": 0, "actual_pages": 0, "free_memory": 100 << 20, "available_memory": 200 << 20, "total_memory": 500 << 20}
+		value = map[string]int64{"target_mib": 0, "actual_mib": s.BalloonMiB, "target_pages": 0, "actual_pages": 0, "free_memory": 100 << 20, "available_memory": 200 << 20, "total_memory": 500 << 20}
 	default:
 		return fault("Invalid request method and/or path: %s.", name)
 	}
