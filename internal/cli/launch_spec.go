@@ -117,8 +117,8 @@ func (l *launch) forwards() []port.Forward {
 func (l *launch) notices(ctx context.Context, surroundings config.Config, image record.Image, accel vmm.Accel, reason string) {
 	for _, m := range l.mounts {
 		l.app.notice("Mounted: %s", mountText(m))
-		if common := missingGit(m, l.mounts); common != "" {
-			l.app.notice("%s is a git worktree whose repository is not mounted: git works in the sandbox with --mount %s:%s.", m.Host, common, common)
+		if need, ok := missingGit(m, l.mounts); ok {
+			l.app.notice("%s", need.text(m))
 		}
 	}
 	if len(l.mounts) == 0 && !l.options.NoMount {

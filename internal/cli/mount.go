@@ -246,7 +246,7 @@ func (a *App) refuseCurrent(host string) error {
 	case inside(home, host):
 		return refuse(hint, "the current folder %s is or holds your home folder, which is not mounted unless it is named", host)
 	case inside(own, host) || inside(host, own):
-		return refuse(hint, "the current folder %s is or holds SmolVM's own files, which are not mounted unless it is named", host)
+		return refuse(hint, "the current folder %s is or holds SmolVM's own files; it is not mounted unless it is named", host)
 	}
 	return nil
 }
