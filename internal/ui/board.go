@@ -181,7 +181,7 @@ func (b *board) apply(now time.Time, e event.Event) (t *task, ended bool, elapse
 	if e.Total > 0 {
 		t.total = e.Total
 	}
-	if e.Kind == event.Start && e.Bytes*100 >= t.total { // less is not worth a word: frames without data are always here
+	if e.Kind == event.Start && e.Stage == event.Fetch && e.Bytes*100 >= t.total { // less is not worth a word: frames without data are always here
 		t.here = e.Bytes
 	}
 	t.text = e.Text

@@ -220,6 +220,17 @@ func TestResumedTask(t *testing.T) {
 	}
 }
 
+// A copy is told of once it takes long: what it did until then was not here before.
+func TestCopyHadNothing(t *testing.T) {
+	var b board
+	begun := time.Unix(0, 0)
+	b.apply(begun, event.Event{Kind: event.Start, Stage: event.Copy, Object: "big", Bytes: 11 << 20, Total: 300 << 20})
+	done, _, _ := b.apply(begun.Add(4*time.Second), event.Event{Kind: event.Done, Stage: event.Copy, Object: "big", Bytes: 300 << 20})
+	if got, want := done.result(4*time.Second), "copied, 300.0 MiB in 4.0 s"; got != want {
+		t.Errorf("the end says %q, want %q", got, want)
+	}
+}
+
 // Several assets have a line each, which fits the screen, and nothing is told of
 // time left that nobody could wait for.
 func TestSeveralTasks(t *testing.T) {

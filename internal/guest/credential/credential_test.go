@@ -3,8 +3,11 @@
 package credential
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -208,6 +211,36 @@ func TestHostileMemory(t *testing.T) {
 	}
 }
 
+// TestGitTrusts has git itself work in a repository of another user.
+func TestGitTrusts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a repository of another user")
+	}
+	dir := t.TempDir()
+	settings := filepath.Join(dir, "gitconfig")
+	git := func(args ...string) error {
+		cmd := exec.Command("git", append([]string{"-C", dir}, args...)...)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "GIT_CONFIG_SYSTEM=" + settings}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	}
+	if err := errors.Join(git("init", "-q"), os.Chown(dir, 1000, 1000), os.Chown(filepath.Join(dir, ".git"), 1000, 1000)); err != nil {
+		t.Skip(err)
+	}
+	if err := git("status"); err == nil {
+		t.Skip("this git trusts everybody")
+	}
+	if err := WriteGit(settings, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := git("status"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWriteGit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gitconfig")
 	write := func(who *wire.GitIdentity) string {
@@ -217,14 +250,14 @@ func TestWriteGit(t *testing.T) {
 		raw, _ := os.ReadFile(path)
 		return string(raw)
 	}
-	if got := write(nil); got != "" {
+	if got := write(nil); got != gitMark+gitTrust {
 		t.Errorf("nobody commits: %q", got)
 	}
 	got := write(&wire.GitIdentity{Name: "Zoë \"Z\" \\ X\n[core]", Email: "z@example.org"})
-	if want := gitMark + "[user]\n\tname = \"Zoë \\\"Z\\\" \\\\ X[core]\"\n\temail = \"z@example.org\"\n"; got != want {
+	if want := gitMark + gitTrust + "[user]\n\tname = \"Zoë \\\"Z\\\" \\\\ X[core]\"\n\temail = \"z@example.org\"\n"; got != want {
 		t.Errorf("it is %q, want %q", got, want)
 	}
-	if got := write(nil); got != gitMark {
+	if got := write(nil); got != gitMark+gitTrust {
 		t.Errorf("somebody still commits: %q", got)
 	}
 	if err := os.WriteFile(path, []byte("[user]\n"), 0o644); err != nil {

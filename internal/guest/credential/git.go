@@ -13,16 +13,19 @@ import (
 // gitMark begins a configuration of git's that is ours to replace.
 const gitMark = "# Written by smolvm at each start; take this line away to keep your own.\n"
 
-// WriteGit tells git who commits, for all users, unless the file is the user's own.
+// gitTrust lets every user of the sandbox use what is mounted: those files are the
+// agent's, and git refuses repositories of somebody else, also to root. There is
+// nobody in a sandbox to be kept from the others by that.
+const gitTrust = "[safe]\n\tdirectory = *\n"
+
+// WriteGit tells git who commits and what it may trust, for all users, unless the
+// file is the user's own.
 func WriteGit(path string, who *wire.GitIdentity) error {
 	old, err := os.ReadFile(path)
-	switch {
-	case err == nil && !strings.HasPrefix(string(old), gitMark):
-		return nil
-	case err != nil && who == nil:
+	if err == nil && !strings.HasPrefix(string(old), gitMark) {
 		return nil
 	}
-	text := gitMark
+	text := gitMark + gitTrust
 	if who != nil {
 		text += fmt.Sprintf("[user]\n\tname = %s\n\temail = %s\n", gitQuoted(who.Name), gitQuoted(who.Email))
 	}
@@ -30,7 +33,7 @@ func WriteGit(path string, who *wire.GitIdentity) error {
 		return nil
 	}
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		return fmt.Errorf("tell git who commits: %w", err)
+		return fmt.Errorf("write git's settings: %w", err)
 	}
 	return nil
 }
