@@ -80,8 +80,9 @@ type Record struct {
 	Arguments     []string         `json:"arguments,omitempty"` // after Launch when the user gives none
 	Ports         []int            `json:"ports,omitempty"`     // TCP, that the preset declares
 	Services      []wire.Service   `json:"services,omitempty"`
-	Mounts        []Mount          `json:"mounts,omitempty"`   // outer ones first
-	Forwards      []port.Forward   `json:"forwards,omitempty"` // of ports of this computer into the sandbox
+	Mounts        []Mount          `json:"mounts,omitempty"`    // outer ones first
+	Forwards      []port.Forward   `json:"forwards,omitempty"`  // of ports of this computer into the sandbox
+	Displaced     []port.Displaced `json:"displaced,omitempty"` // those of Forwards whose port was taken: it is tried again at each start
 	Image         Image            `json:"image"`
 	CPUs          int              `json:"cpus"`
 	MemoryMiB     int64            `json:"memory_mib"` // MiB
@@ -299,6 +300,11 @@ func (r Record) check() error {
 	for _, f := range r.Forwards {
 		if !f.Valid() {
 			return fmt.Errorf("the record is damaged: %q is no forwarded port", clip(f.String()))
+		}
+	}
+	for _, d := range r.Displaced {
+		if !d.Valid() {
+			return fmt.Errorf("the record is damaged: %q is no forwarded port", clip(d.String()))
 		}
 	}
 	for _, p := range r.paths() {

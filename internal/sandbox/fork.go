@@ -118,7 +118,7 @@ func (m *Manager) writeFork(source record.Record, name string, f Fork) error {
 // are taken from that are kept from it goes along, for the fork's next start.
 func forkOf(source record.Record, name string) record.Record {
 	r := source
-	r.Name, r.RenameTo, r.Directory, r.Forwards = name, "", "", nil
+	r.Name, r.RenameTo, r.Directory, r.Forwards, r.Displaced = name, "", "", nil, nil
 	r.State, r.LastError, r.Troubles, r.Boot, r.Snapshot = record.Creating, "", nil, nil, nil
 	r.Started, r.Stopped, r.StoppedIdle, r.Pid, r.VMMPid = time.Time{}, time.Time{}, false, 0, 0
 	return r

@@ -33,7 +33,9 @@ func (m *Manager) Forward(ctx context.Context, name string, f port.Forward) (por
 		return report.Added, err
 	}
 	return f, m.edit(name, func(r *record.Record) error {
-		r.Forwards = append(slices.DeleteFunc(slices.Clone(r.Forwards), f.Same), f)
+		if _, standing := port.Standing(r.Displaced, f); !standing { // else its port is tried at the next start anyway
+			r.Forwards = append(slices.DeleteFunc(slices.Clone(r.Forwards), f.Same), f)
+		}
 		return nil
 	})
 }
@@ -46,6 +48,7 @@ func (m *Manager) Unforward(ctx context.Context, name string, f port.Forward) er
 	}
 	return m.edit(name, func(r *record.Record) error {
 		r.Forwards = slices.DeleteFunc(slices.Clone(r.Forwards), f.Same)
+		r.Displaced = port.Displace(r.Displaced, r.Forwards, f, f)
 		return nil
 	})
 }

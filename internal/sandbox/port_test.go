@@ -122,6 +122,72 @@ func TestTakenAtStart(t *testing.T) {
 	}
 }
 
+// TestPreferredPortComesBack: a forward whose port was taken at a start gets another
+// for the time being, and its own again once it is free.
+func TestPreferredPortComesBack(t *testing.T) {
+	b := newBench(t)
+	b.create("box")
+	b.start("box")
+	hold := func(at string) net.Listener {
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		return l
+	}
+	l := hold("127.0.0.1:0")
+	own := port.Forward{Host: l.Addr().(*net.TCPAddr).Port, Guest: 7, Any: true}
+	again := func() port.Forward {
+		t.Helper()
+		if err := b.m.Stop(t.Context(), "box", time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		b.start("box")
+		r := b.wantState("box", sandbox.Running)
+		if len(r.Forwards) != 1 {
+			t.Fatalf("the record has %+v", r.Forwards)
+		}
+		return r.Forwards[0]
+	}
+	other, err := b.m.Forward(t.Context(), "box", own)
+	if err != nil || other.Host == own.Host {
+		t.Fatalf("where it is taken: %+v, %v", other, err)
+	}
+	if twice, err := b.m.Forward(t.Context(), "box", own); err != nil || twice != other {
+		t.Errorf("asked for twice: %+v, %v; it has %+v", twice, err, other)
+	}
+	if got := again(); got != other {
+		t.Errorf("still taken: %+v, it had %+v", got, other)
+	}
+	_ = l.Close()
+	if got, err := b.m.Forward(t.Context(), "box", own); err != nil || got != own {
+		t.Errorf("free and asked for: %+v, %v", got, err)
+	}
+	b.wantEcho(own.Listens())
+	if _, err := echo(other.Listens()); err == nil {
+		t.Error("what stood in for it is still open")
+	}
+	_ = b.m.Stop(t.Context(), "box", time.Minute)
+	l = hold(own.Listens())
+	b.start("box")
+	if got := again(); got == own {
+		t.Errorf("taken at a start: %+v", got)
+	}
+	_ = b.m.Stop(t.Context(), "box", time.Minute)
+	if _, err := b.m.Forward(t.Context(), "box", own); err != nil {
+		t.Error(err)
+	}
+	_ = l.Close()
+	b.start("box")
+	if got := again(); got != own {
+		t.Errorf("free at a start: %+v, want %+v", got, own)
+	}
+	if r := b.wantState("box", sandbox.Running); len(r.Displaced) > 0 {
+		t.Errorf("the record has %+v", r.Displaced)
+	}
+}
+
 // TestTwoSandboxesWantOnePort: the second is told which sandbox has it.
 func TestTwoSandboxesWantOnePort(t *testing.T) {
 	if _, err := os.Stat("/proc/net/tcp"); err != nil {

@@ -70,9 +70,10 @@ type ports struct {
 	table *forward.Table
 	edit  func(ctx context.Context, apply func(*record.Record) error) error
 
-	mu     sync.Mutex
-	all    []port.Forward
-	failed map[port.Forward]string
+	mu        sync.Mutex
+	all       []port.Forward
+	displaced []port.Displaced // of all
+	failed    map[port.Forward]string
 }
 
 // openPorts begins to listen. A port that was asked for and is taken fails the
@@ -89,7 +90,8 @@ func (s *supervisor) openPorts(life context.Context) error {
 		s.starter.event(event.Event{Time: s.Now(), Kind: kind, Text: text})
 	}
 	for _, f := range s.rec.Forwards {
-		got, err := p.table.Add(f)
+		wanted := port.Wanted(s.rec.Displaced, f)
+		got, err := p.prefer(wanted, f)
 		err = forward.Explain(f, err)
 		switch {
 		case err != nil && s.rec.State == record.Creating:
@@ -97,13 +99,28 @@ func (s *supervisor) openPorts(life context.Context) error {
 		case err != nil:
 			p.failed[f] = err.Error()
 			say(event.Warning, err.Error())
-		case f.Host != 0 && f.Host != got.Host:
-			say(event.Notice, forward.Instead(f, got))
+		case wanted.Host != 0 && wanted.Host != got.Host:
+			say(event.Notice, forward.Instead(wanted, got))
 		}
 		p.all = append(p.all, got)
+		p.displaced = port.Displace(p.displaced, p.all, wanted, got)
 	}
-	s.rec.Forwards = slices.Clone(p.all)
+	s.rec.Forwards, s.rec.Displaced = slices.Clone(p.all), slices.Clone(p.displaced)
 	return nil
+}
+
+// prefer listens on the port that a forward would like best, where that is free, else
+// on the one that it had instead, else on any that will do.
+func (p *ports) prefer(wanted, f port.Forward) (port.Forward, error) {
+	if wanted.Same(f) {
+		return p.table.Add(f)
+	}
+	exact := wanted
+	exact.Any = false
+	if _, err := p.table.Add(exact); err != nil {
+		return p.table.Add(f)
+	}
+	return wanted, nil
 }
 
 func (p *ports) handle(ctx context.Context, r PortRequest) (report PortReport, err error) {
@@ -126,26 +143,38 @@ func (p *ports) handle(ctx context.Context, r PortRequest) (report PortReport, e
 }
 
 // add listens, and then records it: one that cannot be recorded does not listen.
-// One that had failed is tried again.
+// One that had failed is tried again, and so is the port of one that has another in
+// its place.
 func (p *ports) add(ctx context.Context, f port.Forward) (port.Forward, error) {
 	if p.table.Listens(f) {
 		return f, nil
 	}
-	got, err := p.table.Add(f)
+	now, standing := port.Standing(p.displaced, f)
+	if !standing {
+		now = f
+	}
+	got, err := p.prefer(f, now)
 	if err != nil {
 		return f, forward.Explain(f, err)
 	}
-	others := slices.DeleteFunc(slices.Clone(p.all), f.Same)
-	if err := p.record(ctx, append(others, got)); err != nil {
+	delete(p.failed, now)
+	if standing && got.Same(now) {
+		return got, nil
+	}
+	others := slices.DeleteFunc(slices.Clone(p.all), func(o port.Forward) bool { return o.Same(f) || o.Same(now) })
+	if err := p.record(ctx, append(others, got), port.Displace(p.displaced, append(others, got), f, got)); err != nil {
 		p.table.Remove(got)
 		return f, err
 	}
-	delete(p.failed, f)
+	if standing {
+		p.table.Remove(now)
+	}
 	return got, nil
 }
 
 func (p *ports) remove(ctx context.Context, f port.Forward) error {
-	if err := p.record(ctx, slices.DeleteFunc(slices.Clone(p.all), f.Same)); err != nil {
+	others := slices.DeleteFunc(slices.Clone(p.all), f.Same)
+	if err := p.record(ctx, others, port.Displace(p.displaced, others, f, f)); err != nil {
 		return err
 	}
 	p.table.Remove(f)
@@ -153,13 +182,13 @@ func (p *ports) remove(ctx context.Context, f port.Forward) error {
 	return nil
 }
 
-func (p *ports) record(ctx context.Context, all []port.Forward) error {
+func (p *ports) record(ctx context.Context, all []port.Forward, displaced []port.Displaced) error {
 	err := p.edit(ctx, func(r *record.Record) error {
-		r.Forwards = slices.Clone(all)
+		r.Forwards, r.Displaced = slices.Clone(all), slices.Clone(displaced)
 		return nil
 	})
 	if err == nil {
-		p.all = all
+		p.all, p.displaced = all, displaced
 	}
 	return err
 }
