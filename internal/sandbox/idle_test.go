@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,6 +129,30 @@ func TestOpenConnectionKeepsItsSandbox(t *testing.T) {
 	b.wantState("box", sandbox.Running)
 	_ = conn.Close()
 	b.rests("box")
+}
+
+// TestRenewedLoginsSurviveShutdown: nor is one there when this computer is shut down,
+// which asks the supervisor to end.
+func TestRenewedLoginsSurviveShutdown(t *testing.T) {
+	b, user := newBench(t), t.TempDir()
+	path := filepath.Join(user, ".login")
+	if err := os.WriteFile(path, []byte("old token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.create("box")
+	b.startWith("box", sandbox.StartOptions{LoginHome: user, Credentials: &wire.Credentials{
+		Logins: []wire.LoginFile{{Path: ".login", Content: []byte("old token")}},
+	}})
+	if err := syscall.Kill(b.wantState("box", sandbox.Running).Pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	b.released("box")
+	if got, err := os.ReadFile(path); string(got) != "new token" || err != nil {
+		t.Errorf("the login is %q, %v", got, err)
+	}
+	if s := b.wantState("box", sandbox.Stopped); s.LastError != "" || s.StoppedIdle {
+		t.Errorf("stopped: idle %v, error %q", s.StoppedIdle, s.LastError)
+	}
 }
 
 // TestRenewedLoginsSurviveRest: no command is there when an unused sandbox stops,

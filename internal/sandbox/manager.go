@@ -157,12 +157,16 @@ func statusOf(r record.Record, held bool) Status {
 // Connect gives a connection to the supervisor of a running sandbox. It fails
 // with NotFound and with NotRunning.
 func (m *Manager) Connect(ctx context.Context, name string) (*supervise.Client, error) {
-	if _, err := m.Get(name); err != nil {
+	s, err := m.Get(name)
+	if err != nil {
 		return nil, err
 	}
 	socket := filepath.Join(m.Book.Folder(name).RunDir(), supervise.SocketName)
 	c, err := supervise.Dial(ctx, socket)
 	if fault.CodeOf(err) == fault.NotRunning {
+		if s.State == Running && m.Book.Held(name) {
+			return nil, lost(fault.NotRunning, s)
+		}
 		return nil, fault.New(fault.NotRunning, fmt.Sprintf("Start it with smolvm start %s.", name),
 			"sandbox %q is not running", name)
 	}
@@ -172,14 +176,29 @@ func (m *Manager) Connect(ctx context.Context, name string) (*supervise.Client, 
 	return c, nil
 }
 
+// lost says that a sandbox runs whose supervisor cannot be reached: its sockets are in
+// the state folder that it was started in.
+func lost(code fault.Code, s Status) error {
+	return fault.New(code, fmt.Sprintf("Move the state folder back to where it was, or end its supervisor: kill %d", s.Pid),
+		"sandbox %q runs, but its supervisor (process %d) does not answer: was the state folder moved while it ran?", s.Name, s.Pid)
+}
+
+// busy says why a sandbox cannot be changed that is held and does not answer.
+func (m *Manager) busy(attempt, name string) error {
+	if s, err := m.Get(name); err == nil && s.State == Running {
+		return fmt.Errorf("%s: %w", attempt, lost(fault.Conflict, s))
+	}
+	return fault.New(fault.Conflict, "Try again in a moment.",
+		"%s sandbox %q: it is just being made, started or removed", attempt, name)
+}
+
 // Stop powers a sandbox off, switches it off when grace is over, and returns
 // when it can be started again. One that does not run is left as it is.
 func (m *Manager) Stop(ctx context.Context, name string, grace time.Duration) error {
 	c, err := m.Connect(ctx, name)
 	switch {
 	case fault.CodeOf(err) == fault.NotRunning && m.Book.Held(name):
-		return fault.New(fault.Conflict, "Try again in a moment.",
-			"stop sandbox %q: it is just being made, started or removed", name)
+		return m.busy("stop", name)
 	case fault.CodeOf(err) == fault.NotRunning:
 		return nil
 	case err != nil:
@@ -217,8 +236,7 @@ func (m *Manager) Rename(ctx context.Context, from, to string) error {
 func (m *Manager) renameLive(ctx context.Context, from, to string) error {
 	c, err := m.Connect(ctx, from)
 	if fault.CodeOf(err) == fault.NotRunning {
-		return fault.New(fault.Conflict, "Try again in a moment.",
-			"rename sandbox %q: it is just being made, started or removed", from)
+		return m.busy("rename", from)
 	}
 	if err != nil {
 		return err

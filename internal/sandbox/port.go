@@ -67,8 +67,7 @@ func (m *Manager) askPorts(ctx context.Context, name string, r supervise.PortReq
 func (m *Manager) edit(name string, apply func(*record.Record) error) error {
 	lock, err := m.Book.Lock(name)
 	if fault.CodeOf(err) == fault.Conflict {
-		return fault.New(fault.Conflict, "Try again in a moment.",
-			"change sandbox %q: it is just being made, started or removed", name)
+		return m.busy("change", name)
 	}
 	if err != nil {
 		return err

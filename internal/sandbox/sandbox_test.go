@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -33,7 +34,9 @@ func TestMain(m *testing.M) {
 		os.Exit(cage.Stage(os.Stderr))
 	case len(os.Args) == 6 && os.Args[1] == "supervise":
 		clock := benchClock{os.Args[3]}
-		err := supervise.Run(context.Background(), supervise.Options{
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		err := supervise.Run(ctx, supervise.Options{
 			Home: os.Args[3], Name: os.Args[5], Driver: driver, Now: clock.now, Log: os.Stderr,
 			Agent: agent, Jumps: clock.jumps, Groups: cgroup.Here(),
 		})

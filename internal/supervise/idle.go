@@ -156,6 +156,18 @@ func (s *supervisor) watchIdle(life context.Context) {
 	}
 }
 
+// leave ends the sandbox because the supervisor was asked to end, as a computer does
+// that is shut down: nobody else could save what the agent renewed of the user's logins.
+func (s *supervisor) leave(life context.Context) {
+	save, cancel := context.WithTimeout(life, saveTime)
+	defer cancel()
+	s.saveLogins(save)
+	select {
+	case s.stops <- stopRequest{grace: termGrace}: // never later than the main loop has it
+	case <-s.over:
+	}
+}
+
 // session does an operation that is a use of the sandbox.
 func (s *server) session(ctx context.Context, conn *net.UnixConn, in *frameReader, out *frameWriter, r request) error {
 	end, err := s.idle.use()

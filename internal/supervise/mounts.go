@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/share"
@@ -58,11 +59,30 @@ func (m *mounts) with(before []wire.Mount, all []record.Mount) (list []wire.Moun
 		id := strconv.Itoa(m.last)
 		if err := m.server.Add(share.Mount{ID: id, Host: r.Host, ReadOnly: r.ReadOnly}); err != nil {
 			m.without(list, before)
-			return nil, err
+			return nil, &mountFailure{r.Guest, err}
 		}
 		list = append(list, wire.Mount{ID: id, Target: r.Guest, File: r.File, ReadOnly: r.ReadOnly})
 	}
 	return list, nil
+}
+
+// mountFailure is why a folder cannot be opened, and where it was to be seen.
+type mountFailure struct {
+	guest string
+	error
+}
+
+func (f *mountFailure) Unwrap() error { return f.error }
+
+// explainMount says what to do about a folder that was there when the sandbox was
+// made: nothing else can be named then.
+func (s *supervisor) explainMount(err error) error {
+	var f *mountFailure
+	if !errors.As(err, &f) || s.rec.State == record.Creating {
+		return err
+	}
+	hint := fmt.Sprintf("Bring it back, or do without it: smolvm mount remove %s %s", s.Name, f.guest)
+	return fault.New(fault.CodeOf(err), hint, "%w", err)
 }
 
 // without ends those mounts of a list that are not in another.

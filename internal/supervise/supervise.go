@@ -40,6 +40,8 @@ import (
 const (
 	// termGrace is the grace period when the supervisor itself is asked to end.
 	termGrace = 10 * time.Second
+	// saveTime is how much of it login files may take that are to be saved.
+	saveTime = 3 * time.Second
 	// powerOffTime is how long the VMM may take to end after the guest said that it
 	// powers off. Programs are still to be ended then, and disks to be made clean: on
 	// a busy host that took more than 10 s, and what was written last was lost.
@@ -200,7 +202,7 @@ func (s *supervisor) live(ctx, life context.Context) (committed bool, err error)
 	}
 	s.running.Go(func() { s.watchIdle(life) })
 	s.running.Go(func() { s.keepClock(life) })
-	return true, s.serve(ctx)
+	return true, s.serve(ctx, life)
 }
 
 // errTimeout is the cause of a start context whose time is over.
@@ -213,7 +215,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return err
 	}
 	if s.mounts, err = openMounts(s.shared(), s.Now, s.log); err != nil {
-		return err
+		return s.explainMount(err)
 	}
 	if err := s.hold(life); err != nil {
 		return fmt.Errorf("keep credentials from the sandbox: %w", err)
@@ -402,7 +404,7 @@ func (s *supervisor) commit(start context.Context, boot *wire.BootReport) error 
 }
 
 // serve keeps a committed sandbox until its machine has ended.
-func (s *supervisor) serve(ctx context.Context) error {
+func (s *supervisor) serve(ctx, life context.Context) error {
 	var end deadline
 	defer end.stop()
 	remount := remounting{supervisor: s}
@@ -442,7 +444,8 @@ func (s *supervisor) serve(ctx context.Context) error {
 			r.answer <- networkAnswer{snapshot, err}
 		case <-ctx.Done():
 			ctx = context.WithoutCancel(ctx) // once
-			s.powerOff(&end, termGrace)
+			end.within(s.Now(), termGrace)
+			s.running.Go(func() { s.leave(life) })
 		case <-end.over():
 			s.log.Warn("the guest did not end in time: switched off")
 			_ = s.machine.Kill() // its end is seen above
