@@ -3,6 +3,8 @@
 package vm_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -46,6 +48,7 @@ func TestAttachOnTerminals(t *testing.T) {
 	t.Run("Resize", a.resizes)
 	t.Run("TwoTerminals", a.two)
 	t.Run("FullScreen", a.fullScreen)
+	t.Run("Titles", a.titles)
 	t.Run("Status", a.status)
 }
 
@@ -163,6 +166,29 @@ func (a attached) fullScreen(t *testing.T) {
 	eventually(t, "top goes on drawing", func() bool { return p.text(t) != shown })
 	p.keys(t, "q")
 	p.ended(t, 0, "")
+}
+
+// titles hold characters with bytes that are controls in an encoding of old. Nothing
+// of them is on the screen, and the terminal has them.
+func (a attached) titles(t *testing.T) {
+	for n, title := range []string{"✳ Claude Code", "Übung ✓"} {
+		name := fmt.Sprintf("titled%d", n)
+		p := a.begin(t, name, "sh", "-c", `printf '\033[?1049h\033[H\033[31mred\033[5;5HX\033]0;%s\007' "$1"; read line`, "sh", title)
+		p.until(t, `(?m)^    X$`)
+		p.detach(t)
+		if all := a.sessions(t, a.name); !slices.Contains(all, keptSession{Name: name, Title: title}) {
+			t.Errorf("no session %s has the title %q: %+v", name, title, all)
+		}
+		p = a.session(t, name)
+		if shown := p.until(t, `red`); shown != "red\n    X" {
+			t.Errorf("the screen is now\n%q", shown)
+		}
+		if got := strings.TrimSpace(a.do(t, "display-message", "-p", "-t", p.id, "#{pane_title}")); got != title {
+			t.Errorf("the terminal has the title %q, want %q", got, title)
+		}
+		p.keys(t, "Enter")
+		p.ended(t, 0, "")
+	}
 }
 
 // status of an agent that ends while its terminal shows it.

@@ -21,11 +21,17 @@ echo "working as $$"
 while :; do sleep 1; done
 `
 
+// keptSession is what info tells of a session.
+type keptSession struct {
+	Name, Title string
+	Watchers    int
+}
+
 // sessions is what info says of a sandbox's sessions.
-func (w *world) sessions(t *testing.T, name string) (all []struct{ Watchers int }) {
+func (w *world) sessions(t *testing.T, name string) []keptSession {
 	t.Helper()
 	var envelope struct {
-		Data struct{ Sessions []struct{ Watchers int } }
+		Data struct{ Sessions []keptSession }
 	}
 	if err := json.Unmarshal([]byte(w.must(t, "info", name, "--json")), &envelope); err != nil {
 		t.Fatal(err)

@@ -45,6 +45,7 @@ type Screen struct {
 
 	scan   *ansi.Parser // finds the ends of sequences, nothing else
 	output []byte       // not drawn yet; from done on an incomplete sequence
+	tamed  []byte       // the same for the emulator
 	done   int
 	plain  int  // from here on output is text that only moves down
 	torn   bool // done is in the middle of a long sequence
@@ -122,13 +123,15 @@ func (s *Screen) Write(p []byte) []byte {
 // look appends p and finds out how far it is complete and plain.
 func (s *Screen) look(p []byte) {
 	at := len(s.output)
-	s.output = append(s.output, p...)
+	s.output, s.tamed = append(s.output, p...), append(s.tamed, p...)
 	for i, b := range p {
 		before := s.scan.State()
 		if before == parser.GroundState && flows(b) {
 			s.done = at + i + 1
 			continue
 		}
+		b = tame(before, b)
+		s.tamed[at+i] = b
 		action := s.scan.Advance(b)
 		if (action == parser.DispatchAction || action == parser.ExecuteAction) && !s.harmless(before, b) {
 			s.plain = at + i + 1
@@ -163,14 +166,14 @@ func (s *Screen) Draw() {
 		return
 	}
 	plain := min(s.plain, s.done)
-	s.feed(s.output[:plain])
-	rest := s.output[plain:s.done]
+	s.feed(s.tamed[:plain])
+	rest := s.tamed[plain:s.done]
 	if cut := s.scrolledAway(rest); cut > 0 {
 		s.feed(styles(rest[:cut]))
 		rest = rest[cut:]
 	}
 	s.feed(rest)
-	s.output = append(s.output[:0], s.output[s.done:]...)
+	s.output, s.tamed = append(s.output[:0], s.output[s.done:]...), append(s.tamed[:0], s.tamed[s.done:]...)
 	s.done, s.plain = 0, 0
 	if s.track.altLines > maxAltLines {
 		s.forgetAlt()

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/charmbracelet/x/vt"
 
@@ -147,6 +148,88 @@ func TestWriteCutsAtTheEndsOfSequences(t *testing.T) {
 			t.Fatalf("got %q", seen)
 		}
 	}
+}
+
+// strung are the sequences that hold a string, with how each ends.
+var strung = map[string]string{"]0;": "\a", "]2;": "\x1b\\", "P1$r": "\x1b\\", "X": "\x1b\\", "^": "\x1b\\", "_G": "\x1b\\"}
+
+// The bytes of a character are no controls: a string ends where it ends, wherever
+// the program's output is cut.
+func TestCharactersInStrings(t *testing.T) {
+	for begin, end := range strung {
+		for _, text := range []string{"✳ Claude Code", "✓", "Ü", "a “word” …", "日本語 👩"} {
+			s, output, seen := newScreen(t, small), "\x1b[2;3HX\x1b"+begin+text+end+"Y", 0
+			for i := range len(output) {
+				seen += len(s.Write([]byte(output[i : i+1])))
+				s.Draw()
+			}
+			if got := s.emulator.String(); got != "\n  XY\n\n\n" || seen != len(output) {
+				t.Errorf("after %q it shows %q; %d bytes of %d came out", output, got, seen, len(output))
+			}
+			if begin[0] == ']' && s.Title() != text {
+				t.Errorf("after %q the title is %q", output, s.Title())
+			}
+			redraw, _ := s.Redraw(5)
+			if begin[0] == ']' && !bytes.Contains(redraw, []byte("\x1b]2;"+text+"\a")) {
+				t.Errorf("after %q the title is not in %q", output, redraw)
+			}
+		}
+	}
+}
+
+// A byte that is a control only in tables of 1991 begins no string that swallows the
+// rest.
+func TestBytesThatAreNoUTF8(t *testing.T) {
+	s := newScreen(t, small)
+	s.Write([]byte("a\x9db\x90c\x9b5;5Hd\r\n"))
+	s.Draw()
+	if got := s.emulator.String(); got != "a?b?c?5;5Hd\n\n\n\n" {
+		t.Errorf("it shows %q", got)
+	}
+}
+
+func TestLinksKeepTheirCharacters(t *testing.T) {
+	s := newScreen(t, small)
+	s.Write([]byte("\x1b]8;;file:///tmp/Übersicht\x1b\\here\x1b]8;;\x1b\\"))
+	if redraw, _ := s.Redraw(5); !bytes.Contains(redraw, []byte("file:///tmp/Übersicht")) {
+		t.Errorf("the link is not in %q", redraw)
+	}
+}
+
+func TestATitleMayHaveASemicolon(t *testing.T) {
+	s := newScreen(t, small)
+	s.Write([]byte("\x1b]0;fix; then test\a"))
+	s.Draw()
+	if s.Title() != "fix; then test" {
+		t.Errorf("the title is %q", s.Title())
+	}
+}
+
+func FuzzStrings(f *testing.F) {
+	for _, text := range []string{"✳ Claude Code", "✓ Ü “", "\u009c\u009d", "\u05dc\u6f9c"} {
+		f.Add(text, uint16(2))
+	}
+	f.Fuzz(func(t *testing.T, text string, cut uint16) {
+		if !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' }) {
+			t.Skip("no text")
+		}
+		for begin, end := range strung {
+			s := New(small, func([]byte) {})
+			output := []byte("X\x1b" + begin + text + end + "Y")
+			at := int(cut) % len(output)
+			s.Write(output[:at])
+			s.Draw()
+			s.Write(output[at:])
+			s.Draw()
+			if got := s.emulator.String(); got != "XY\n\n\n\n" {
+				t.Errorf("after %q it shows %q", output, got)
+			}
+			if begin[0] == ']' && s.Title() != clean(text) {
+				t.Errorf("after %q the title is %q, want %q", output, s.Title(), clean(text))
+			}
+			s.Close()
+		}
+	})
 }
 
 func TestAnEndlessSequenceIsPassedOn(t *testing.T) {

@@ -1,6 +1,7 @@
 package screen
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"unicode"
@@ -45,7 +46,6 @@ var passive = []int{1, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1015, 
 func (s *Screen) follow() {
 	e, t := s.emulator, &s.track
 	e.SetCallbacks(vt.Callbacks{
-		Title:       func(title string) { t.title = clean(title) },
 		EnableMode:  func(mode ansi.Mode) { t.set(mode, true) },
 		DisableMode: func(mode ansi.Mode) { t.set(mode, false) },
 	})
@@ -104,7 +104,23 @@ func (s *Screen) followSequences() {
 	e.RegisterEscHandler('c', func() bool { *t = tracked{modes: map[int]bool{}}; return false })
 	e.RegisterEscHandler(ansi.Command(0, '(', '0'), func() bool { t.graphics = true; return false })
 	e.RegisterEscHandler(ansi.Command(0, '(', 'B'), func() bool { t.graphics = false; return false })
-	e.RegisterOscHandler(8, func(data []byte) bool { return len(data) > maxLink })
+	s.followStrings()
+}
+
+func (s *Screen) followStrings() {
+	e, t := s.emulator, &s.track
+	for _, command := range []int{0, 2} {
+		e.RegisterOscHandler(command, func(data []byte) bool {
+			if _, title, ok := bytes.Cut(data, []byte(";")); ok {
+				t.title = clean(string(restore(title)))
+			}
+			return true
+		})
+	}
+	e.RegisterOscHandler(8, func(data []byte) bool { // the emulator's own gets it next
+		restore(data)
+		return len(data) > maxLink
+	})
 }
 
 // followKeys follows how the program wants to be told keys.
