@@ -35,14 +35,15 @@ type browsing struct {
 	ask   bool // to open them; else they are shown
 
 	wanted    chan string
+	unseen    []string        // that the program's end took from the screen
 	ctx       context.Context //nolint:containedctx // of the one session this value lives for
 	group     sync.WaitGroup
 	forwarded map[int]bool
 }
 
 // browse lets streams show addresses, on the terminal of aside if there is one.
-// Whoever runs the program calls stop after it.
-func (a *App) browse(ctx context.Context, conn session, streams *supervise.Streams, aside *ui.Aside) (stop func()) {
+// Whoever runs the program calls stop after it, and says what nobody has seen.
+func (a *App) browse(ctx context.Context, conn session, streams *supervise.Streams, aside *ui.Aside) (stop func() (unseen []string)) {
 	b := &browsing{app: a, conn: conn, aside: aside, wanted: make(chan string, 1), forwarded: map[int]bool{}}
 	if c, err := a.localConfig(); err == nil {
 		v, _ := c.Lookup("browser", "")
@@ -60,9 +61,21 @@ func (a *App) browse(ctx context.Context, conn session, streams *supervise.Strea
 		}
 	}
 	b.group.Go(b.run)
-	return func() {
+	return func() []string {
 		cancel()
 		b.group.Wait()
+		select {
+		case address := <-b.wanted:
+			return append(b.unseen, address)
+		default:
+			return b.unseen
+		}
+	}
+}
+
+func (a *App) sayAddresses(all []string) {
+	for _, address := range all {
+		a.Streams.Say("The sandbox wants this opened in a browser: %s", address)
 	}
 }
 
@@ -103,7 +116,7 @@ func (b *browsing) run() {
 func (b *browsing) handle(address string) {
 	port := wire.Callback(address)
 	if b.aside == nil {
-		b.app.Streams.Say("The sandbox wants this opened in a browser: %s", address)
+		b.app.sayAddresses([]string{address})
 		return
 	}
 	text, question := "The sandbox wants this opened in a browser:\n"+address, "Open it?"
@@ -120,6 +133,9 @@ func (b *browsing) handle(address string) {
 	yes := b.aside.Confirm(text, question, b.ctx.Done())
 	b.redraw()
 	if !yes {
+		if b.ctx.Err() != nil { // nobody has answered
+			b.unseen = append(b.unseen, address)
+		}
 		return
 	}
 	err := b.forward(port)

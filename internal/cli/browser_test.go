@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -82,8 +83,9 @@ func loginWorld(t *testing.T) (w *fakeWorld, browsed string) {
 	return w, browsed
 }
 
-// browseFor runs f while a program of the sandbox is in front of the user.
-func (w *fakeWorld) browseFor(t *testing.T, typed typewriter, screen *display, f func(open func(string))) {
+// browseFor runs f while a program of the sandbox is in front of the user, who may not
+// have seen all addresses then.
+func (w *fakeWorld) browseFor(t *testing.T, typed typewriter, screen *display, f func(open func(string))) (unseen []string) {
 	t.Helper()
 	streams := supervise.Streams{}
 	aside := ui.NewAside(typed, screen, func() wire.Size { return wire.Size{Columns: 80, Rows: 24} }, time.Now)
@@ -101,10 +103,11 @@ func (w *fakeWorld) browseFor(t *testing.T, typed typewriter, screen *display, f
 		}
 	})
 	f(streams.Opening)
-	stop()
+	unseen = stop()
 	close(ended)
 	close(typed)
 	group.Wait()
+	return unseen
 }
 
 func freePort(t *testing.T) int {
@@ -169,7 +172,7 @@ func TestLoginRefused(t *testing.T) {
 	w, browsed := loginWorld(t)
 	port := freePort(t)
 	typed, screen := make(typewriter), &display{more: make(chan struct{}, 1)}
-	w.browseFor(t, typed, screen, func(open func(string)) {
+	unseen := w.browseFor(t, typed, screen, func(open func(string)) {
 		open(fmt.Sprintf("https://login.example/?redirect_uri=http://localhost:%d/", port))
 		screen.await(t, "Open it? [y/N]")
 		time.Sleep(1100 * time.Millisecond)
@@ -182,6 +185,28 @@ func TestLoginRefused(t *testing.T) {
 	if _, err := os.Stat(browsed); err == nil {
 		t.Error("the browser was started")
 	}
+	if len(unseen) != 0 {
+		t.Errorf("%q was answered and is told to be unseen", unseen)
+	}
+}
+
+// A program may end as soon as it has asked, before its user could read that.
+func TestAddressesOfAProgramThatEnds(t *testing.T) {
+	w, _ := loginWorld(t)
+	all := []string{"https://login.example/1", "https://login.example/2"}
+	for n := 1; n <= len(all); n++ {
+		typed, screen := make(typewriter), &display{more: make(chan struct{}, 1)}
+		unseen := w.browseFor(t, typed, screen, func(open func(string)) {
+			open(all[0])
+			if n == 2 {
+				screen.await(t, "Open it? [y/N]") // the second one waits
+				open(all[1])
+			}
+		})
+		if !slices.Equal(unseen, all[:n]) {
+			t.Errorf("of %q it says that nobody has seen %q", all[:n], unseen)
+		}
+	}
 }
 
 // Without a terminal an address is shown, and that is all.
@@ -190,9 +215,6 @@ func TestAddressWithoutTerminal(t *testing.T) {
 	w.add("box", "running")
 	w.program = func(_ supervise.Command, streams supervise.Streams) (int, error) {
 		streams.Opening("https://login.example/device?code=AB-CD")
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline) && w.errs.Len() == 0; {
-			time.Sleep(time.Millisecond)
-		}
 		return 0, nil
 	}
 	if status := w.app.Main([]string{"exec", "box", "true"}); status != 0 {

@@ -65,7 +65,11 @@ func (a *App) attach(ctx context.Context, conn session, p program) (int, error) 
 	if err != nil {
 		return 0, err
 	}
-	defer restore()
+	var unseen []string
+	defer func() {
+		restore()
+		a.sayAddresses(unseen)
+	}()
 	sizes, stop := a.Streams.Resizes()
 	defer stop()
 	streams.Resize = sizes
@@ -82,7 +86,7 @@ func (a *App) attach(ctx context.Context, conn session, p program) (int, error) 
 	streams.Signals = names
 	stopBrowsing := a.browse(ctx, conn, &streams, aside)
 	status, err := conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent, TTY: true, Term: a.Streams.Term, Size: a.Streams.Size()}, streams)
-	stopBrowsing()
+	unseen = stopBrowsing()
 	giveBack(a.Streams.Out, terminal, errors.Is(err, errDetached))
 	return status, err
 }
@@ -105,8 +109,10 @@ func (a *App) attachPipes(ctx context.Context, conn session, p program, streams 
 	names, detach := a.passSignals(passEnding)
 	defer detach()
 	streams.Signals = names
-	defer a.browse(ctx, conn, &streams, nil)()
-	return conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent}, streams)
+	stopBrowsing := a.browse(ctx, conn, &streams, nil)
+	status, err := conn.Exec(ctx, supervise.Command{Start: a.localized(p.start), SSHAgentAt: p.sshAgent}, streams)
+	a.sayAddresses(stopBrowsing())
+	return status, err
 }
 
 // attachForced gives a program a terminal although there is none at one end here.

@@ -1,7 +1,6 @@
 package supervise
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -30,7 +29,7 @@ func newAddresses(now func() time.Time) *addresses {
 	return &addresses{now: now, clients: map[chan<- string]struct{}{}}
 }
 
-// join gives a client's addresses until leave is called.
+// join gives a client's addresses until leave is called, which closes wanted.
 func (a *addresses) join() (wanted <-chan string, leave func()) {
 	c := make(chan string, waitingAddresses)
 	a.mu.Lock()
@@ -40,6 +39,7 @@ func (a *addresses) join() (wanted <-chan string, leave func()) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		delete(a.clients, c)
+		close(c)
 	}
 }
 
@@ -86,16 +86,27 @@ type addressView struct {
 	Address string `json:"address"`
 }
 
-// sendAddresses tells a client what the guest wants opened, until ctx ends.
-func (r *relay) sendAddresses(ctx context.Context, wanted <-chan string) {
-	for {
-		select {
-		case address := <-wanted:
-			if r.out.sendJSON(opening, addressView{address}) != nil {
-				return // its reader sees it too
-			}
-		case <-ctx.Done():
-			return
+// showAddresses tells a client what the guest wants opened, if it shows that: from
+// now on, once begin is called. A program may end as soon as it has asked: end waits
+// until that is told, too.
+func (r *relay) showAddresses(command Command) (begin, end func()) {
+	if !command.Addresses || r.wanted == nil {
+		return func() {}, func() {}
+	}
+	wanted, leave := r.wanted.join()
+	var sending sync.WaitGroup
+	begin = func() { sending.Go(func() { r.sendAddresses(wanted) }) }
+	return begin, sync.OnceFunc(func() {
+		leave()
+		_ = r.conn.SetWriteDeadline(time.Now().Add(answerTimeout))
+		sending.Wait()
+	})
+}
+
+func (r *relay) sendAddresses(wanted <-chan string) {
+	for address := range wanted {
+		if r.out.sendJSON(opening, addressView{address}) != nil {
+			return // its reader sees it too
 		}
 	}
 }

@@ -60,6 +60,8 @@ func (r *relay) run(ctx context.Context, command Command) error {
 	defer r.conn.Close() // ends readClient
 
 	defer r.forwardAgent(ctx, &command)()
+	tellAddresses, tellRest := r.showAddresses(command)
+	defer tellRest()
 	session, err := r.start(ctx, command)
 	if err != nil {
 		return r.answer(failed, failureOf(explainLoss(ctx, err)))
@@ -70,16 +72,9 @@ func (r *relay) run(ctx context.Context, command Command) error {
 	if err := r.out.send(accepted, nil); err != nil {
 		return err
 	}
-	if command.Addresses && r.wanted != nil {
-		showing, end := context.WithCancel(ctx)
-		addresses, leave := r.wanted.join()
-		var sending sync.WaitGroup
-		sending.Go(func() { r.sendAddresses(showing, addresses) })
-		defer sending.Wait()
-		defer end()
-		defer leave()
-	}
+	tellAddresses()
 	exit, err := r.carry(ctx, session, hangUp)
+	tellRest()
 	if err != nil {
 		return r.answer(failed, failureOf(explainLoss(ctx, err)))
 	}

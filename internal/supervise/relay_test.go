@@ -148,6 +148,27 @@ func TestExecBytes(t *testing.T) {
 	}
 }
 
+// TestLastAddressComesBeforeTheEnd: a program may end as soon as it has asked for a
+// browser.
+func TestLastAddressComesBeforeTheEnd(t *testing.T) {
+	var now time.Time
+	wanted := newAddresses(func() time.Time { now = now.Add(addressPause); return now })
+	r := newRoom(t, func(*sshtest.Process) sshx.Exit {
+		if why, ok := wanted.show("https://login.example/"); !ok || why != "" {
+			t.Errorf("%v, %q", ok, why)
+		}
+		return sshx.Exit{}
+	})
+	r.server.wanted = wanted
+	c := r.dial()
+	for range 50 {
+		shown := ""
+		if _, err := c.Exec(t.Context(), Command{}, Streams{Opening: func(address string) { shown = address }}); err != nil || shown == "" {
+			t.Fatalf("%v, the client was shown %q", err, shown)
+		}
+	}
+}
+
 // TestExecOnAConnectionThatHasEnded: the connection of a machine that was kept ends, and
 // who asks in that moment is not told of it.
 func TestExecOnAConnectionThatHasEnded(t *testing.T) {
