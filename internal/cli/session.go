@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -158,7 +159,7 @@ func (w wish) check(app *App, args []string, json bool) error {
 // finishAgent puts the agent of a running sandbox in front of the user and hands
 // its exit status back. On a terminal it is in a session, which goes on without it.
 func (a *App) finishAgent(ctx context.Context, boxes sandboxes, s sandbox.Status, p program, json bool, w wish) error {
-	defer a.copyBack(context.WithoutCancel(ctx), boxes, s)
+	defer func() { a.copyBack(context.WithoutCancel(ctx), boxes, renamed(boxes, s)) }()
 	if json || !a.Streams.Interactive() {
 		return a.finish(ctx, boxes, s.Name, p, json)
 	}
@@ -179,10 +180,20 @@ func (a *App) finishAgent(ctx context.Context, boxes sandboxes, s sandbox.Status
 	}
 	code, err := a.attach(ctx, conn, p)
 	if errors.Is(err, errDetached) {
-		a.Streams.Say("Detached: the agent goes on. To get it back: smolvm attach %s", s.Name)
+		a.Streams.Say("Detached: the agent goes on. To get it back: smolvm attach %s", renamed(boxes, s).Name)
 		return errDetached
 	}
 	return exitOf(code, err)
+}
+
+// renamed is the sandbox as it is now: somebody may have given it another name while
+// its agent was in front of the user.
+func renamed(boxes sandboxes, s sandbox.Status) sandbox.Status {
+	all, _ := boxes.List() // where that fails the old name is the best that is known
+	if at := slices.IndexFunc(all, func(other sandbox.Status) bool { return other.ID == s.ID }); at >= 0 {
+		return all[at]
+	}
+	return s
 }
 
 // chooseSession makes p the session that is wanted: one that there is, or a new one.
@@ -200,7 +211,7 @@ func (a *App) chooseSession(p *program, name string, status supervise.Status, w 
 	p.start.Keep, p.start.New, p.start.Session = true, w.New, w.Session
 	if w.New || w.Anew || p.sshAgent != "" && w.Session == "" {
 		p.start.New = true
-		return nil
+		return vacant(name, w.Session, status.Sessions)
 	}
 	if p.sshAgent != "" {
 		return refuse("Make a session of its own with --new.", "--ssh-agent comes too late for session %s, whose agent runs already", w.Session)
@@ -239,6 +250,16 @@ func known(name, session string, all []wire.KeptSession) error {
 		hint = "It has: " + strings.Join(names, ", ") + "."
 	}
 	return fault.New(fault.NotFound, hint, "sandbox %q has no session %q", name, session)
+}
+
+// vacant refuses the name of a session that there is, for a new one.
+func vacant(name, session string, all []wire.KeptSession) error {
+	if session == "" || !slices.ContainsFunc(all, func(s wire.KeptSession) bool { return s.Name == session }) {
+		return nil
+	}
+	return fault.New(fault.Conflict,
+		fmt.Sprintf("To get it in front of you: smolvm attach --session %s %s. For a new one choose another name, or leave it out.", session, name),
+		"sandbox %q has a session %q already", name, session)
 }
 
 // likely is the session that somebody means who names none: one that nobody

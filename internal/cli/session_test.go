@@ -86,7 +86,7 @@ func TestSessionFlagsAreNotIgnored(t *testing.T) {
 		"attach --session 1 box": false, "attach --new box": false, "attach --detach-keys a box": false,
 		"attach --session 1 --json box": true, "attach --session a/b box": true, "attach --detach-keys nonsense box": true,
 		"attach --session 1 box -- -p x": true, "attach --session 7 box": true, "claude start --detach-keys a": false,
-		"claude start --detach-keys a --no-attach": true, "start --detach-keys nonsense box": true, "attach a b": true,
+		"attach --new --session 1 box": true, "claude start --detach-keys a --no-attach": true, "start --detach-keys nonsense box": true, "attach a b": true,
 	} {
 		w := newWorld(t)
 		w.app.Streams.InTTY, w.app.Streams.OutTTY = terminal, terminal
@@ -95,6 +95,30 @@ func TestSessionFlagsAreNotIgnored(t *testing.T) {
 		if status := w.app.Main(strings.Fields(line)); status != 125 || len(w.log) > 0 {
 			t.Errorf("%s: status %d, did %v, said %q", line, status, w.log, &w.errs)
 		}
+	}
+}
+
+func TestNameOfANewSessionIsTaken(t *testing.T) {
+	w := onTerminal(t, "/src/app")
+	w.add("box", sandbox.Running)
+	w.sessions = map[string][]wire.KeptSession{"box": {{Name: "1"}}}
+	w.run(t, "attach --new --session 1 box", want{status: 125, errs: "smolvm attach --session 1 box"})
+}
+
+// Whoever leaves a sandbox that has another name by then is told that one.
+func TestDetachFromARenamedSandbox(t *testing.T) {
+	w := onTerminal(t, "/src/app")
+	w.add("box", sandbox.Running)
+	leavesIt(t, w, "")
+	leave := w.programCtx
+	w.programCtx = func(ctx context.Context, c supervise.Command, streams supervise.Streams) (int, error) {
+		if err := w.Rename(ctx, "box", "crate"); err != nil {
+			t.Error(err)
+		}
+		return leave(ctx, c, streams)
+	}
+	if status := w.app.Main([]string{"attach", "box"}); status != 0 || !strings.Contains(w.errs.String(), "smolvm attach crate\n") {
+		t.Errorf("status %d, said %q", status, &w.errs)
 	}
 }
 

@@ -398,7 +398,8 @@ func TestNamesOfSessions(t *testing.T) {
 			t.Errorf("%q: status %d, %q", name, refused.status, refused.said)
 		}
 	}
-	if refused := w.open(t, usual, wire.Start{New: true, Argv: []string{"nonesuch"}}); refused.end(t) != 127 {
+	refused := w.open(t, usual, wire.Start{New: true, Argv: []string{"nonesuch"}})
+	if refused.end(t) != 127 || !strings.HasSuffix(refused.said, "not found\r\n") { // the terminal is raw
 		t.Errorf("no such program: %d", refused.status)
 	}
 	for _, c := range []*watcher{a, b, c} {

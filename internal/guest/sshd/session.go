@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"syscall"
 
@@ -187,7 +188,11 @@ func (s *session) fail(err error) {
 	if errors.Is(err, program.ErrNotFound) {
 		status = 127
 	}
-	_, _ = fmt.Fprintf(s.channel.Stderr(), "smolvm: %v\n", err)
+	text := fmt.Sprintf("smolvm: %v\n", err)
+	if s.pty != nil { // the client's terminal is raw
+		text = strings.ReplaceAll(text, "\n", "\r\n")
+	}
+	_, _ = io.WriteString(s.channel.Stderr(), text)
 	_, _ = s.channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 	s.program = nil
 	s.pty.close()
