@@ -100,7 +100,7 @@ func (a *App) Main(args []string) int {
 	if err == nil {
 		root.SetArgs(args)
 		cmd, err = root.ExecuteContextC(ctx)
-		err = interrupted(ctx, err, a.left)
+		err = interrupted(ctx, unwritten(err), a.left)
 	}
 	if a.progress != nil {
 		a.progress.Close()

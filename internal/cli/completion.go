@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/preset"
+	"github.com/smolvm/smolvm/internal/wire"
 )
 
 var shells = []string{"bash", "zsh", "fish"}
@@ -16,7 +18,8 @@ func newCompletion(app *App) *cobra.Command {
 		Use:   "completion SHELL",
 		Short: "Print the completion script of a shell: bash, zsh, fish",
 		Long: `Print a script that completes commands, flags, presets and the names of
-sandboxes.`,
+sandboxes. In bash it needs the package bash-completion, which also reads the script
+from the folder below.`,
 		Example: `  smolvm completion bash > ~/.local/share/bash-completion/completions/smolvm
   smolvm completion zsh > "${fpath[1]}/_smolvm"
   smolvm completion fish > ~/.config/fish/completions/smolvm.fish`,
@@ -39,6 +42,33 @@ sandboxes.`,
 			return fault.New(fault.Usage, hint, "there is no completion for the shell %q", args[0])
 		},
 	}
+}
+
+// flagWords are the values of flags that have few, by the flag's name, which means
+// the same in every command. One without any names something in a sandbox.
+func flagWords() map[string][]string {
+	return map[string][]string{
+		"arch": arches, "backend": {"firecracker", "qemu"}, "user": {wire.AgentUser, "root"}, "workdir": nil,
+	}
+}
+
+// completeFlags offers the values of a command's flags, and of those below it: the
+// shell's own habit is to offer files of this computer.
+func completeFlags(cmd *cobra.Command) error {
+	for name, words := range flagWords() {
+		if cmd.Flags().Lookup(name) == nil {
+			continue
+		}
+		if err := cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+			return fmt.Errorf("complete --%s: %w", name, err)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		if err := completeFlags(sub); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // completer is cobra's function that offers words for an argument.

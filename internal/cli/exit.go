@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -92,6 +94,16 @@ func wantsJSON(cmd *cobra.Command, args []string, err error) bool {
 		args = args[:end]
 	}
 	return slices.Contains(args, "--json")
+}
+
+// unwritten makes a failure to write the result what it is: the disk's that standard
+// output goes to, and no defect of the program.
+func unwritten(err error) error {
+	var write *fs.PathError
+	if fault.CodeOf(err) != fault.Internal || !errors.As(err, &write) || write.Op != "write" || write.Path != os.Stdout.Name() {
+		return err
+	}
+	return fault.New(fault.Storage, "Look at where the output goes: it may be full, or closed.", "write the result to standard output: %w", write.Err)
 }
 
 // interrupted makes every failure of a cancelled command the same: the user

@@ -64,7 +64,7 @@ puts you in front of the agent.`,
 		addTo(root, presetGroup, newPreset(app, p, runPresetStart))
 	}
 	plainUsage(root)
-	return root, nil
+	return root, completeFlags(root)
 }
 
 // plainUsage keeps "[flags]" out of usage lines: each has its own flags in the

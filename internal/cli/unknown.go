@@ -90,6 +90,13 @@ func (f *flagFault) Unwrap() error { return f.Fault }
 // flagNamed finds the flag in the messages of pflag.
 var flagNamed = regexp.MustCompile(`^unknown (?:shorthand )?flag: (?:'.' in )?(-\S+)`)
 
+// changing are the commands that change what flags decide when a sandbox is made.
+var changing = map[string]string{
+	"--cpus": "smolvm resize", "--memory": "smolvm resize", "--disk": "smolvm resize", "--mount": "smolvm mount add",
+	"--publish": "smolvm port add", "-p": "smolvm port add",
+	"--network": "smolvm network", "--allow": "smolvm network", "--allow-host": "smolvm network",
+}
+
 // flagError makes an error of flag parsing one of ours. A group's flags are
 // read before its words, so an unknown word is looked for first.
 func flagError(cmd *cobra.Command, err error) error {
@@ -103,6 +110,9 @@ func flagError(cmd *cobra.Command, err error) error {
 		name, _, _ := strings.Cut(found[1], "=")
 		if near := preset.NearestWord(name, known); near != "" && strings.HasPrefix(name, "--") {
 			hint = "Did you mean " + near + "?"
+		}
+		if command := changing[name]; command != "" && cmd.CommandPath() == "smolvm start" {
+			hint = "That was decided when the sandbox was made; see " + command + "."
 		}
 	}
 	return &flagFault{fault.New(fault.Usage, hint, "%s: %w", cmd.CommandPath(), flagTrouble(err))}

@@ -72,6 +72,8 @@ func (v *watchView) text() string {
 		return ""
 	case v.More:
 		return fmt.Sprintf("changes of this computer in %d folders are told, in more they are not: let watchers there poll", v.Folders)
+	case v.Folders == 1:
+		return "changes of this computer are told in one folder, all that the sandbox has listed"
 	}
 	return fmt.Sprintf("changes of this computer are told in %d folders, all that the sandbox has listed", v.Folders)
 }

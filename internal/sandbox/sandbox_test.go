@@ -372,6 +372,9 @@ func TestBadGuests(t *testing.T) {
 			b.create("new", c.word)
 			_, err := b.m.Start(t.Context(), "new", sandbox.StartOptions{Timeout: 300 * time.Millisecond})
 			wantFault(t, err, c.code, parts...)
+			if strings.Contains(fault.HintOf(err), "console") {
+				t.Errorf("the hint sends the user to what is removed: %q", fault.HintOf(err))
+			}
 			if strings.ContainsAny(err.Error(), "\x1b\a\x00") {
 				t.Errorf("the error holds control characters: %q", err)
 			}

@@ -476,8 +476,11 @@ func (s *supervisor) explain(start context.Context, err error) error {
 	case errors.Is(err, errStarterGone), errors.Is(cause, errStarterGone):
 		return errStarterGone
 	case errors.Is(cause, errTimeout):
-		err = fault.New(fault.Boot, "Give it more time with --timeout, or look at its console.",
-			"it was not ready within %v", s.order.Timeout)
+		hint := "Give it more time with --timeout, or look at its console."
+		if s.rec.State == record.Creating { // it is removed, with that
+			hint = "Give it more time with --timeout."
+		}
+		err = fault.New(fault.Boot, hint, "it was not ready within %v", s.order.Timeout)
 	}
 	code := fault.CodeOf(err)
 	err = fmt.Errorf("start sandbox %q: %w", s.Name, err)
