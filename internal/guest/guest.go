@@ -131,9 +131,7 @@ func (a *agent) live(ctx context.Context) (order, error) {
 		a.group.Go(func() { a.watchMemory(ctx) })
 	}
 	a.keeper.Start()
-	if err := a.root.Settle(); err != nil {
-		a.console.printf("%v", err)
-	}
+	a.keepReserve()
 	sweep, stop := context.WithCancel(ctx)
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() {
@@ -186,7 +184,10 @@ func (a *agent) boot(ctx context.Context) error {
 	if err := a.switchRoot(); err != nil {
 		return err
 	}
-	return a.applySeed()
+	var last errgroup.Group
+	last.Go(a.root.Settle)
+	last.Go(a.applySeed)
+	return last.Wait()
 }
 
 // load loads the kernel's modules. One that fails to load is no failure of its

@@ -43,8 +43,20 @@ func (a *agent) watchDisk(ctx context.Context) {
 		full = line != ""
 		if full {
 			a.console.printf("%s", line)
+		} else {
+			a.keepReserve()
 		}
 		a.uplink.say(wire.Message{Type: wire.DiskFull, Text: line})
+	}
+}
+
+// keepReserve holds room for the next start of a sandbox.
+func (a *agent) keepReserve() {
+	if a.options.Mode != wire.ModeRun {
+		return
+	}
+	if err := a.root.KeepReserve(); err != nil {
+		a.console.printf("%v", err)
 	}
 }
 

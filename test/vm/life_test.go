@@ -27,6 +27,29 @@ func TestStopAndStartKeepsFiles(t *testing.T) {
 	}
 }
 
+// TestFolderOverTheWorkspaceHidesIt: what is under the host's folder, and what containers
+// keep, outlives a restart as all else does.
+func TestFolderOverTheWorkspaceHidesIt(t *testing.T) {
+	w := theWorld
+	const name = "hidden"
+	w.must(t, "claude", "start", "-n", name, "--mount", t.TempDir(), "--no-attach")
+	defer w.remove(name)
+	w.must(t, "exec", name, "--", "sudo", "sh", "-c", "echo image >/var/lib/docker/image; echo image >/var/lib/containers/image")
+	w.must(t, "mount", "remove", name, "/workspace")
+	w.must(t, "exec", name, "--", "sh", "-c", "echo own >/workspace/own")
+	for range 2 {
+		w.must(t, "stop", name)
+		w.must(t, "start", name, "--no-attach")
+		got := w.must(t, "exec", name, "--", "sudo", "cat", "/workspace/own", "/var/lib/docker/image", "/var/lib/containers/image")
+		if got != "own\nimage\nimage\n" {
+			t.Fatalf("after a restart the files hold %q", got)
+		}
+	}
+	if log := w.must(t, "logs", name); strings.Contains(log, "settle") {
+		t.Errorf("the console says:\n%s", log)
+	}
+}
+
 func TestGuestReboot(t *testing.T) {
 	w := theWorld
 	name := w.sandbox(t, "rebooter")

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -137,7 +138,7 @@ func TestInspectRefusesAShortDrive(t *testing.T) {
 
 func TestCommitNamesHomesOnlyOnce(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"home.new", "workspace.new"} {
+	for _, name := range []string{"home.part", "workspace.part"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +158,7 @@ func TestCommitNamesHomesOnlyOnce(t *testing.T) {
 
 func TestSeedHomeDiscardsHalfOfOne(t *testing.T) {
 	root, scratch := t.TempDir(), t.TempDir()
-	source, dir := filepath.Join(root, "home/agent"), filepath.Join(scratch, "home.new")
+	source, dir := filepath.Join(root, "home/agent"), filepath.Join(scratch, "home.part")
 	if err := errors.Join(
 		os.MkdirAll(source, 0o755), os.WriteFile(filepath.Join(source, ".profile"), []byte("x"), 0o644),
 		os.MkdirAll(filepath.Join(dir, "stale"), 0o755),
@@ -177,5 +178,65 @@ func TestSeedHomeDiscardsHalfOfOne(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("of nothing: got %v, %v", entries, err)
+	}
+}
+
+// TestHomesOfEarlierAgentsAreKept: what they could not name is people's, unless nothing
+// has a name, when it may be half.
+func TestHomesOfEarlierAgentsAreKept(t *testing.T) {
+	for name, c := range map[string]struct{ there, want []string }{
+		"one has a name": {[]string{"home", "workspace.new", "docker.new"}, []string{"docker", "home", "workspace"}},
+		"none has":       {[]string{"home.new", "workspace.new"}, nil},
+		"both are there": {[]string{"home", "home.new"}, []string{"home", "home.new"}},
+		"a new one":      {[]string{"home", "docker.part"}, []string{"docker.part", "home"}},
+	} {
+		scratch := t.TempDir()
+		for _, dir := range c.there {
+			if err := os.MkdirAll(filepath.Join(scratch, dir, "of "+dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := adoptHomes(scratch); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		entries, err := os.ReadDir(scratch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range entries {
+			got = append(got, e.Name())
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: got %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestReserve(t *testing.T) {
+	scratch := t.TempDir()
+	dir, err := os.Open(scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	r := Root{scratch: dir}
+	for range 2 { // it is there at the second boot
+		if err := r.KeepReserve(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(filepath.Join(scratch, reserveName))
+	if err != nil || info.Size() != reserveSize {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := freeReserve(scratch); err != nil { // there is room: it stays
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(scratch, reserveName)); err != nil {
+		t.Error(err)
+	}
+	if err := writable(scratch); err != nil {
+		t.Error(err)
 	}
 }

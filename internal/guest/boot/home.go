@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/smolvm/smolvm/internal/guest/layer"
 	"github.com/smolvm/smolvm/internal/wire"
@@ -33,17 +34,27 @@ func homes() []home {
 	}
 }
 
+// Suffixes of homes that have no name yet.
+const (
+	halfSeeded = ".part" // it is being filled: what is in it may be half
+	unnamed    = ".new"  // the same of earlier agents; see adoptHomes
+)
+
 // bindHomes binds the homes into the root, copying at the first boot what the
-// layers have there. The copy is made in a folder ending in .new; the returned
+// layers have there. The copy is made in a folder ending in halfSeeded; the returned
 // function makes it durable and only then gives it its name, so that a machine
-// killed in between seeds again and never sees half a home.
+// killed in between seeds again and never sees half a home. It has to be called before
+// anything is mounted on a home: such a folder cannot be renamed.
 func bindHomes(root, scratch string) (settle func() error, err error) {
+	if err := adoptHomes(scratch); err != nil {
+		return nil, err
+	}
 	var fresh []string
 	for _, h := range homes() {
 		dir := filepath.Join(scratch, h.name)
 		if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 			fresh = append(fresh, dir)
-			dir += ".new"
+			dir += halfSeeded
 			if err := h.seed(root, dir); err != nil {
 				return nil, err
 			}
@@ -60,6 +71,31 @@ func bindHomes(root, scratch string) (settle func() error, err error) {
 		return nil, fmt.Errorf("open scratch: %w", err)
 	}
 	return func() error { return commit(base, fresh) }, nil
+}
+
+// adoptHomes names what earlier agents left unnamed, and filled anew at each boot: they
+// renamed only after a folder of the host was mounted on the workspace, which failed. One
+// home with a name shows that all had been written to the disk, as that came first.
+func adoptHomes(scratch string) error {
+	there := func(name string) bool {
+		_, err := os.Lstat(filepath.Join(scratch, name))
+		return err == nil
+	}
+	written := slices.ContainsFunc(homes(), func(h home) bool { return there(h.name) })
+	for _, h := range homes() {
+		var err error
+		old := filepath.Join(scratch, h.name+unnamed)
+		switch {
+		case !written:
+			err = os.RemoveAll(old)
+		case !there(h.name) && there(h.name+unnamed):
+			err = os.Rename(old, filepath.Join(scratch, h.name))
+		}
+		if err != nil {
+			return fmt.Errorf("look after %s of an earlier boot: %w", h.target, err)
+		}
+	}
+	return nil
 }
 
 func (h home) seed(root, dir string) error {
@@ -95,7 +131,7 @@ func commit(base *os.Root, fresh []string) error {
 	}
 	for _, name := range fresh {
 		name = filepath.Base(name)
-		if err := base.Rename(name+".new", name); err != nil {
+		if err := base.Rename(name+halfSeeded, name); err != nil {
 			return fmt.Errorf("settle homes: %w", err)
 		}
 	}

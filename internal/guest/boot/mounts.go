@@ -4,7 +4,7 @@
 // system: pseudo file systems, modules, drives, layers, scratch, and the switch
 // of the root. It takes what the kernel command line says and leaves mounts; the
 // only thing that survives a crash is the scratch file system, whose
-// half-finished parts (home.new, upper without its mark) the next boot discards.
+// half-finished parts (home.part, upper without its mark) the next boot discards.
 package boot
 
 import (

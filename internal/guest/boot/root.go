@@ -58,6 +58,9 @@ func (b Builder) Build(ctx context.Context) (*Root, error) {
 	if err := os.MkdirAll(rootDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make root: %w", err)
 	}
+	if err := freeReserve(scratchDir); err != nil {
+		return nil, err
+	}
 	switch b.Options.Mode {
 	case wire.ModeBootstrap:
 		err = b.bootstrap()
@@ -67,7 +70,9 @@ func (b Builder) Build(ctx context.Context) (*Root, error) {
 		err = b.overlay(ctx, layers, scratchDir, "redirect_dir=on,index=on")
 	}
 	if err == nil && b.Options.Mode == wire.ModeRun {
-		root.settle, err = bindHomes(rootDir, scratchDir)
+		if err = writable(rootDir); err == nil {
+			root.settle, err = bindHomes(rootDir, scratchDir)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -201,8 +206,8 @@ func (b Builder) bootstrap() error {
 	return bindUpper()
 }
 
-// Settle finishes, after the machine is ready, what the boot left for later:
-// it makes seeded homes durable. Call it once.
+// Settle makes homes durable that this boot made. Call it once, before anything is
+// mounted on one.
 func (r *Root) Settle() error { return r.settle() }
 
 // ShowScratch mounts the scratch at ScratchMount of the present root.
