@@ -69,6 +69,9 @@ type App struct {
 
 	left string // what to say when the command is interrupted now
 
+	// pass lets others go on that wait for the start that this command makes; nil: nobody does.
+	pass func()
+
 	*rooms
 }
 
@@ -124,6 +127,14 @@ func (a *App) whenInterrupted(ctx context.Context, hint string) (done func()) {
 		if ctx.Err() == nil {
 			a.left = ""
 		}
+	}
+}
+
+// passOn lets others go on that wait for this command's start; calling it twice does
+// nothing.
+func (a *App) passOn() {
+	if a.pass != nil {
+		a.pass()
 	}
 }
 

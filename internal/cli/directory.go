@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/sandbox"
@@ -48,12 +49,42 @@ func (l *launch) directory() string {
 	return l.app.Directory
 }
 
+// takesBack tells whether this start goes on with a sandbox that is here already. Only
+// a person on a terminal is taken back to it; a script gets what it asks for.
+func (l *launch) takesBack() bool {
+	o := l.options
+	return !o.New && !o.Remove && !o.NoMount && l.app.Directory != "" && l.app.Streams.Interactive()
+}
+
+// turn waits for another start of the same in this directory: what that makes is
+// what this one goes on with. It is over when the sandbox runs.
+func (l *launch) turn(ctx context.Context) error {
+	if !l.takesBack() || l.options.DryRun {
+		return nil
+	}
+	done, err := l.boxes.Turn(ctx, l.preset.Name+"\x00"+l.app.Directory, func() {
+		l.app.notice("Another smolvm is just starting %s in this directory: waiting for it.", l.preset.Name)
+	})
+	if ctx.Err() != nil {
+		return err
+	}
+	if err != nil { // a state folder that cannot be written: a sandbox that runs is found all the same
+		l.app.warn("%v", err)
+		return nil
+	}
+	l.app.pass = sync.OnceFunc(func() {
+		if err := done(); err != nil {
+			l.app.warn("let others start %s in this directory: %v", l.preset.Name, err)
+		}
+	})
+	return nil
+}
+
 // here finds the sandbox that this command made before in this directory: one
-// that runs before one that is stopped, then the one that was used last. Only a
-// person on a terminal is taken back to it; a script gets what it asks for.
+// that runs before one that is stopped, then the one that was used last.
 func (l *launch) here() (found sandbox.Status, ok bool, err error) {
 	o := l.options
-	if o.New || o.Remove || o.NoMount || l.app.Directory == "" || !l.app.Streams.Interactive() {
+	if !l.takesBack() {
 		return found, false, nil
 	}
 	all, err := l.boxes.List()

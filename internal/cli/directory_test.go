@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,6 +116,31 @@ func TestStartAgainInADirectory(t *testing.T) {
 		case c.log != nil && !cmp.Equal(c.log, append([]string{}, w.log...)):
 			t.Errorf("%s: %s", c.line, cmp.Diff(c.log, w.log))
 		}
+	}
+}
+
+// TestTwoStartsAtOnce: the one that waited goes on with what the other made, and the
+// next need not wait until its agent ends.
+func TestTwoStartsAtOnce(t *testing.T) {
+	app := folder(t, "app")
+	w := onTerminal(t, app)
+	w.meanwhile = func() { w.belongs("claude-code-app", sandbox.Running, app, fakeTime) }
+	w.run(t, "claude start", want{
+		log:  []string{"wake", "exec claude-code-app claude --yolo user= dir= tty=true session=+"},
+		errs: "Another smolvm is just starting claude-code in this directory: waiting for it.",
+	})
+	if len(w.created) > 0 || w.turns != 0 {
+		t.Errorf("made %v; %d turns are not given back", w.created, w.turns)
+	}
+	for _, line := range []string{"claude start --new", "claude start --dry-run", "claude start --rm"} {
+		w := onTerminal(t, app)
+		w.meanwhile = func() { t.Errorf("%s waits", line) }
+		w.app.Main(strings.Fields(line))
+	}
+	w = onTerminal(t, app)
+	w.startErr = errors.New("no")
+	if status := w.app.Main([]string{"claude", "start"}); status == 0 || w.turns != 0 {
+		t.Errorf("a start that fails: status %d, %d turns are not given back", status, w.turns)
 	}
 }
 

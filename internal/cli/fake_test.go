@@ -52,6 +52,8 @@ type fakeWorld struct {
 	files     string // the guest's, for cp
 	log       []string
 	created   []sandbox.Spec
+	meanwhile func() // what another process does while this one waits for its turn
+	turns     int    // taken and not given back
 	boxes     map[string]sandbox.Status
 	rows      []manifest.Row
 
@@ -329,6 +331,16 @@ func (w *fakeWorld) add(name, state string) {
 	}}
 }
 
+// Turn waits for what the test lets another process do meanwhile.
+func (w *fakeWorld) Turn(_ context.Context, _ string, waiting func()) (func() error, error) {
+	if w.meanwhile != nil {
+		waiting()
+		w.meanwhile()
+	}
+	w.turns++
+	return func() error { w.turns--; return nil }, nil
+}
+
 func (w *fakeWorld) Names() ([]string, error) {
 	var names []string
 	for name := range w.boxes {
@@ -590,6 +602,9 @@ func (s fakeSession) Exec(ctx context.Context, c supervise.Command, streams supe
 	}
 	if c.New {
 		kept += "+"
+	}
+	if s.world.turns > 0 {
+		s.world.note("others still wait")
 	}
 	s.world.note("exec %s %s user=%s dir=%s tty=%v%s", s.name, strings.Join(c.Argv, " "), c.User, c.Dir, c.TTY, kept)
 	if s.world.programCtx != nil {

@@ -51,6 +51,10 @@ func runPresetStart(ctx context.Context, app *App, p preset.Preset, o startOptio
 	if err := l.check(); err != nil {
 		return err
 	}
+	if err := l.turn(ctx); err != nil {
+		return err
+	}
+	defer app.passOn()
 	if s, ok, err := l.here(); err != nil || ok {
 		if err != nil {
 			return err

@@ -91,7 +91,8 @@ not in the cache yet, boot it, and run the agent. Where no image is published it
 built here first, once, by the preset's recipe in a sandbox.
 
 On a terminal, the same command again in the same directory goes on with the
-sandbox that it made there, and starts it where it is stopped. With --new, --rm or
+sandbox that it made there, and starts it where it is stopped. Of two at once the
+second waits for the first, and goes on with the same. With --new, --rm or
 --no-mount, and without a terminal, it makes a new one each time.
 
 On a terminal, with --attach, or with arguments after --, the agent runs in front

@@ -27,6 +27,7 @@ import (
 // sandboxes is what the commands ask of the sandbox room.
 type sandboxes interface {
 	Names() ([]string, error)
+	Turn(ctx context.Context, key string, waiting func()) (done func() error, err error)
 	Create(ctx context.Context, spec sandbox.Spec) (record.Record, error)
 	Start(ctx context.Context, name string, options sandbox.StartOptions) (record.Record, error)
 	Stop(ctx context.Context, name string, grace time.Duration) error

@@ -181,6 +181,7 @@ func (a *App) giveRunning(ctx context.Context, boxes sandboxes, s sandbox.Status
 // started ends a start: with the agent in front of the user, or with the
 // sandbox's name as the result.
 func (a *App) started(ctx context.Context, boxes sandboxes, name string, attach bool, o startOptions) error {
+	a.passOn()
 	s, err := boxes.Get(name)
 	if err != nil {
 		return err

@@ -118,6 +118,12 @@ func (m *Manager) List() ([]Status, error) {
 	return all, nil
 }
 
+// Turn waits until no other process makes or starts what key names, and keeps the
+// others waiting until done is called; see record.Book.
+func (m *Manager) Turn(ctx context.Context, key string, waiting func()) (done func() error, err error) {
+	return m.Book.Turn(ctx, key, waiting)
+}
+
 // Get gives the status of one sandbox. A record that cannot be read makes the
 // sandbox Broken, with the reason as LastError.
 func (m *Manager) Get(name string) (Status, error) {
