@@ -23,7 +23,7 @@ func Wanted(all []Displaced, f Forward) Forward {
 // port's place.
 func Standing(all []Displaced, wanted Forward) (Forward, bool) {
 	for _, d := range all {
-		if wanted.Any && Wanted(all, d.Forward).Same(wanted) {
+		if Wanted(all, d.Forward).Same(wanted) {
 			return d.Forward, true
 		}
 	}

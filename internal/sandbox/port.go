@@ -33,9 +33,13 @@ func (m *Manager) Forward(ctx context.Context, name string, f port.Forward) (por
 		return report.Added, err
 	}
 	return f, m.edit(name, func(r *record.Record) error {
-		if _, standing := port.Standing(r.Displaced, f); !standing { // else its port is tried at the next start anyway
-			r.Forwards = append(slices.DeleteFunc(slices.Clone(r.Forwards), f.Same), f)
+		now, standing := port.Standing(r.Displaced, f)
+		if standing && f.Any {
+			return nil // its port is tried at the next start anyway
 		}
+		others := slices.DeleteFunc(slices.Clone(r.Forwards), func(o port.Forward) bool { return o.Same(f) || o.Same(now) })
+		r.Forwards = append(others, f)
+		r.Displaced = port.Displace(r.Displaced, r.Forwards, f, f)
 		return nil
 	})
 }

@@ -160,6 +160,12 @@ func TestPreferredPortComesBack(t *testing.T) {
 	if got := again(); got != other {
 		t.Errorf("still taken: %+v, it had %+v", got, other)
 	}
+	insists := own
+	insists.Any = false
+	if got, err := b.m.Forward(t.Context(), "box", insists); fault.CodeOf(err) != fault.Conflict {
+		t.Errorf("no other will do: %+v, %v", got, err)
+	}
+	b.wantEcho(other.Listens())
 	_ = l.Close()
 	if got, err := b.m.Forward(t.Context(), "box", own); err != nil || got != own {
 		t.Errorf("free and asked for: %+v, %v", got, err)
@@ -185,6 +191,18 @@ func TestPreferredPortComesBack(t *testing.T) {
 	}
 	if r := b.wantState("box", sandbox.Running); len(r.Displaced) > 0 {
 		t.Errorf("the record has %+v", r.Displaced)
+	}
+	_ = b.m.Stop(t.Context(), "box", time.Minute)
+	l = hold(own.Listens())
+	b.start("box")
+	_ = b.m.Stop(t.Context(), "box", time.Minute)
+	if _, err := b.m.Forward(t.Context(), "box", insists); err != nil {
+		t.Error(err)
+	}
+	_ = l.Close()
+	b.start("box")
+	if got := again(); got != insists {
+		t.Errorf("insisted on while it was stopped: %+v", got)
 	}
 }
 

@@ -144,19 +144,21 @@ func (p *ports) handle(ctx context.Context, r PortRequest) (report PortReport, e
 
 // add listens, and then records it: one that cannot be recorded does not listen.
 // One that had failed is tried again, and so is the port of one that has another in
-// its place.
+// its place; the other will not do for who insists on that port.
 func (p *ports) add(ctx context.Context, f port.Forward) (port.Forward, error) {
 	if p.table.Listens(f) {
 		return f, nil
 	}
 	now, standing := port.Standing(p.displaced, f)
-	if !standing {
-		now = f
+	instead := now
+	if !standing || !f.Any {
+		instead = f
 	}
-	got, err := p.prefer(f, now)
+	got, err := p.prefer(f, instead)
 	if err != nil {
 		return f, forward.Explain(f, err)
 	}
+	delete(p.failed, f)
 	delete(p.failed, now)
 	if standing && got.Same(now) {
 		return got, nil
