@@ -1,8 +1,11 @@
 package sandbox_test
 
 import (
+	"bufio"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,10 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/egress"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/process"
 	"github.com/smolvm/smolvm/internal/record"
-	"github.com/smolvm/smolvm/internal/sandbox"
 	"github.com/smolvm/smolvm/internal/supervise"
 	"github.com/smolvm/smolvm/internal/vmm"
 	"github.com/smolvm/smolvm/internal/vmm/firecracker"
@@ -24,6 +27,9 @@ import (
 // firecrackerVariable names a folder with Firecracker and a kernel that KVM runs on
 // this computer (docs/tests.md).
 const firecrackerVariable = "SMOLVM_TEST_FIRECRACKER"
+
+// bootTime bounds a boot where KVM interprets the kernel.
+const bootTime = 4 * time.Minute
 
 // firecrackerDriver is the driver of that folder.
 func firecrackerDriver() (vmm.Driver, error) {
@@ -49,9 +55,44 @@ func firecrackerDriver() (vmm.Driver, error) {
 	}), nil
 }
 
-// TestVMFirecracker runs a sandbox on a real Firecracker: the published base, the
-// guest agent, a mount, an orderly stop, and a supervisor that is killed.
+// TestVMFirecracker takes a whole sandbox on a real Firecracker through all that a user
+// does with it: programs, a mount, the network, forks, a snapshot, kills, and an orderly
+// stop. It boots twice; what else runs goes on from there.
 func TestVMFirecracker(t *testing.T) {
+	f, port := newFirecracker(t)
+	for _, step := range []struct {
+		name string
+		run  func(*testing.T, *family)
+	}{
+		{"confined", fcConfined},
+		{"statuses", func(t *testing.T, f *family) { vmStatuses(t, f.bench) }},
+		{"streams apart", func(t *testing.T, f *family) { vmStreamsApart(t, f.bench) }},
+		{"network", func(_ *testing.T, f *family) { f.reaches("vm", port) }},
+		{"gives memory back", func(_ *testing.T, f *family) { f.givesBack("vm") }},
+		{"fork", fcFork},
+		{"fork's network", func(_ *testing.T, f *family) { f.reaches("fork-3", port) }},
+		{"fork's memory", fcMemoryKnown},
+		{"stop", fcStop},
+		{"snapshot", func(_ *testing.T, f *family) { f.keptAndRestored("fork-2", "back") }},
+		{"restored one's network", func(_ *testing.T, f *family) { f.reaches("back", port) }},
+		{"machine killed", func(_ *testing.T, f *family) { f.killMachine("back") }},
+		{"supervisor killed", fcSupervisorKilled},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			inner, b := *f, *f.bench
+			b.t, inner.bench = t, &b
+			step.run(t, &inner)
+		})
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+}
+
+// newFirecracker boots a sandbox "vm" of the published base, which may reach one port
+// of this computer.
+func newFirecracker(t *testing.T) (f *family, port int) {
+	t.Helper()
 	image, dir := os.Getenv(imageVariable), os.Getenv(firecrackerVariable)
 	if image == "" || dir == "" {
 		t.Skipf("%s and %s are not both set: no Firecracker is started", imageVariable, firecrackerVariable)
@@ -61,64 +102,75 @@ func TestVMFirecracker(t *testing.T) {
 	} else {
 		_ = kvm.Close()
 	}
-	b := newBench(t)
-	shared := t.TempDir()
-	if err := os.WriteFile(filepath.Join(shared, "from-host"), []byte("of the host"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	spec := b.spec("vm")
-	spec.VMM, spec.Accel, spec.Arch, spec.CPUs, spec.MemoryMiB, spec.DiskBytes = "firecracker", vmm.KVM, runtime.GOARCH, 1, 512, 1<<30
+	f, port = newFamily(t), answers(t)
+	f.bench = newBench(t)
+	f.tellOfFailure()
+	spec := f.spec("vm")
+	spec.VMM, spec.Accel, spec.Arch, spec.CPUs, spec.MemoryMiB, spec.DiskBytes = "firecracker", vmm.KVM, runtime.GOARCH, 1, 256, 1<<30
 	spec.Image = record.Image{
 		Kernel: filepath.Join(dir, "vmlinux"), CommandLine: "quiet",
 		Layers: []record.Layer{{Name: "base", Path: filepath.Join(image, "base.ext4")}},
 	}
-	spec.Mounts = []record.Mount{{Host: shared, Guest: "/mnt/shared"}}
+	spec.Mounts, spec.Network = f.mount(), true
+	spec.Egress = egress.Policy{Mode: egress.Restricted, Allow: []egress.Rule{egress.HostPort(uint16(port))}}
 	// Where KVM interprets the kernel, it does not save what these would use.
 	spec.Env = map[string]string{"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F", "GODEBUG": "cpu.all=off"}
-	if _, err := b.m.Create(t.Context(), spec); err != nil {
+	if _, err := f.m.Create(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	r, err := b.m.Start(t.Context(), "vm", sandbox.StartOptions{Timeout: 4 * time.Minute})
-	if err != nil {
-		console, _ := os.ReadFile(b.book.Folder("vm").Console())
-		t.Fatalf("%v\n%s", err, console)
-	}
+	r := f.startWithin("vm", bootTime)
 	t.Logf("ready in %v: %+v", time.Since(begun).Round(time.Second), r.Boot)
-	script := "uname -r; id -un; cat /mnt/shared/from-host; echo of the guest >/mnt/shared/from-guest; echo kept >~/kept"
-	if out, status := b.exec("vm", "", "sh", "-c", script); status != 0 || !strings.HasPrefix(out, "6.12") || !strings.Contains(out, "agent\nof the host") {
-		t.Errorf("%d: %q", status, out)
-	}
-	if text, err := os.ReadFile(filepath.Join(shared, "from-guest")); string(text) != "of the guest\n" {
-		t.Errorf("from the guest: %q, %v", text, err)
-	}
-	alone(t, r.VMMPid)
-	client, err := b.m.Connect(t.Context(), "vm")
+	f.prepare("vm")
+	return f, port
+}
+
+// answers is a server of this computer that answers a line with a line.
+func answers(t *testing.T) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	begun = time.Now()
-	if err := b.m.Stop(t.Context(), "vm", 2*time.Minute); err != nil {
-		t.Error(err)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				line, _ := bufio.NewReader(conn).ReadString('\n')
+				_, _ = fmt.Fprintf(conn, "this computer heard %s", line)
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// reaches checks that a sandbox comes to the port of this computer, and to no other.
+func (f *family) reaches(name string, port int) {
+	f.t.Helper()
+	script := `exec 3<>/dev/tcp/host.smolvm.internal/$0 || exit 9; echo $1 >&3; cat <&3`
+	out := f.ask(name, "timeout", "120", "bash", "-c", script, strconv.Itoa(port), name)
+	if out != "this computer heard "+name {
+		f.t.Errorf("%s got %q over the network", name, out)
 	}
-	t.Logf("stopped in %v", time.Since(begun).Round(time.Second))
-	if r, err := b.book.Read("vm"); err != nil || r.LastError != "" || r.Stopped.IsZero() {
-		t.Errorf("after the stop: %+v, %v", r, err)
-	}
-	if _, err := client.Exec(t.Context(), command("true"), supervise.Streams{}); fault.CodeOf(err) == "" {
-		t.Error("a stopped sandbox runs programs")
-	}
-	if err := syscall.Kill(r.VMMPid, 0); err == nil {
-		t.Error("Firecracker outlives its sandbox")
+	other := answers(f.t)
+	if out, status := f.exec(name, "", "timeout", "120", "bash", "-c", script, strconv.Itoa(other), name); status != 9 {
+		f.t.Errorf("%s reached a port that is closed to it: %d, %q", name, status, out)
 	}
 }
 
-// alone checks what the kernel says of the machine monitor's process: no capability,
-// no way to any, and namespaces of its own.
-func alone(t *testing.T, pid int) {
-	t.Helper()
-	proc := filepath.Join("/proc", strconv.Itoa(pid))
+// fcConfined checks what the kernel says of the machine monitor's process: no
+// capability, no way to any, and namespaces of its own.
+func fcConfined(t *testing.T, f *family) {
+	r, err := f.book.Read("vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc := filepath.Join("/proc", strconv.Itoa(r.VMMPid))
 	status, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err != nil {
 		t.Fatal(err)
@@ -133,5 +185,120 @@ func alone(t *testing.T, pid int) {
 		if its, err := os.Readlink(filepath.Join(proc, "ns", kind)); err == nil && its == own {
 			t.Errorf("it shares the %s namespace", kind)
 		}
+	}
+}
+
+// memorySlack is what is promised of a resting sandbox: how much more of this computer's
+// memory its monitor takes, at most, than its guest uses. It is promised within a minute;
+// where KVM interprets the kernel, each page that the guest gives back takes a millisecond.
+const (
+	memorySlack = 64 << 20
+	memoryTime  = 5 * time.Minute
+)
+
+// givesBack has a guest use memory and end, and waits until this computer has it.
+func (f *family) givesBack(name string) {
+	f.t.Helper()
+	const touched = 48 << 20
+	f.ask(name, "python3", "-c", fmt.Sprintf("b'x' * %d", touched))
+	c, err := f.m.Connect(f.t.Context(), name)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer c.Close()
+	for begun := time.Now(); time.Since(begun) < memoryTime; time.Sleep(5 * time.Second) {
+		s, err := c.Status(f.t.Context())
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if s.Memory == nil {
+			continue
+		}
+		held, most := resident(f.t, s.VMMPid)
+		f.t.Logf("%s after %v: used %d MiB, returned %d, its monitor has %d, had %d", name, time.Since(begun).Round(time.Second),
+			s.Memory.Used>>20, s.Memory.Returned>>20, held>>20, most>>20)
+		if most-held >= touched/2 && held <= s.Memory.Used+memorySlack {
+			return
+		}
+	}
+	f.t.Errorf("%s keeps memory that its guest does not use", name)
+}
+
+// resident is the memory of this computer that a process has, and the most that it had,
+// in bytes.
+func resident(t *testing.T, pid int) (now, most int64) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &now)
+		_, _ = fmt.Sscanf(line, "VmHWM: %d kB", &most)
+	}
+	if now == 0 || most == 0 {
+		t.Fatalf("no resident memory in %s", text)
+	}
+	return now << 10, most << 10
+}
+
+// fcMemoryKnown: a fork tells its own supervisor how it uses its memory.
+func fcMemoryKnown(t *testing.T, f *family) {
+	c, err := f.m.Connect(t.Context(), "fork-3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for begun := time.Now(); ; time.Sleep(time.Second) {
+		s, err := c.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Memory != nil && s.Memory.Used > 0 && s.Memory.Returned > 0 {
+			return
+		}
+		if time.Since(begun) > time.Minute {
+			t.Fatalf("its supervisor knows %+v", s.Memory)
+		}
+	}
+}
+
+// fcFork forks the sandbox three times: four run side by side then.
+func fcFork(_ *testing.T, f *family) {
+	f.fork("vm", "fork-1", "fork-2", "fork-3")
+	for _, name := range []string{"fork-1", "fork-2", "fork-3", "vm"} {
+		f.lookAt(name)
+	}
+}
+
+// fcSupervisorKilled: with its supervisor a Firecracker ends, and the next start boots.
+func fcSupervisorKilled(_ *testing.T, f *family) {
+	f.startsAnew("fork-1", func() { f.killSupervisor("fork-1") })
+}
+
+// fcStop stops the first sandbox, which the others came from, in order.
+func fcStop(t *testing.T, f *family) {
+	r, err := f.book.Read("vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := f.m.Connect(t.Context(), "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	begun := time.Now()
+	if err := f.m.Stop(t.Context(), "vm", 2*time.Minute); err != nil {
+		t.Error(err)
+	}
+	t.Logf("stopped in %v", time.Since(begun).Round(time.Second))
+	if r, err := f.book.Read("vm"); err != nil || r.LastError != "" || r.Stopped.IsZero() {
+		t.Errorf("after the stop: %+v, %v", r, err)
+	}
+	if _, err := client.Exec(t.Context(), command("true"), supervise.Streams{}); fault.CodeOf(err) == "" {
+		t.Error("a stopped sandbox runs programs")
+	}
+	if err := syscall.Kill(r.VMMPid, 0); err == nil {
+		t.Error("Firecracker outlives its sandbox")
 	}
 }

@@ -146,7 +146,12 @@ func (b *bench) create(name string, words ...string) {
 
 func (b *bench) start(name string) record.Record {
 	b.t.Helper()
-	r, err := b.m.Start(b.t.Context(), name, sandbox.StartOptions{Timeout: time.Minute})
+	return b.startWithin(name, time.Minute)
+}
+
+func (b *bench) startWithin(name string, limit time.Duration) record.Record {
+	b.t.Helper()
+	r, err := b.m.Start(b.t.Context(), name, sandbox.StartOptions{Timeout: limit})
 	if err != nil {
 		log, _ := os.ReadFile(b.book.Folder(name).Log())
 		b.t.Fatalf("%v\n%s", err, log)
@@ -171,10 +176,13 @@ func (b *bench) exec(name, in string, argv ...string) (string, int) {
 		b.t.Fatal(err)
 	}
 	defer c.Close()
-	var out bytes.Buffer
-	status, err := c.Exec(b.t.Context(), command(argv...), supervise.Streams{In: strings.NewReader(in), Out: &out})
+	var out, errs bytes.Buffer
+	status, err := c.Exec(b.t.Context(), command(argv...), supervise.Streams{In: strings.NewReader(in), Out: &out, Err: &errs})
 	if err != nil {
 		b.t.Fatalf("exec %v: %v", argv, err)
+	}
+	if errs.Len() > 0 {
+		b.t.Logf("%s: %v said %q", name, argv, &errs)
 	}
 	return out.String(), status
 }

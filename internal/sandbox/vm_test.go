@@ -361,23 +361,30 @@ func vmStopStart(t *testing.T, b *bench) {
 }
 
 func vmMachineKilled(t *testing.T, b *bench) {
-	r, _ := b.book.Read("vm")
-	client, err := b.m.Connect(t.Context(), "vm")
+	b.killMachine("vm")
+	b.start("vm")
+}
+
+// killMachine ends a sandbox's machine monitor, which its supervisor has to see and
+// to write down.
+func (b *bench) killMachine(name string) {
+	b.t.Helper()
+	r, _ := b.book.Read(name)
+	client, err := b.m.Connect(b.t.Context(), name)
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	defer client.Close()
 	done := client.Done()
 	begun := time.Now()
 	if err := syscall.Kill(r.VMMPid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	<-done
-	t.Logf("noticed in %v", time.Since(begun))
-	if s := b.wantState("vm", sandbox.Stopped); !strings.Contains(s.LastError, "killed") {
-		t.Errorf("last error %q", s.LastError)
+	b.t.Logf("noticed in %v", time.Since(begun))
+	if s := b.wantState(name, sandbox.Stopped); !strings.Contains(s.LastError, "killed") {
+		b.t.Errorf("last error %q", s.LastError)
 	}
-	b.start("vm")
 }
 
 // vmHangs halts the machine's monitor, as a guest looks that hangs: what waits for it
@@ -418,21 +425,27 @@ func vmHangs(t *testing.T, b *bench) {
 }
 
 func vmSupervisorKilled(t *testing.T, b *bench) {
-	r, _ := b.book.Read("vm")
-	if err := syscall.Kill(r.Pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	b.released("vm")
-	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(r.VMMPid, 0) == nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the machine %d outlives its supervisor", r.VMMPid)
-		}
-	}
-	b.wantState("vm", sandbox.Stopped)
+	b.killSupervisor("vm")
 	b.start("vm")
 	if out, _ := b.exec("vm", "", "sh", "-c", "cat ~/a"); out != "kept" {
 		t.Errorf("the disk lost its files: %q", out)
 	}
+}
+
+// killSupervisor ends a sandbox's supervisor, with which its machine has to end.
+func (b *bench) killSupervisor(name string) {
+	b.t.Helper()
+	r, _ := b.book.Read(name)
+	if err := syscall.Kill(r.Pid, syscall.SIGKILL); err != nil {
+		b.t.Fatal(err)
+	}
+	b.released(name)
+	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(r.VMMPid, 0) == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("the machine %d outlives its supervisor", r.VMMPid)
+		}
+	}
+	b.wantState(name, sandbox.Stopped)
 }
 
 // vmClock: the guest's clock is right within seconds after its computer slept.
