@@ -12,6 +12,7 @@ import (
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sandbox"
+	"github.com/smolvm/smolvm/internal/supervise"
 )
 
 // TestStateFolderMovedUnderARunningSandbox: its supervisor is where it was, and nobody
@@ -29,8 +30,10 @@ func TestStateFolderMovedUnderARunningSandbox(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(moved.home) })
 	moved.wantState("box", sandbox.Running)
 	_, err := moved.m.Connect(t.Context(), "box")
+	_, remounted := moved.m.Remount(t.Context(), "box", supervise.MountChange{Remove: []string{"/data"}})
 	for attempt, err := range map[string]error{
 		"connect": err,
+		"mount":   remounted,
 		"stop":    moved.m.Stop(t.Context(), "box", time.Minute),
 		"delete":  moved.m.Delete(t.Context(), "box", sandbox.DeleteOptions{Force: true}),
 		"rename":  moved.m.Rename(t.Context(), "box", "other"),

@@ -28,8 +28,7 @@ func (m *Manager) Remount(ctx context.Context, name string, change supervise.Mou
 func (m *Manager) remountLive(ctx context.Context, name string, change supervise.MountChange) (record.Record, error) {
 	c, err := m.Connect(ctx, name)
 	if fault.CodeOf(err) == fault.NotRunning {
-		return record.Record{}, fault.New(fault.Conflict, "Try again in a moment.",
-			"change the mounts of sandbox %q: it is just being started or stopped", name)
+		return record.Record{}, m.busy("change the mounts of", name)
 	}
 	if err != nil {
 		return record.Record{}, err
