@@ -49,7 +49,7 @@ func TestMemory(t *testing.T) {
 	if got, err := m.Memory(t.Context()); err != nil || got != (vmm.Memory{}) {
 		t.Errorf("a guest that has said nothing: %+v, %v", got, err)
 	}
-	want := vmm.Memory{Used: 100 << 20, Returned: 40 << 20}
+	want := vmm.Memory{Used: 116 << 20, Returned: 40 << 20}
 	for _, said := range [][2]int64{{240 << 20, 100 << 20}, {240 << 20, -1}, {1 << 20, 2 << 20}, {257 << 20, 0}} {
 		m.Inform(said[0], said[1])
 		if got, err := m.Memory(t.Context()); err != nil || got != want {
