@@ -118,6 +118,7 @@ func parts() []part {
 		{"crowd of sandboxes", (*bench).sandboxes},
 		{"mounts", (*bench).mounts},
 		{"network", (*bench).network},
+		{"firecracker", (*bench).firecracker},
 		{"tool", (*bench).tool},
 	}
 }
@@ -153,7 +154,7 @@ func (b *bench) report(ctx context.Context, only *regexp.Regexp) (string, error)
 const notMeasured = `
 ## Not measured here
 
-- Anything with hardware virtualization: no host with a KVM that runs guests was at hand. Emulated times say how much work is done, not how long users with KVM wait.
+- Anything with hardware virtualization: no host with a KVM that runs ordinary guests was at hand. Emulated times say how much work is done, not how long users with KVM wait.
 - Links with delay or loss, TLS, object stores and CDNs, macOS, arm64 hosts.
 `
 
