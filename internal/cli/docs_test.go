@@ -41,7 +41,9 @@ func exitTable() string {
 	}
 	out.WriteString("\n`PRESET start`, `start`, `attach`, `exec` and `ssh` hand back the status of the program that they ran. " +
 		"Where there is none they end with 125, whatever the code, or with 130 when they were interrupted. " +
-		"126 and 127 come from the sandbox: the program cannot be run, or is not there. With `--json` the code says which.\n")
+		"126 and 127 come from the sandbox: the program cannot be run, or is not there. " +
+		"What a sandbox ended because it was stopped or restarted has no status: 125, and one line says which of both. " +
+		"With `--json` the code says which.\n")
 	return out.String()
 }
 

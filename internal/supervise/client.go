@@ -341,7 +341,7 @@ func (x *call) receive(streams Streams, input *allowance) (int, error) {
 			}
 			return e.Status, nil
 		case failed:
-			return 0, fmt.Errorf("%s: %w", attempt, decodeFailure(payload, opExec))
+			return 0, decodeFailure(payload, opExec) // the supervisor's own words
 		default:
 			err = fmt.Errorf("unknown frame %q", byte(k))
 		}

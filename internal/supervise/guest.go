@@ -40,12 +40,15 @@ type guest struct {
 	pulse     *pulse
 	keeps     func(sessions int) // told how many run without a client
 	troubles  *troubles
-	informed  vmm.Informed // wants to know of its memory; nil: nobody does
+	informed  vmm.Informed  // wants to know of its memory; nil: nobody does
+	name      func() string // of the sandbox now, for errors
 
 	mu       sync.Mutex
 	state    state
 	change   chan struct{} // closed and replaced when state changes
 	stopping bool          // power the guest off as soon as it listens
+	goodbye  string        // what it said when it last began to end; empty: never
+	left     *sshx.Client  // the connection that this ends
 	renewal  *renewal      // what it has to be told before anybody gets in; nil: nothing
 
 	held chan string // its answer to Hold: why not
@@ -71,7 +74,7 @@ type notice struct {
 func newGuest(config sshx.Config, now func() time.Time, log *slog.Logger) *guest {
 	return &guest{
 		config: config, now: now, log: log, notices: make(chan notice), secrets: newCredentials(nil, log), addresses: newAddresses(now),
-		held: make(chan string, 1), keeps: func(int) {}, troubles: newTroubles(now),
+		held: make(chan string, 1), keeps: func(int) {}, troubles: newTroubles(now), name: func() string { return "" },
 		change: make(chan struct{}), wanted: make(chan struct{}, 1),
 	}
 }
@@ -145,6 +148,9 @@ func (g *guest) boot(ctx context.Context, link *guestlink.Link) {
 		}
 		if g.addresses.heard(link, m) || g.secrets.heard(m) && ready {
 			continue
+		}
+		if m.Type == wire.Goodbye {
+			g.leaves(m.Text)
 		}
 		g.tell(ctx, notice{Message: m})
 	}
@@ -301,6 +307,27 @@ func (g *guest) stream(ctx context.Context, kind wire.StreamKind) (net.Conn, err
 func errNotReady() error {
 	return fault.New(fault.Boot, "See what it prints with smolvm logs; restart it with smolvm stop and start.",
 		"the sandbox did not become ready within %v; it may be rebooting", sessionTimeout)
+}
+
+// leaves notes that the guest begins to end, which ends its programs.
+func (g *guest) leaves(goodbye string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.goodbye, g.left = goodbye, g.state.client
+}
+
+// farewell is why the guest ended the programs of a connection; nil where it did not.
+func (g *guest) farewell(of *sshx.Client) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	left := g.goodbye != "" && g.left == of
+	switch {
+	case left && g.goodbye == goodbyeReboot && !g.stopping:
+		return fault.New(fault.NotRunning, "Its files are there, its programs have ended.", "sandbox %q was restarted", g.name())
+	case left || g.stopping:
+		return fault.New(fault.NotRunning, "Start it again with smolvm start "+g.name()+".", "sandbox %q was stopped", g.name())
+	}
+	return nil
 }
 
 // powerOff asks the guest to end; one that boots is asked when it listens.

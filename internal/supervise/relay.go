@@ -32,7 +32,8 @@ type relay struct {
 	guest  sessions
 	wanted *addresses // that the guest wants opened
 
-	input *inflow
+	input  *inflow
+	client *sshx.Client // that the program's session is one of
 
 	mu      sync.Mutex
 	session *sshx.Session // nil until the program runs
@@ -64,7 +65,7 @@ func (r *relay) run(ctx context.Context, command Command) error {
 	defer tellRest()
 	session, err := r.start(ctx, command)
 	if err != nil {
-		return r.answer(failed, failureOf(explainLoss(ctx, err)))
+		return r.answer(failed, failureOf(r.explainLoss(ctx, err)))
 	}
 	defer session.Close()
 	release := context.AfterFunc(ctx, func() { _ = session.Close() })
@@ -75,8 +76,11 @@ func (r *relay) run(ctx context.Context, command Command) error {
 	tellAddresses()
 	exit, err := r.carry(ctx, session, hangUp)
 	tellRest()
+	if err == nil && swept(command, exit) {
+		err = r.guest.farewell(r.client)
+	}
 	if err != nil {
-		return r.answer(failed, failureOf(explainLoss(ctx, err)))
+		return r.answer(failed, failureOf(r.explainLoss(ctx, err)))
 	}
 	return r.answer(exited, exitReport{Status: exit.Status, Signal: exit.Signal})
 }
@@ -112,7 +116,7 @@ func (r *relay) open(ctx context.Context, command Command) (*sshx.Session, error
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.session = session
+	r.session, r.client = session, client
 	return session, nil
 }
 
@@ -156,10 +160,20 @@ func (r *relay) carry(ctx context.Context, session *sshx.Session, hangUp func(er
 	return exit, err
 }
 
+// swept tells whether a program ended as those do that a machine ends with itself:
+// by a signal, or in whatever way its session has. An order to end the machine comes
+// back with its own status.
+func swept(command Command, exit sshx.Exit) bool {
+	return command.Keep || exit.Signal != "" || exit.Status > 128
+}
+
 // explainLoss says why a program could not be run, or not to its end.
-func explainLoss(ctx context.Context, err error) error {
+func (r *relay) explainLoss(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errHungUp) {
 		err = cause
+	}
+	if farewell := r.guest.farewell(r.client); farewell != nil && (errors.Is(err, sshx.ErrLost) || errors.Is(err, errStopped)) {
+		return farewell
 	}
 	if errors.Is(err, sshx.ErrLost) || errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
 		return fault.New(fault.NotRunning, "See smolvm logs for what happened.",

@@ -36,6 +36,7 @@ type room struct {
 	run       func(*sshtest.Process) sshx.Exit
 	mu        sync.Mutex
 	client    *sshx.Client
+	goodbye   error        // of the guest
 	stale     *sshx.Client // given out once, before client
 }
 
@@ -102,6 +103,12 @@ func (r *room) stream(context.Context, wire.StreamKind) (net.Conn, error) {
 	return ours, nil
 }
 
+func (r *room) farewell(*sshx.Client) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.goodbye
+}
+
 func (r *room) session(ctx context.Context) (*sshx.Client, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -145,6 +152,33 @@ func TestExecBytes(t *testing.T) {
 	status, err := c.Exec(t.Context(), Command{}, Streams{In: bytes.NewReader(data), Out: &out, Err: &errs})
 	if err != nil || status != 3 || !bytes.Equal(out.Bytes(), data) || errs.String() != fmt.Sprint(len(data)) {
 		t.Errorf("%d, %v, %d bytes back, err %q", status, err, out.Len(), &errs)
+	}
+}
+
+// TestMachineEndsPrograms: what a machine ended with itself has no status of its own.
+func TestMachineEndsPrograms(t *testing.T) {
+	for _, c := range []struct {
+		exit    sshx.Exit
+		keep    bool
+		stopped bool
+	}{
+		{sshx.Exit{Signal: "HUP"}, false, true},
+		{sshx.Exit{Status: 143}, false, true}, // a shell whose command got the signal
+		{sshx.Exit{Status: 0}, true, true},    // an agent that heeds it
+		{sshx.Exit{Status: 0}, false, false},  // poweroff itself
+		{sshx.Exit{Status: 3}, false, false},
+	} {
+		var r *room
+		r = newRoom(t, func(*sshtest.Process) sshx.Exit {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.goodbye = fault.New(fault.NotRunning, "", `sandbox "box" was stopped`)
+			return c.exit
+		})
+		status, err := r.dial().Exec(t.Context(), Command{Start: wire.Start{Keep: c.keep}}, Streams{})
+		if c.stopped && (fault.CodeOf(err) != fault.NotRunning || err.Error() != `sandbox "box" was stopped`) || !c.stopped && (err != nil || status != c.exit.Status) {
+			t.Errorf("%+v: status %d, %v", c, status, err)
+		}
 	}
 }
 

@@ -32,6 +32,8 @@ type sessions interface {
 	session(ctx context.Context) (*sshx.Client, error)
 	// stream opens a bare stream of a kind to the guest.
 	stream(ctx context.Context, kind wire.StreamKind) (net.Conn, error)
+	// farewell is why the guest ended the programs of a connection; nil: it did not.
+	farewell(of *sshx.Client) error
 }
 
 // vault is where the user's credentials go.

@@ -221,7 +221,7 @@ func (s *supervisor) boot(start, life context.Context) error {
 		return fmt.Errorf("keep credentials from the sandbox: %w", err)
 	}
 	s.guest = newGuest(config, s.Now, s.log)
-	s.guest.pulse = newPulse(s.lastWords)
+	s.guest.pulse, s.guest.name = newPulse(s.lastWords), func() string { return *s.name.Load() }
 	s.guest.mounts, s.guest.secrets = s.mounts, newCredentials(s.order.Credentials, s.log)
 	s.idle = newIdle(s.order.Idle, s.Now)
 	s.troubles = newTroubles(s.Now)

@@ -50,6 +50,9 @@ func TestAttachOnTerminals(t *testing.T) {
 	t.Run("FullScreen", a.fullScreen)
 	t.Run("Titles", a.titles)
 	t.Run("Status", a.status)
+	t.Run("Refusals", a.refusals)
+	t.Run("Renamed", a.renamed)
+	t.Run("Ends", a.ends)
 }
 
 // session attaches to a session that the test knows by its name, or makes it.
@@ -197,4 +200,51 @@ func (a attached) status(t *testing.T) {
 	p.until(t, `size 110 x 30`)
 	p.keys(t, "finish", "Enter")
 	p.ended(t, 7, "")
+}
+
+// refusals are whole lines, although the terminal is raw, and say what to do.
+func (a attached) refusals(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		says   string
+		args   []string
+	}{
+		{127, "nosuch: not found", []string{"exec", a.name, "nosuch"}},
+		{126, "directory: ", []string{"exec", "-w", "/nonex", a.name, "pwd"}},
+	} {
+		p := a.open(t, c.args...)
+		if text := p.until(t, `\[status \d+\]`); !strings.Contains(text, "\n[status") {
+			t.Errorf("the next line does not begin at its beginning:\n%s", text)
+		}
+		p.ended(t, c.status, c.says)
+	}
+	p := a.begin(t, "taken")
+	p.until(t, `size 110 x 30`)
+	again := a.begin(t, "taken")
+	again.ended(t, 125, "smolvm attach --session taken "+a.name)
+	p.keys(t, "finish", "Enter")
+	p.ended(t, 7, "")
+}
+
+// renamed is called by its new name from then on.
+func (a attached) renamed(t *testing.T) {
+	p := a.begin(t, "renamed")
+	p.until(t, `size 110 x 30`)
+	a.must(t, "rename", a.name, "other")
+	defer a.must(t, "rename", "other", a.name)
+	p.keys(t, "C-p", "C-q")
+	p.ended(t, 0, "smolvm attach other")
+}
+
+// ends tells whoever is attached that the sandbox itself ends.
+func (a attached) ends(t *testing.T) {
+	p := a.begin(t, "restarted")
+	p.until(t, `size 110 x 30`)
+	a.run(t, nil, "exec", a.name, "--", "sudo", "reboot")
+	p.ended(t, 125, fmt.Sprintf("sandbox %q was restarted", a.name))
+	eventually(t, "it is there again", func() bool { return a.run(t, nil, "exec", a.name, "--", "true").status == 0 })
+	p = a.begin(t, "stopped")
+	p.until(t, `size 110 x 30`)
+	a.must(t, "stop", a.name)
+	p.ended(t, 125, fmt.Sprintf("sandbox %q was stopped", a.name))
 }

@@ -173,6 +173,15 @@ func TestLoginFromInside(t *testing.T) {
 	w.must(t, "claude", "start", "-n", name, "--no-mount", "--no-attach", "--memory", "1G", "--cpus", "1", "--allow-host", p.port())
 	t.Cleanup(func() { w.remove(name) })
 	w.plantAgent(t, name, loginAgent)
+	t.Run("Shown", func(t *testing.T) { // by a program that ends at once
+		s := w.onScreen(t, "exec", name, "xdg-open", p.URL+"/shown")
+		if _, err := s.until(`opened in a browser: `+p.URL+`/shown`, bound); err != nil {
+			t.Error(err)
+		}
+		if err := s.cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
 	inside, back := "http://"+guestHost+":"+p.port(), freePort(t)
 	for _, login := range []struct {
 		how, asks string
