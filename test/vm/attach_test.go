@@ -179,9 +179,9 @@ func (a attached) titles(t *testing.T) {
 		p := a.begin(t, name, "sh", "-c", `printf '\033[?1049h\033[H\033[31mred\033[5;5HX\033]0;%s\007' "$1"; read line`, "sh", title)
 		p.until(t, `(?m)^    X$`)
 		p.detach(t)
-		if all := a.sessions(t, a.name); !slices.Contains(all, keptSession{Name: name, Title: title}) {
-			t.Errorf("no session %s has the title %q: %+v", name, title, all)
-		}
+		eventually(t, "the session has the title "+title, func() bool {
+			return slices.Contains(a.sessions(t, a.name), keptSession{Name: name, Title: title})
+		})
 		p = a.session(t, name)
 		if shown := p.until(t, `red`); shown != "red\n    X" {
 			t.Errorf("the screen is now\n%q", shown)

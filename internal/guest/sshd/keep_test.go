@@ -4,6 +4,7 @@ package sshd
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -174,6 +175,40 @@ func (w *world) sessions(t *testing.T, what string, ok func([]wire.KeptSession) 
 			t.Fatalf("not %s: %+v", what, all)
 		}
 	}
+}
+
+// A title is told when the program has set it, whether somebody watches or not.
+func TestTitlesAreTold(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	titles := make(chan string, 100)
+	go w.server.Tell(ctx, func(all []wire.KeptSession) {
+		for _, s := range all {
+			titles <- s.Title
+		}
+	})
+	left := filepath.Join(w.home, "left")
+	c := w.open(t, usual, shell(`printf '\033]0;✳ first\007'; until [ -e `+left+` ]; do sleep 0.01; done; printf '\033]0;✳ second\007'; read line`))
+	awaits := func(want string) {
+		t.Helper()
+		late := time.After(patience)
+		for got := ""; got != want; {
+			select {
+			case got = <-titles:
+			case <-late:
+				t.Fatalf("the title %q is not told", want)
+			}
+		}
+	}
+	awaits("✳ first")
+	c.leave()
+	if err := os.WriteFile(left, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	awaits("✳ second")
+	w.open(t, usual, wire.Start{Session: "1"}).say(t, "\r")
+	w.settled(t)
 }
 
 // settled waits for the end of all sessions of a test.

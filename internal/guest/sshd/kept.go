@@ -46,6 +46,7 @@ type kept struct {
 	silent  bool         // and all of its output was taken
 	last    []byte       // what the screen showed then, as text; not nil once it is over
 	title   string
+	told    string // of its titles
 }
 
 func newKept(k *keeper, name string, p *running, terminal *pty) *kept {
@@ -139,10 +140,15 @@ func (k *kept) await() (ended bool) {
 	return ended
 }
 
+// settle draws, and tells of another title, which is known only then.
 func (k *kept) settle() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.screen.Draw()
+	if title := k.screen.Title(); title != k.told {
+		k.told = title
+		k.keeper.changed()
+	}
 }
 
 // show gives output to the screen and to all who watch.
