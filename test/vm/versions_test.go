@@ -11,9 +11,8 @@ import (
 	"testing"
 )
 
-// older is a commit whose program knows neither partial downloads nor leases nor
-// prune, and shares caches with ours.
-const older = "f4a91bf"
+// older is an early commit whose program reads the catalogues of today.
+const older = "48bc40a"
 
 // buildProgram builds a commit's program from the repository's history: a target of
 // its Makefile, which has the guest agents in it.
