@@ -278,7 +278,11 @@ func (l *launch) boot(ctx context.Context, name string) error {
 
 // finish ends as the options say.
 func (l *launch) finish(ctx context.Context, name string) error {
+	made, unread := l.boxes.Get(name)
 	err := l.app.started(ctx, l.boxes, name, l.attach, l.options)
+	if unread == nil { // else started has said so
+		name = renamed(l.boxes, made).Name
+	}
 	if l.options.Remove && errors.Is(err, errDetached) {
 		l.app.Streams.Say("Not deleted, as its agent goes on. When you are done: smolvm delete %s", name)
 	} else if l.options.Remove {

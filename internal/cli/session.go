@@ -190,7 +190,7 @@ func (a *App) finishAgent(ctx context.Context, boxes sandboxes, s sandbox.Status
 // its agent was in front of the user.
 func renamed(boxes sandboxes, s sandbox.Status) sandbox.Status {
 	all, _ := boxes.List() // where that fails the old name is the best that is known
-	if at := slices.IndexFunc(all, func(other sandbox.Status) bool { return other.ID == s.ID }); at >= 0 {
+	if at := slices.IndexFunc(all, func(other sandbox.Status) bool { return other.ID == s.ID && s.ID != "" }); at >= 0 {
 		return all[at]
 	}
 	return s

@@ -122,6 +122,16 @@ func TestDetachFromARenamedSandbox(t *testing.T) {
 	}
 }
 
+func TestRmDeletesARenamedSandbox(t *testing.T) {
+	w := onTerminal(t, "/src/app")
+	w.programCtx = func(ctx context.Context, _ supervise.Command, _ supervise.Streams) (int, error) {
+		return 0, w.Rename(ctx, "claude-code", "crate")
+	}
+	if status := w.app.Main([]string{"claude", "start", "--rm", "--no-mount"}); status != 0 || len(w.boxes) != 0 {
+		t.Errorf("status %d, left %v, said %q", status, w.boxes, &w.errs)
+	}
+}
+
 // A sandbox whose supervisor is of an earlier version runs the agent as that did.
 func TestEarlierSupervisorsKeepNoSessions(t *testing.T) {
 	w := onTerminal(t, "/src/app")
