@@ -34,7 +34,8 @@ func (s System) hint(managed bool) string {
 	case managed:
 		return "systemd-run, a part of systemd, has to be there and reach the user's own systemd (XDG_RUNTIME_DIR)."
 	case s.User != "" && !s.lingers():
-		return "Where systemd runs, let the user's own stay after the logout: loginctl enable-linger. Then start the sandbox again."
+		return fmt.Sprintf("Where systemd runs, let the user's own stay after the logout: loginctl enable-linger, or, where that is denied, "+
+			"sudo loginctl enable-linger %s. Then start the sandbox again.", s.User)
 	}
 	return ""
 }
