@@ -92,7 +92,9 @@ func TestFind(t *testing.T) {
 		{"with others", in("/given", group("/given", "cpu memory pids", "1", "4711")), "", false, nil, "other processes"},
 		{
 			"with others below one of its own", in("/given/login", join(group("/given", "memory pids"), group("/given/login", "memory pids", "1", "4711"))),
-			"/given", false, []string{memory, pids}, "",
+			"/given", false,
+			[]string{memory, pids},
+			"",
 		},
 		{"scope of the user's systemd", in(managed, group(managed, "cpu memory pids", "4711")), managed, true, []string{memory, pids, cpu}, ""},
 		{
