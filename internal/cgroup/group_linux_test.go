@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,13 +41,15 @@ func TestMain(m *testing.M) {
 	case waiter:
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	case burner:
+		begun := time.Now()
+		var two sync.WaitGroup
 		for range 2 {
-			go func() {
-				for {
+			two.Go(func() {
+				for time.Since(begun) < burnTime {
 				}
-			}()
+			})
 		}
-		time.Sleep(burnTime)
+		two.Wait()
 	default:
 		os.Exit(m.Run())
 	}
