@@ -47,3 +47,29 @@ func TestStartAgainInTheSameDirectory(t *testing.T) {
 		t.Errorf("%s is %q after --new", another, got)
 	}
 }
+
+// TestTwoStartsAtOnceInOneDirectory: one sandbox is made, and both agents run in it.
+func TestTwoStartsAtOnceInOneDirectory(t *testing.T) {
+	w := theWorld
+	directory := filepath.Join(t.TempDir(), "twice")
+	if err := os.Mkdir(directory, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const name, another = "claude-code-twice", "claude-code-twice-2"
+	t.Cleanup(func() { w.remove(name); w.remove(another) })
+	var screens []*screen
+	for range 2 {
+		screens = append(screens, w.onScreenIn(t, directory, "claude", "start", "--memory", "1G", "--", "--version"))
+	}
+	for _, s := range screens {
+		if _, err := s.until(`\d+\.\d+\.\d+ \(Claude Code\)`, bound); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.cmd.Wait(); err != nil {
+			t.Errorf("%v; the screen shows\n%s", err, trimmed(s.text()))
+		}
+	}
+	if one, two := w.state(t, name), w.state(t, another); one != "running" || two != "" {
+		t.Errorf("the first is %q, another %q", one, two)
+	}
+}
