@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -89,7 +88,9 @@ func (t *Table) connect(ctx context.Context) error {
 		_ = stream.Out.Close()
 		return err
 	}
-	t.relay = &relay{device: device, in: stream.In, out: stream.Out, memory: newMemory(time.Now)}
+	if t.relay, err = newRelay(device, stream); err != nil {
+		return errors.Join(err, unix.Unmount(t.Folder, unix.MNT_DETACH), unix.Close(device), stream.Out.Close())
+	}
 	t.relay.start()
 	return t.readAhead()
 }

@@ -35,6 +35,7 @@ const lazyTime = 2 * time.Millisecond
 // answers itself.
 type relay struct {
 	device int // /dev/fuse, not blocking: all that is there goes in one write
+	ended  int // an eventfd that wakes up when the relay is to end
 	in     io.Reader
 	out    io.WriteCloser
 	memory *memory
@@ -43,16 +44,34 @@ type relay struct {
 	once    sync.Once
 }
 
-func (r *relay) start() {
-	r.running.Go(r.up)
-	r.running.Go(r.down)
+// newRelay takes over the device and the stream, once it is started.
+func newRelay(device int, stream *Stream) (*relay, error) {
+	ended, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("relay mounts: %w", err)
+	}
+	return &relay{device: device, ended: ended, in: stream.In, out: stream.Out, memory: newMemory(time.Now)}, nil
 }
 
-// end closes both ends. Programs that use a mount then get errors.
+// start passes messages on until one of the ends is gone. Then the device is closed, and
+// programs that use a mount get errors. Not before nobody reads it any more: its number
+// may belong to another file the moment that it is closed, the new port for example.
+func (r *relay) start() {
+	var both sync.WaitGroup
+	both.Go(r.up)
+	both.Go(r.down)
+	r.running.Go(func() {
+		both.Wait()
+		_ = unix.Close(r.device)
+		_ = unix.Close(r.ended)
+	})
+}
+
+// end has both directions end. It may be called until they have.
 func (r *relay) end() {
 	r.once.Do(func() {
 		_ = r.out.Close()
-		_ = unix.Close(r.device)
+		_, _ = unix.Write(r.ended, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // it counts to far more than one
 	})
 }
 
@@ -69,10 +88,9 @@ func (r *relay) up() {
 			if b.held > 0 && !b.urgent && r.await(lazyTime) {
 				continue
 			}
-			if b.flush() != nil {
+			if b.flush() != nil || !r.await(-1) {
 				return
 			}
-			r.await(-1)
 			continue
 		case err != nil:
 			return // unmounted
@@ -125,14 +143,20 @@ func (b *batch) flush() error {
 	return err
 }
 
-// await waits for the kernel's next message; false when there was none in time.
+// await waits for the kernel's next message; false when there was none in time, or the
+// relay is to end.
 func (r *relay) await(longest time.Duration) bool {
 	timeout := -1
 	if longest >= 0 {
 		timeout = int(longest.Milliseconds())
 	}
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(r.device), Events: unix.POLLIN}}, timeout)
-	return n > 0 || err != nil
+	wait := []unix.PollFd{{Fd: int32(r.device), Events: unix.POLLIN}, {Fd: int32(r.ended), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(wait, timeout)
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0 && wait[1].Revents == 0
+		}
+	}
 }
 
 // down passes the host's messages on, each of which has to be one write.

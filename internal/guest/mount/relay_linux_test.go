@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // FuzzNext reads messages of whatever the host's end of the port may carry: each
@@ -38,6 +42,40 @@ func TestTooLongMessageEndsTheRelay(t *testing.T) {
 		if _, err := next(in, make([]byte, maxOut)); err == nil || err == io.EOF {
 			t.Errorf("length %d: %v", n, err)
 		}
+	}
+}
+
+// TestRelayLetsGoOfItsDeviceLast: the host goes away while nothing is asked of it. Who
+// waits for the device is woken, and until then its number is nobody else's.
+func TestRelayLetsGoOfItsDeviceLast(t *testing.T) {
+	var device [2]int
+	if err := unix.Pipe2(device[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(device[1])
+	hostIn, in := io.Pipe()
+	gone, out := io.Pipe()
+	r, err := newRelay(device[0], &Stream{In: hostIn, Out: struct {
+		io.Reader
+		io.WriteCloser
+	}{gone, out}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	_ = in.Close()
+	ended := make(chan struct{})
+	go func() {
+		r.running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for a device that nobody writes to")
+	}
+	if _, err := unix.Write(device[1], []byte{0}); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("the device is still open: %v", err)
 	}
 }
 
