@@ -23,5 +23,5 @@ func TestVMFork(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	f.keptAndRestored("fork-1", "back")
+	f.keptAndRestored("fork-2", "back") // which runs on from a snapshot itself
 }

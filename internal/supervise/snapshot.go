@@ -54,10 +54,6 @@ func (s *supervisor) snapshot(ctx context.Context, o Snapshot) error {
 	if !ok {
 		return fault.New(fault.Conflict, "", "a machine of %s cannot be kept while it runs", s.rec.VMM)
 	}
-	if s.order.From != "" && s.rec.Image.StandIn != "" && len(s.rec.Mounts) > 0 {
-		return fault.New(fault.Conflict, "Stop it and start it, then it can be kept.",
-			"it runs on from a snapshot, has folders of this computer, and its kernel is %s's: such a guest did not come back when it was kept once more", s.rec.Image.StandIn)
-	}
 	if given := s.given(); len(given) > 0 && !o.Secrets {
 		return fault.New(fault.Conflict, "Allow it with --with-secrets, or start the sandbox again with --no-credentials.",
 			"its memory holds credentials of yours, which a copy would have too: %s", strings.Join(given, ", "))
