@@ -42,6 +42,9 @@ type relay struct {
 
 	running sync.WaitGroup
 	once    sync.Once
+
+	closing sync.RWMutex // held by who writes to the device besides the two directions
+	closed  bool
 }
 
 // newRelay takes over the device and the stream, once it is started.
@@ -62,6 +65,9 @@ func (r *relay) start() {
 	both.Go(r.down)
 	r.running.Go(func() {
 		both.Wait()
+		r.closing.Lock()
+		defer r.closing.Unlock()
+		r.closed = true
 		_ = unix.Close(r.device)
 		_ = unix.Close(r.ended)
 	})

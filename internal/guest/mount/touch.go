@@ -57,6 +57,11 @@ func (t *Table) touch(c wire.Change) {
 // tell makes the kernel forget. It waits for programs that work in the folder, so
 // it must not be called by who passes their answers on.
 func (r *relay) tell(c wire.Change) {
+	r.closing.RLock()
+	defer r.closing.RUnlock()
+	if r.closed {
+		return
+	}
 	if c.Node != 0 {
 		b := notice(forgetInode, 24)
 		b = binary.LittleEndian.AppendUint64(b, c.Node)
