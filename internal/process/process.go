@@ -9,9 +9,11 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -182,6 +184,46 @@ func Output(cmd *exec.Cmd) ([]byte, error) {
 	cmd.Stderr = tail
 	out, err := cmd.Output()
 	return out, explain(cmd, err, tail)
+}
+
+// Bounds of Answer.
+const (
+	answerMax  = 1 << 20 // bytes
+	answerTime = 10 * time.Second
+)
+
+// Answer is Output of a program that may be anything: one that writes more than 1 MiB,
+// or takes longer than 10 s, is ended and fails.
+func (r *Runner) Answer(ctx context.Context, tool Tool, args ...string) ([]byte, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTime, fmt.Errorf("no answer within %v", answerTime))
+	defer cancel()
+	cmd := r.Command(ctx, tool, args...)
+	cmd.WaitDelay = time.Second // whatever it left running has its output, too
+	out := &answer{left: answerMax, end: end}
+	cmd.Stdout = out
+	err := Run(cmd)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%s: %w", filepath.Base(cmd.Path), context.Cause(ctx))
+	}
+	return out.kept.Bytes(), err
+}
+
+// answer keeps what a program writes, up to a bound at which the program is ended.
+type answer struct {
+	kept bytes.Buffer
+	left int
+	end  context.CancelCauseFunc
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if len(p) > a.left {
+		a.end(fmt.Errorf("it writes more than %d bytes", answerMax))
+		return 0, io.ErrShortWrite
+	}
+	a.left -= len(p)
+	return a.kept.Write(p)
 }
 
 func explain(cmd *exec.Cmd, err error, tail *Tail) error {

@@ -52,7 +52,7 @@ func (d *Driver) Describe(ctx context.Context) (Program, error) {
 		return Program{}, err
 	}
 	p := Program{Path: path}
-	out, err := process.Output(d.runner.Command(ctx, process.Firecracker, "--version"))
+	out, err := d.runner.Answer(ctx, process.Firecracker, "--version")
 	if err != nil {
 		return p, refused(path, err)
 	}

@@ -66,7 +66,7 @@ func toolFor(arch string) process.Tool {
 }
 
 func (d *Driver) ask(ctx context.Context, tool process.Tool, args ...string) (string, error) {
-	out, err := process.Output(d.runner.Command(ctx, tool, args...))
+	out, err := d.runner.Answer(ctx, tool, args...)
 	return string(out), err
 }
 

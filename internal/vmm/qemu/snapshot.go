@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/smolvm/smolvm/internal/fault"
@@ -245,11 +246,28 @@ func (m *machine) suits(k keptMachine) error {
 	return nil
 }
 
+// openState opens the state of a snapshot, which somebody may have changed: QEMU says
+// nothing of an empty one.
+func openState(path string) (*os.File, error) {
+	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fault.New(fault.Conflict, "", "the snapshot cannot be used: %w", err)
+	}
+	info, err := in.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() == 0) {
+		err = errors.New("its memory is not what was kept")
+	}
+	if err != nil {
+		return nil, errors.Join(fault.New(fault.Conflict, "", "the snapshot cannot be used: %w", err), in.Close())
+	}
+	return in, nil
+}
+
 // fill reads the machine's state and returns the digest of what was read.
 func (m *machine) fill(ctx context.Context, path string) (sum string, err error) {
-	in, err := os.Open(path)
+	in, err := openState(path)
 	if err != nil {
-		return "", fault.New(fault.Storage, "", "%w", err)
+		return "", err
 	}
 	defer in.Close()
 	from, to, err := os.Pipe()
