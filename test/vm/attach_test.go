@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // talker stands in for the agent: it says its terminal's size whenever that changes,
@@ -158,8 +159,7 @@ func (a attached) fullScreen(t *testing.T) {
 	if now := p.until(t, `(?m)^row 1$(?s:.*)^row 19$`); strings.Contains(now, "row 20") {
 		t.Errorf("less shows on 20 rows\n%s", now)
 	}
-	p.keys(t, "q")
-	p.ended(t, 0, "")
+	a.quit(t, p) // of a key that comes with the signal of a new size less knows nothing
 
 	p = a.begin(t, "top", "top", "-d", "1")
 	p.until(t, `PID +USER`)
@@ -169,6 +169,22 @@ func (a attached) fullScreen(t *testing.T) {
 	eventually(t, "top goes on drawing", func() bool { return p.text(t) != shown })
 	p.keys(t, "q")
 	p.ended(t, 0, "")
+}
+
+// quit types q until the program has ended.
+func (a attached) quit(t *testing.T, p pane) {
+	t.Helper()
+	for range 5 {
+		p.keys(t, "q")
+		for range 100 {
+			if strings.Contains(p.text(t), "[status ") {
+				p.ended(t, 0, "")
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	t.Fatalf("it does not end; the terminal shows\n%s", p.text(t))
 }
 
 // titles hold characters with bytes that are controls in an encoding of old. Nothing
