@@ -55,7 +55,7 @@ func (s *supervisor) snapshot(ctx context.Context, o Snapshot) error {
 		return fault.New(fault.Conflict, "", "a machine of %s cannot be kept while it runs", s.rec.VMM)
 	}
 	if given := s.given(); len(given) > 0 && !o.Secrets {
-		return fault.New(fault.Conflict, "Allow it with --with-secrets, or start the sandbox again with --no-credentials.",
+		return fault.New(fault.Conflict, "Allow it with --with-secrets, or start the sandbox again with --no-credentials and without -e.",
 			"its memory holds credentials of yours, which a copy would have too: %s", strings.Join(given, ", "))
 	}
 	if !s.keeping.TryLock() {
@@ -198,7 +198,7 @@ func (g *guest) resumes() bool {
 
 // keepOut has the guest let nobody in until letIn.
 func (g *guest) keepOut(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, holdTime, errors.New("the guest does not answer"))
+	ctx, cancel := context.WithTimeoutCause(ctx, holdTime, fault.New(fault.Boot, "Try again, or restart it with smolvm stop and start.", "the guest does not answer"))
 	defer cancel()
 	s, _ := g.look()
 	if s.link == nil {
