@@ -20,8 +20,12 @@ func InNamespaces(cmd *exec.Cmd) {
 }
 
 // InGroup makes cmd start in the control group whose folder is open: no moment of it
-// is outside. Starting it fails where the kernel cannot do that.
+// is outside. Starting it fails where the kernel cannot do that. Without a folder it
+// starts in the group of this process.
 func InGroup(cmd *exec.Cmd, folder *os.File) {
+	if folder == nil {
+		return
+	}
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}

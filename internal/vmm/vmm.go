@@ -65,6 +65,23 @@ type Needs struct {
 	CPUs      int    // processors
 }
 
+// What every VMM takes besides its own.
+const (
+	// PageTables is how many bytes of guest memory take one byte of the kernel's: 8 bytes
+	// for each page of 4 KiB, of the VMM's and of KVM's tables, doubled.
+	PageTables = 128
+	// stageThreads are those of a Go program before it becomes the VMM.
+	stageThreads = 64
+)
+
+// Needs adds what a VMM takes of its own to what the guest of a spec does.
+func (s Spec) Needs(own Needs) Needs {
+	guest := uint64(s.MemoryMiB) << 20
+	return Needs{
+		Memory: guest + guest/PageTables + own.Memory, Processes: uint64(s.CPUs) + own.Processes + stageThreads, CPUs: s.CPUs + own.CPUs,
+	}
+}
+
 // Estimator is a Driver that knows what it takes to run a spec.
 type Estimator interface {
 	Needs(spec Spec) Needs

@@ -214,9 +214,7 @@ func (m *machine) spawn(handout *cage.Handout) (*process.Child, *process.Tail, e
 	handout.Give(cmd)
 	tail := process.NewTail(nil)
 	cmd.Stdout, cmd.Stderr = lossless{m.spec.Console}, tail // the serial port is its standard output in every version
-	if m.spec.Group != nil {
-		process.InGroup(cmd, m.spec.Group)
-	}
+	process.InGroup(cmd, m.spec.Group)
 	child, err := process.StartBound(cmd)
 	handout.Started()
 	if err != nil {

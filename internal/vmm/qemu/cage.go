@@ -44,25 +44,17 @@ const (
 	emulatorMemory = 1 << 30
 	// ownProcessors are for the threads that are not the guest's processors.
 	ownProcessors = 1
-	// stageThreads are those of a Go program before it becomes QEMU.
-	stageThreads = 64
-	// pageTables is how many bytes of guest memory take one byte of the kernel's: 8 bytes
-	// for each page of 4 KiB, of QEMU's and of KVM's tables, doubled.
-	pageTables = 128
 )
 
 var _ vmm.Estimator = (*Driver)(nil)
 
 // Needs are what QEMU takes to run a spec.
 func (d *Driver) Needs(s vmm.Spec) vmm.Needs {
-	guest := uint64(s.MemoryMiB) * mebibyte
-	n := vmm.Needs{
-		Memory: guest + guest/pageTables + ownMemory, Processes: uint64(s.CPUs) + ownThreads + stageThreads, CPUs: s.CPUs + ownProcessors,
-	}
+	own := vmm.Needs{Memory: ownMemory, Processes: ownThreads, CPUs: ownProcessors}
 	if s.Accel == vmm.TCG {
-		n.Memory += emulatorMemory
+		own.Memory += emulatorMemory
 	}
-	return n
+	return s.Needs(own)
 }
 
 // confinement is what one QEMU's cage shows of this system besides the machine's files.

@@ -161,9 +161,7 @@ func (d *Driver) spawn(m *machine, p plan, sockets []*os.File) (release func(), 
 		return func() {}, err
 	}
 	cmd.Stdout, cmd.Stderr = lossless{p.spec.Console}, m.tail
-	if p.spec.Group != nil {
-		process.InGroup(cmd, p.spec.Group)
-	}
+	process.InGroup(cmd, p.spec.Group)
 	m.child, err = process.StartBound(cmd)
 	switch {
 	case err != nil && p.cage != nil:

@@ -13,7 +13,7 @@ func TestNeeds(t *testing.T) {
 	d := &Driver{}
 	under := d.Needs(vmm.Spec{Accel: vmm.KVM, CPUs: 2, MemoryMiB: guest})
 	emulated := d.Needs(vmm.Spec{Accel: vmm.TCG, CPUs: 2, MemoryMiB: guest})
-	if want := uint64(guest+guest/pageTables)*mebibyte + ownMemory; under.Memory != want || emulated.Memory != want+emulatorMemory {
+	if want := uint64(guest+guest/vmm.PageTables)*mebibyte + ownMemory; under.Memory != want || emulated.Memory != want+emulatorMemory {
 		t.Errorf("memory of %d and, emulated, %d bytes; want %d", under.Memory, emulated.Memory, want)
 	}
 	if under.CPUs != 3 || under.Processes < 2+ownThreads {
