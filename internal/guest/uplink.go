@@ -220,13 +220,14 @@ func (u *uplink) attach(session *link.Session) {
 	u.session = session
 	close(u.changed)
 	u.changed = make(chan struct{})
-	if session != nil && u.standing != nil {
+	if session == nil {
+		return
+	}
+	if u.standing != nil {
 		_ = session.Send(*u.standing)
 	}
 	for _, message := range u.beside {
-		if session != nil {
-			_ = session.Send(message)
-		}
+		_ = session.Send(message)
 	}
 }
 

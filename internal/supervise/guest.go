@@ -265,7 +265,7 @@ func (g *guest) session(ctx context.Context) (*sshx.Client, error) {
 	for {
 		s, change := g.look()
 		switch {
-		case s.client != nil && !hasEnded(s.client):
+		case s.client != nil && s.client.Err() == nil: // one that has ended is about to be made again
 			return s.client, nil
 		case s.err != nil && fault.CodeOf(s.err) == fault.Trust:
 			return nil, s.err
@@ -279,16 +279,6 @@ func (g *guest) session(ctx context.Context) (*sshx.Client, error) {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-	}
-}
-
-// hasEnded tells of a connection that is about to be made again.
-func hasEnded(c *sshx.Client) bool {
-	select {
-	case <-c.Done():
-		return true
-	default:
-		return false
 	}
 }
 
