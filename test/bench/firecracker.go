@@ -131,12 +131,14 @@ func (f *fire) makeInitrd(ctx context.Context) error {
 // startUps starts machines in turn: many that are ended as soon as they run, a few that
 // come up.
 func (b *bench) startUps(ctx context.Context, f *fire) (string, error) {
-	type way = func(context.Context, bool) (startUp, error)
 	var api, running, ready [2]series
 	for round := range 10 * b.rounds {
 		whole := round < min(b.rounds, mostBoots)
-		for i, start := range []way{f.caged, f.bare} {
-			s, err := start(ctx, whole)
+		for i, start := range []starter{f.startCaged, f.startBare} {
+			m, s, err := start(ctx, whole)
+			if err == nil {
+				err = m.end()
+			}
 			if err != nil {
 				return "", err
 			}
@@ -164,15 +166,6 @@ func (f *fire) spec(runDir string) vmm.Spec {
 	}
 }
 
-// caged starts a machine as SmolVM does, and ends it.
-func (f *fire) caged(ctx context.Context, whole bool) (s startUp, err error) {
-	m, s, err := f.startCaged(ctx, whole)
-	if err != nil {
-		return s, err
-	}
-	return s, m.end()
-}
-
 // machine is one that runs, and what has to be ended with it.
 type machine struct {
 	pid  int
@@ -187,6 +180,10 @@ func (m *machine) end() error {
 	return m.kill()
 }
 
+// starter starts a machine, and waits for its guest's link where the whole is wanted.
+type starter = func(ctx context.Context, whole bool) (*machine, startUp, error)
+
+// startCaged starts a machine as SmolVM does.
 func (f *fire) startCaged(ctx context.Context, whole bool) (_ *machine, s startUp, err error) {
 	ctx, cancel := context.WithTimeout(ctx, bootTime)
 	defer cancel()
@@ -216,15 +213,6 @@ func (f *fire) startCaged(ctx context.Context, whole bool) (_ *machine, s startU
 		return nil, s, errors.Join(err, m.end())
 	}
 	return m, s, nil
-}
-
-// bare starts a machine without a cage, and ends it.
-func (f *fire) bare(ctx context.Context, whole bool) (startUp, error) {
-	m, s, err := f.startBare(ctx, whole)
-	if err != nil {
-		return s, err
-	}
-	return s, m.end()
 }
 
 // startBare says to Firecracker what the driver says.

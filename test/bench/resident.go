@@ -55,7 +55,7 @@ func (r resident) row(name string) string {
 	return fmt.Sprintf("| %s | %s | %s | %s |\n", name, mib(r.all), mib(r.guest), mib(r.own()))
 }
 
-func restOf(ctx context.Context, start func(context.Context, bool) (*machine, startUp, error)) (resident, error) {
+func restOf(ctx context.Context, start starter) (resident, error) {
 	m, _, err := start(ctx, true)
 	if err != nil {
 		return resident{}, err
