@@ -105,11 +105,10 @@ func TestKilledResumesAtAFrame(t *testing.T) {
 	until(t, lines, "start base")
 	w.awaitPartial(t, enough)
 	kill(t, cmd)
-	asked := len(w.server.Log(base.Archive.File))
-	w.server.Set(base.Archive.File)
+	w.serve(t) // the old server may yet read requests of the one that is dead
 	w.mustLaunch(t)
 	var again int64
-	for _, r := range w.server.Log(base.Archive.File)[asked:] {
+	for _, r := range w.server.Log(base.Archive.File) {
 		again += r.Span.To - r.Span.From
 	}
 	if most := base.Archive.Size - enough + catalogue.SmallFrame; again > most {
@@ -118,8 +117,8 @@ func TestKilledResumesAtAFrame(t *testing.T) {
 	if left := append(w.temps(t), w.partials(t)...); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
-	if n := w.server.Requests(base.Index.File); n != 1 {
-		t.Errorf("the index was fetched %d times", n)
+	if n := w.server.Requests(base.Index.File); n != 0 {
+		t.Error("the index was fetched again")
 	}
 }
 

@@ -70,10 +70,18 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := faulty.New(made.Dir)
-	url, stop := server.Listen()
+	w := &world{made: made, home: filepath.Join(t.TempDir(), "home"), events: &recorder{}, want: originals()}
+	w.serve(t)
+	return w
+}
+
+// serve puts the catalogue on a server of its own, which has seen no request.
+func (w *world) serve(t *testing.T) {
+	t.Helper()
+	w.server = faulty.New(w.made.Dir)
+	url, stop := w.server.Listen()
 	t.Cleanup(stop)
-	return &world{made: made, server: server, url: url, home: filepath.Join(t.TempDir(), "home"), events: &recorder{}, want: originals()}
+	w.url = url
 }
 
 // newSmallWorld is one whose base has many small frames, in a catalogue of its
@@ -82,10 +90,8 @@ func newSmallWorld(t *testing.T) *world {
 	t.Helper()
 	made, err := catalogue.Make(t.Context(), t.TempDir(), time.Now())
 	must(t, err)
-	server := faulty.New(made.Dir)
-	url, stop := server.Listen()
-	t.Cleanup(stop)
-	w := &world{made: made, server: server, url: url, home: filepath.Join(t.TempDir(), "home"), events: &recorder{}, runSize: 300_000}
+	w := &world{made: made, home: filepath.Join(t.TempDir(), "home"), events: &recorder{}, runSize: 300_000}
+	w.serve(t)
 	w.want = maps.Clone(originals())
 	w.publish(t, "1.0.0", catalogue.SmallDisk(5, smallFrames))
 	return w
