@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -56,8 +57,21 @@ func requireSpace(dir string, need int64) error {
 	return nil
 }
 
+const spaceHint = "Free some space (smolvm prune helps), or set SMOLVM_HOME to a larger disk."
+
+// Full makes an error that tells of a full disk a Storage fault with a hint; other
+// errors stay as they are. Machine monitors tell it in words.
+func Full(err error) error {
+	if err == nil || !isFull(err) && !strings.Contains(err.Error(), "No space left on device") {
+		return err
+	}
+	return fault.New(fault.Storage, spaceHint, "%w", err)
+}
+
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
 func noSpace(dir string, need, free int64, cause error) error {
-	return fault.New(fault.Storage, "Free some space (smolvm prune helps), or set SMOLVM_HOME to a larger disk.",
+	return fault.New(fault.Storage, spaceHint,
 		"%s needs %d bytes and has %d free: %w", dir, need, free, cause)
 }
 
@@ -78,8 +92,7 @@ func explain(err error, what, path string, need int64) error {
 	}
 	dir := filepath.Dir(path)
 	free, freeErr := freeBytes(dir)
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-	if freeErr == nil && (full || free < need) { // mkfs says so only in words
+	if freeErr == nil && (isFull(err) || free < need) { // mkfs says so only in words
 		return noSpace(dir, need, free, err)
 	}
 	return fault.New(fault.Storage, "Check the permissions of the state folder.", "make %s %s: %w", what, path, err)

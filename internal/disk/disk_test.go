@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -269,4 +270,23 @@ func TestInitrdFailures(t *testing.T) {
 	wantFault(t, Initrd(dst, nil, fifo, nil), fault.Storage, "not a regular file")
 	wantFault(t, Initrd(dst, nil, filepath.Join(dir, "missing"), nil), fault.Storage, "missing")
 	onlyFiles(t, dir, "fifo")
+}
+
+// A full disk is told by the kernel or, over a monitor's interface, in words.
+func TestFull(t *testing.T) {
+	for text, err := range map[string]error{
+		"a":    &os.PathError{Op: "write", Path: "a", Err: syscall.ENOSPC},
+		"file": errors.New("Cannot write the memory file: No space left on device (os error 28)"),
+	} {
+		full := Full(fmt.Errorf("keep it: %w", err))
+		wantFault(t, full, fault.Storage, "keep it: ", text)
+		if !strings.Contains(fault.HintOf(full), "smolvm prune") {
+			t.Errorf("%v has the hint %q", full, fault.HintOf(full))
+		}
+	}
+	for _, err := range []error{nil, io.ErrUnexpectedEOF} {
+		if got := Full(err); !errors.Is(got, err) || fault.HintOf(got) != "" {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
 }

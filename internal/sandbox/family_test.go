@@ -19,6 +19,9 @@ type family struct {
 	seen   map[string]string // who has what of its own
 }
 
+// bootTime bounds a boot where KVM interprets the kernel.
+const bootTime = 4 * time.Minute
+
 // newFamily fills the folder that the first one is to have.
 func newFamily(t *testing.T) *family {
 	t.Helper()

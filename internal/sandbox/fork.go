@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/event"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/record"
@@ -136,7 +137,7 @@ func (m *Manager) keep(ctx context.Context, c *supervise.Client, dir string, f F
 	scratch := filepath.Join(dir, supervise.SnapshotScratch)
 	for _, name := range f.Names[1:] {
 		if err := sparse.CopyFile(ctx, scratch, m.Book.Folder(name).Scratch()); err != nil {
-			return fault.New(fault.Storage, "", "copy the disk: %w", err)
+			return fault.New(fault.Storage, "", "copy the disk: %w", disk.Full(err))
 		}
 	}
 	if err := os.Rename(scratch, m.Book.Folder(f.Names[0]).Scratch()); err != nil {

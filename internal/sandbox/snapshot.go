@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/record"
 	"github.com/smolvm/smolvm/internal/sparse"
@@ -62,7 +63,7 @@ func (m *Manager) Snapshot(ctx context.Context, from, name string, secrets bool)
 		return kept, err
 	}
 	if err := syncFiles(folder.Dir()); err != nil {
-		return kept, fault.New(fault.Storage, "", "write it to the disk: %w", err)
+		return kept, fault.New(fault.Storage, "", "write it to the disk: %w", disk.Full(err))
 	}
 	kept.State = record.Created
 	if err := book.Write(kept.Record); err != nil {
@@ -129,14 +130,23 @@ func (m *Manager) Restore(ctx context.Context, snapshot string, f Fork) (r recor
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("restore snapshot %q: %w", snapshot, err), m.discard(f.Names))
+			err = errors.Join(fmt.Errorf("restore snapshot %q: %w", snapshot, refused(err, snapshot)), m.discard(f.Names))
 		}
 	}()
 	folder := book.Folder(snapshot)
 	if err := sparse.CopyFile(ctx, folder.Scratch(), m.Book.Folder(name).Scratch()); err != nil {
-		return r, fault.New(fault.Storage, "", "copy the disk: %w", err)
+		return r, fault.New(fault.Storage, "", "copy the disk: %w", disk.Full(err))
 	}
 	return m.startFork(ctx, name, folder.Dir(), f.Idle)
+}
+
+// refused adds what to do to the word of a monitor that cannot run a snapshot, such as
+// another version's.
+func refused(err error, snapshot string) error {
+	if fault.CodeOf(err) != fault.Conflict || fault.HintOf(err) != "" {
+		return err
+	}
+	return fault.New(fault.Conflict, "If that cannot be mended, remove it: smolvm snapshot rm "+snapshot, "%w", err)
 }
 
 // usable is the record of a snapshot that can be restored.

@@ -137,6 +137,9 @@ func TestSnapshotRefuses(t *testing.T) {
 			if err == nil || fault.CodeOf(err) == fault.Internal {
 				t.Errorf("restored: %v", err)
 			}
+			if name == "machine" && !strings.HasSuffix(fault.HintOf(err), "smolvm snapshot rm kept") {
+				t.Errorf("%v does not say what to do: %q", err, fault.HintOf(err))
+			}
 			t.Log(err)
 			if _, err := os.Lstat(b.book.Folder("two").Dir()); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("a part of a sandbox is left: %v", err)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/smolvm/smolvm/internal/disk"
 	"github.com/smolvm/smolvm/internal/fault"
 	"github.com/smolvm/smolvm/internal/guestlink"
 	"github.com/smolvm/smolvm/internal/record"
@@ -65,7 +66,7 @@ func (s *supervisor) snapshot(ctx context.Context, o Snapshot) error {
 	if err := s.guest.keepOut(ctx); err != nil {
 		return err
 	}
-	err := s.keepMachine(ctx, machine, o.Dir)
+	err := disk.Full(s.keepMachine(ctx, machine, o.Dir))
 	after, cancel := s.whileAlive(context.WithoutCancel(ctx))
 	defer cancel()
 	return errors.Join(err, s.guest.letIn(after))

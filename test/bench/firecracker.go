@@ -273,8 +273,7 @@ func (f *fire) configure(ctx context.Context, api, vsock string) error {
 	}{
 		{"/machine-config", object{"vcpu_count": 1, "mem_size_mib": fireMiB}},
 		{"/boot-source", object{"kernel_image_path": f.kernel(), "initrd_path": f.initrd, "boot_args": strings.Join([]string{
-			"console=ttyS0 reboot=t panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd pci=off cryptomgr.notests=1",
-			f.arguments, "quiet", wire.OptVsock + "=" + bareToken,
+			firecracker.BootArguments, f.arguments, "quiet", wire.OptVsock + "=" + bareToken,
 		}, " ")}},
 		{"/vsock", object{"guest_cid": 3, "uds_path": vsock}},
 		{"/entropy", object{}},

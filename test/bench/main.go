@@ -119,6 +119,7 @@ func parts() []part {
 		{"mounts", (*bench).mounts},
 		{"network", (*bench).network},
 		{"firecracker", (*bench).firecracker},
+		{"boot arguments", (*bench).arguments},
 		{"tool", (*bench).tool},
 	}
 }

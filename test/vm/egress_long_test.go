@@ -23,6 +23,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/smolvm/smolvm/test/cable"
 )
 
 // TestOddNetworks has computers that are unlike the usual one: behind a proxy that
@@ -113,7 +115,7 @@ func intercept(conn net.Conn, ca *x509.Certificate, key *ecdsa.PrivateKey) {
 // proxy leaves this computer no other way out than a proxy on a private address,
 // which one rule names.
 func (c egressCase) proxy(t *testing.T) {
-	must(t, ip("route", "del", "default"), ip("-6", "route", "del", "default"), ip("route", "add", "10.0.0.5", "via", there4))
+	must(t, cable.IP("route", "del", "default"), cable.IP("-6", "route", "del", "default"), cable.IP("route", "add", "10.0.0.5", "via", there4))
 	ask := func() result {
 		return c.w.run(t, nil, "exec", c.name, "--", "curl", "-sS", "-m", "30", "https://api.anywhere.example/")
 	}
@@ -125,7 +127,7 @@ func (c egressCase) proxy(t *testing.T) {
 		t.Errorf("without the rule: status %d, %q, %s", got.status, got.stdout, got.stderr)
 	}
 	c.w.must(t, "network", c.name, "allow", "10.0.0.5:3128")
-	must(t, ip("route", "add", "default", "via", there4), ip("-6", "route", "add", "default", "via", there6))
+	must(t, cable.IP("route", "add", "default", "via", there4), cable.IP("-6", "route", "add", "default", "via", there6))
 }
 
 func must(t *testing.T, errs ...error) {
@@ -155,12 +157,12 @@ func (c egressCase) update(t *testing.T) {
 
 // vpn lets this computer join a network with the addresses that the guest has.
 func (c egressCase) vpn(t *testing.T) {
-	must(t, ip("link", "add", "vpn0", "type", "veth", "peer", "name", "vpn1", "netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), c.there)),
-		ip("addr", "add", "10.0.2.15/24", "dev", "vpn0"), ip("link", "set", "vpn0", "up"),
-		c.do(func() error {
-			return ip("addr", "add", "10.0.2.2/24", "dev", "vpn1")
-		}), c.do(func() error { return ip("addr", "add", "10.0.2.77/24", "dev", "vpn1") }),
-		c.do(func() error { return ip("link", "set", "vpn1", "up") }))
+	must(t, cable.IP("link", "add", "vpn0", "type", "veth", "peer", "name", "vpn1", "netns", c.Path()),
+		cable.IP("addr", "add", "10.0.2.15/24", "dev", "vpn0"), cable.IP("link", "set", "vpn0", "up"),
+		c.There(func() error {
+			return cable.IP("addr", "add", "10.0.2.2/24", "dev", "vpn1")
+		}), c.There(func() error { return cable.IP("addr", "add", "10.0.2.77/24", "dev", "vpn1") }),
+		c.There(func() error { return cable.IP("link", "set", "vpn1", "up") }))
 	tries := map[try]string{
 		{Kind: "http", To: good4, Port: 80, Name: "x"}:      "open " + good4,
 		{Kind: "dns", To: "10.0.2.3", Name: "good.example"}: "rcode 0 answers 1",
@@ -172,7 +174,7 @@ func (c egressCase) vpn(t *testing.T) {
 	c.w.must(t, "stop", c.name)
 	c.w.must(t, "start", "--no-attach", c.name)
 	c.want(t, c.w, c.name, tries)
-	must(t, ip("link", "del", "vpn0"))
+	must(t, cable.IP("link", "del", "vpn0"))
 }
 
 //go:embed flood.py
@@ -274,7 +276,7 @@ func (c egressCase) ports(t *testing.T) {
 
 // sixOnly takes this computer's IPv4 away, under the sandbox and before it starts.
 func (c egressCase) sixOnly(t *testing.T) {
-	must(t, ip("-4", "addr", "flush", "dev", "up0"))
+	must(t, cable.IP("-4", "addr", "flush", "dev", cable.Near))
 	c.resolvers(t, resolver6)
 	tries := map[try]string{
 		{Kind: "http", To: good6, Port: 80, Name: "x"}:                     "open [" + good6 + "]",

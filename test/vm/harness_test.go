@@ -26,6 +26,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/smolvm/smolvm/test/cable"
 )
 
 var (
@@ -64,7 +66,7 @@ var theWorld *world
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := beApart(); err != nil {
+	if err := cable.Up(); err != nil {
 		fmt.Fprintln(os.Stderr, "vm tests cannot run apart:", err)
 		os.Exit(1)
 	}

@@ -12,9 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,18 +22,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	namespace "github.com/smolvm/smolvm/internal/process"
+	"github.com/smolvm/smolvm/test/cable"
 )
 
-// apartMark tells the test binary that it runs in namespaces of its own.
-const apartMark = "SMOLVM_TEST_APART"
-
-// internet is a world without a way out of it: the namespace "here", where this
-// process and the sandboxes run, has one cable to the namespace "there", whose
-// hosts stand for the internet, for private networks and for metadata services.
-// Nothing that a sandbox sends can leave the computer.
+// internet is a cable to a namespace whose hosts stand for the internet, for private
+// networks and for metadata services.
 type internet struct {
-	there   int // descriptor of the namespace
+	*cable.Cable
 	seen    *witness
 	names   *resolver
 	running sync.WaitGroup
@@ -44,8 +37,8 @@ type internet struct {
 // Addresses of both ends of the cable, and of hosts there. All are of ranges that
 // nobody routes; those that count as public are of those for documentation.
 const (
-	here4, here6, herePrivate4, herePrivate6 = "198.51.100.2", "2001:db8:1::2", "10.20.0.2", "fd00:20::2"
-	there4, there6                           = "198.51.100.1", "2001:db8:1::1"
+	here4, here6, there4, there6 = cable.Here4, cable.Here6, cable.There4, cable.There6
+	herePrivate4, herePrivate6   = "10.20.0.2", "fd00:20::2"
 
 	good4, good6, other4, hidden4 = "203.0.113.10", "2001:db8:2::10", "203.0.113.20", "203.0.113.30"
 	resolver4, resolver6          = "203.0.113.53", "2001:db8:2::53"
@@ -64,46 +57,15 @@ var (
 // run its internet. The first run gets nil and is over.
 func apart(t *testing.T) *internet {
 	t.Helper()
-	if os.Getenv(apartMark) != "" {
-		return newInternet(t)
-	}
-	probe := exec.Command("sh", "-c", "ip link set lo up && ip link add up0 type veth peer name down0 && mount --bind /etc/hosts /etc/hosts")
-	namespace.InNamespaces(probe)
-	if out, err := probe.CombinedOutput(); err != nil {
-		t.Skipf("%s is skipped: this host gives its users no networks of their own (or has no iproute2): %v %s", t.Name(), err, out)
-	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.timeout=30m", "-test.run=^"+t.Name()+"$",
-		"-smolvm", theWorld.bin, "-images", *images, fmt.Sprintf("-long=%t", *long))
-	cmd.Env = append(os.Environ(), apartMark+"=1")
-	cmd.WaitDelay = 10 * time.Second
-	namespace.InNamespaces(cmd)
-	out, err := cmd.CombinedOutput()
-	t.Logf("in namespaces of its own:\n%s", out)
-	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Fatal(err)
-	}
-	return nil
-}
-
-// beApart makes the loopback of a run in namespaces of its own usable.
-func beApart() error {
-	if os.Getenv(apartMark) == "" {
+	if !cable.Apart(t, "-smolvm", theWorld.bin, "-images", *images, fmt.Sprintf("-long=%t", *long)) {
 		return nil
 	}
-	return ip("link", "set", "lo", "up")
-}
-
-func ip(args ...string) error {
-	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return nil
+	return newInternet(t)
 }
 
 func newInternet(t *testing.T) *internet {
 	t.Helper()
-	n := &internet{there: newNamespace(t)}
-	t.Cleanup(func() { _ = unix.Close(n.there) })
+	n := &internet{Cable: cable.Lay(t)}
 	n.wire(t)
 	n.seen = newWitness(t, n)
 	n.names = newResolver(t, n)
@@ -116,87 +78,27 @@ func newInternet(t *testing.T) *internet {
 	return n
 }
 
-// newNamespace makes the namespace there.
-func newNamespace(t *testing.T) int {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	open := func() int {
-		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fd
-	}
-	back := open()
-	defer unix.Close(back)
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
-	}
-	there := open()
-	if err := unix.Setns(back, unix.CLONE_NEWNET); err != nil {
-		panic(err) // the thread is lost
-	}
-	return there
-}
-
-// at runs f in the namespace there. Sockets and processes that it makes stay there.
+// at runs f in the namespace there.
 func (n *internet) at(t *testing.T, f func() error) {
 	t.Helper()
-	if err := n.do(f); err != nil {
+	if err := n.There(f); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (n *internet) do(f func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	back, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(back)
-	if err := unix.Setns(n.there, unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	err = f()
-	if back := unix.Setns(back, unix.CLONE_NEWNET); back != nil {
-		panic(back) // the thread is lost
-	}
-	return err
-}
-
-// wire lays the cable and gives both ends their addresses and routes.
+// wire puts the hosts there, and private addresses on both ends of the cable.
 func (n *internet) wire(t *testing.T) {
 	t.Helper()
-	must := func(args ...string) {
-		t.Helper()
-		if err := ip(args...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	must("link", "add", "up0", "type", "veth", "peer", "name", "down0", "netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.there))
+	hosts := append([]string{good4, other4, hidden4, resolver4}, closed4[:11]...)
+	hosts = append(append(hosts, good6, resolver6), closed6[:len(closed6)-1]...)
 	n.at(t, func() error {
-		err := errors.Join(ip("link", "set", "lo", "up"), ip("addr", "add", there4+"/24", "dev", "down0"),
-			ip("addr", "add", there6+"/64", "dev", "down0", "nodad"), ip("link", "set", "down0", "up"),
-			ip("route", "add", "10.20.0.0/24", "dev", "down0"), ip("route", "add", "fd00:20::/64", "dev", "down0"))
-		for _, a := range append([]string{good4, other4, hidden4, resolver4}, closed4[:11]...) {
-			err = errors.Join(err, ip("addr", "add", a+"/32", "dev", "lo"))
-		}
-		for _, a := range append([]string{good6, resolver6}, closed6[:len(closed6)-1]...) {
-			err = errors.Join(err, ip("addr", "add", a+"/128", "dev", "lo", "nodad"))
-		}
-		return err
+		return errors.Join(cable.IP("route", "add", "10.20.0.0/24", "dev", cable.Far), cable.IP("route", "add", "fd00:20::/64", "dev", cable.Far))
 	})
-	for _, a := range []string{here4 + "/24", herePrivate4 + "/24"} {
-		must("addr", "add", a, "dev", "up0")
+	err := errors.Join(n.Host(hosts...), cable.IP("addr", "add", herePrivate4+"/24", "dev", cable.Near),
+		cable.IP("addr", "add", herePrivate6+"/64", "dev", cable.Near, "nodad"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, a := range []string{here6 + "/64", herePrivate6 + "/64"} {
-		must("addr", "add", a, "dev", "up0", "nodad")
-	}
-	must("link", "set", "up0", "up")
-	must("route", "add", "default", "via", there4)
-	must("route", "add", "default", "via", there6)
 }
 
 // resolvers says which resolvers this computer asks.

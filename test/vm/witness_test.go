@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/smolvm/smolvm/internal/egress"
+	"github.com/smolvm/smolvm/test/cable"
 )
 
 // witness sees every packet that comes over the cable, whatever becomes of it.
@@ -37,7 +38,7 @@ func newWitness(t *testing.T, n *internet) *witness {
 			return fmt.Errorf("watch the cable: %w", err)
 		}
 		file = os.NewFile(uintptr(fd), "cable")
-		link, err := net.InterfaceByName("down0")
+		link, err := net.InterfaceByName(cable.Far)
 		if err != nil {
 			return err
 		}
@@ -57,7 +58,7 @@ func newWitness(t *testing.T, n *internet) *witness {
 
 // address is the one of the cable's end here.
 func (n *internet) address() (net.HardwareAddr, error) {
-	link, err := net.InterfaceByName("up0")
+	link, err := net.InterfaceByName(cable.Near)
 	if err != nil {
 		return nil, err
 	}
