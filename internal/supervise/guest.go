@@ -25,6 +25,9 @@ const (
 	// retryPause is between two attempts to connect to a guest that refuses: it is
 	// about to reboot, or out of memory.
 	retryPause = time.Second
+	// farewellTime is how long the end of a connection waits for the guest's word why: a
+	// goodbye comes on a stream of its own, right before or right after it.
+	farewellTime = time.Second
 )
 
 // guest keeps the link to the guest: it opens a session whenever the guest
@@ -49,6 +52,7 @@ type guest struct {
 	stopping bool          // power the guest off as soon as it listens
 	goodbye  string        // what it said when it last began to end; empty: never
 	left     *sshx.Client  // the connection that this ends
+	latest   *sshx.Client  // the last one that stood
 	renewal  *renewal      // what it has to be told before anybody gets in; nil: nothing
 
 	held chan string // its answer to Hold: why not
@@ -184,7 +188,12 @@ func (g *guest) hold(ctx context.Context, link *guestlink.Link, ready wire.Messa
 	}
 	for ctx.Err() == nil {
 		client, err := g.connect(ctx, link)
-		g.set(func(s *state) { s.client, s.err = client, err })
+		g.set(func(s *state) {
+			s.client, s.err = client, err
+			if err == nil {
+				g.latest = client
+			}
+		})
 		g.tell(ctx, notice{Message: ready, connected: err == nil, err: err})
 		if err != nil {
 			g.log.Warn("connect to the guest's SSH server", "error", err)
@@ -301,13 +310,29 @@ func errNotReady() error {
 
 // leaves notes that the guest begins to end, which ends its programs.
 func (g *guest) leaves(goodbye string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.goodbye, g.left = goodbye, g.state.client
+	g.set(func(*state) { g.goodbye, g.left = goodbye, g.latest })
 }
 
-// farewell is why the guest ended the programs of a connection; nil where it did not.
-func (g *guest) farewell(of *sshx.Client) error {
+// farewell is why the guest ended the programs of a connection; nil where it did not. For
+// one that was lost it waits until the guest has said why, another stands, or the boot
+// has ended, and no longer than wait.
+func (g *guest) farewell(of *sshx.Client, wait time.Duration) error {
+	timeout := time.After(wait)
+	for {
+		s, change := g.look()
+		if err := g.saidWhy(of); err != nil || wait == 0 || s.link == nil || s.client != nil && s.client != of {
+			return err
+		}
+		select {
+		case <-change:
+		case <-timeout:
+			return nil
+		}
+	}
+}
+
+// saidWhy is farewell by what the guest has said so far.
+func (g *guest) saidWhy(of *sshx.Client) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	left := g.goodbye != "" && g.left == of

@@ -77,7 +77,7 @@ func (r *relay) run(ctx context.Context, command Command) error {
 	exit, err := r.carry(ctx, session, hangUp)
 	tellRest()
 	if err == nil && swept(command, exit) {
-		err = r.guest.farewell(r.client)
+		err = r.guest.farewell(r.client, 0)
 	}
 	if err != nil {
 		return r.answer(failed, failureOf(r.explainLoss(ctx, err)))
@@ -172,10 +172,13 @@ func (r *relay) explainLoss(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errHungUp) {
 		err = cause
 	}
-	if farewell := r.guest.farewell(r.client); farewell != nil && (errors.Is(err, sshx.ErrLost) || errors.Is(err, errStopped)) {
-		return farewell
+	lost := errors.Is(err, sshx.ErrLost)
+	if lost || errors.Is(err, errStopped) {
+		if farewell := r.guest.farewell(r.client, farewellTime); farewell != nil {
+			return farewell
+		}
 	}
-	if errors.Is(err, sshx.ErrLost) || errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
+	if lost || errors.Is(err, context.Canceled) || errors.Is(err, io.EOF) {
 		return fault.New(fault.NotRunning, "See smolvm logs for what happened.",
 			"the sandbox stopped or restarted while the program was running")
 	}

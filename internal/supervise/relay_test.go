@@ -103,7 +103,7 @@ func (r *room) stream(context.Context, wire.StreamKind) (net.Conn, error) {
 	return ours, nil
 }
 
-func (r *room) farewell(*sshx.Client) error {
+func (r *room) farewell(*sshx.Client, time.Duration) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.goodbye

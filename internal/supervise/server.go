@@ -32,8 +32,9 @@ type sessions interface {
 	session(ctx context.Context) (*sshx.Client, error)
 	// stream opens a bare stream of a kind to the guest.
 	stream(ctx context.Context, kind wire.StreamKind) (net.Conn, error)
-	// farewell is why the guest ended the programs of a connection; nil: it did not.
-	farewell(of *sshx.Client) error
+	// farewell is why the guest ended the programs of a connection, for which it may be
+	// waited; nil: it did not.
+	farewell(of *sshx.Client, wait time.Duration) error
 }
 
 // vault is where the user's credentials go.
