@@ -151,6 +151,11 @@ func (c egressCase) closed(t *testing.T) {
 		tries[try{Kind: "udp", To: to, Port: 5353}] = "refused" // said, not only dropped
 	}
 	c.wants(t, tries)
+	// Only the last refusals are kept, and the ones above came in any order.
+	c.wants(t, map[try]string{
+		{Kind: "tcp", To: "169.254.169.254", Port: 80}: "refused|unreachable",
+		{Kind: "tcp", To: here4, Port: 80}:             "refused|unreachable",
+	})
 	shown := c.w.must(t, "network", c.name)
 	for _, part := range []string{"169.254.169.254", "a metadata service", "an address of this computer", "smolvm network " + c.name + " allow "} {
 		if !strings.Contains(shown, part) {
