@@ -39,13 +39,13 @@ func newKeeper(now func() time.Time) *keeper {
 	return &keeper{now: now, dirty: make(chan struct{}, 1), sessions: map[string]*kept{}}
 }
 
-// create keeps a program that runs on a terminal, which it takes over.
+// create keeps a program that runs on a terminal, which it takes over. What the program
+// says waits in the terminal until run.
 func (k *keeper) create(name string, p *running, terminal *pty) *kept {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := newKept(k, name, p, terminal)
 	k.sessions[name] = s
-	k.group.Go(s.run)
 	return s
 }
 
@@ -182,6 +182,7 @@ func (s *session) keepNew() error {
 	created := s.keeper.create(name, s.program, s.pty)
 	s.pty = nil // the session's
 	s.watch(newViewer(created, s.channel, size, true))
+	s.keeper.group.Go(created.run) // not before: its first words are for this client
 	return nil
 }
 

@@ -475,8 +475,9 @@ func TestSignalsReachAKeptSession(t *testing.T) {
 	w := newWorld(t)
 	c := w.open(t, usual, shell(`trap 'kill $!; exit 6' TERM; echo ready; sleep 600 & wait`))
 	c.until(t, "ready")
-	if ok, err := c.channel.SendRequest("signal", true, ssh.Marshal(struct{ Name string }{"TERM"})); !ok || err != nil {
-		t.Fatal(ok, err)
+	// No answer is asked for: the channel may end before one comes.
+	if _, err := c.channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{"TERM"})); err != nil {
+		t.Fatal(err)
 	}
 	if got := c.end(t); got != 6 {
 		t.Errorf("status %d", got)
