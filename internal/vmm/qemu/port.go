@@ -1,11 +1,13 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -173,6 +175,7 @@ type session struct {
 
 	reading sync.Mutex    // held by a Read in progress
 	tail    []byte        // the last bytes read, at most a greeting; under reading
+	heard   int           // how many were read in all; under reading
 	writing sync.Mutex    // held by a Write in progress
 	before  []byte        // bytes of an earlier session the magic may hide in; under reading
 	settled chan struct{} // closed when rest is known
@@ -185,7 +188,8 @@ type session struct {
 
 // end stops reads and writes in progress, keeps for later reads what the guest
 // had sent, and returns a copy of it: the next session's magic may be in it
-// when the guest was quick.
+// when the guest was quick. Where the word of the close came later than that magic,
+// some or all of it has been read already, and is what is returned.
 func (s *session) end() []byte {
 	s.mu.Lock()
 	s.over = true
@@ -198,7 +202,11 @@ func (s *session) end() []byte {
 	_ = s.conn.SetDeadline(time.Time{})
 	s.rest = append(s.before, drain(s.conn)...)
 	close(s.settled)
-	return append([]byte(nil), s.rest...)
+	late := lastBytes(slices.Concat(s.tail, s.rest), greeting)
+	if s.heard+len(s.rest) > greeting && bytes.HasPrefix(late, []byte(wire.Magic)) { // and not its own
+		return late
+	}
+	return slices.Clone(s.rest)
 }
 
 // errOver tells Read that the guest closed the port.
@@ -244,11 +252,13 @@ func (s *session) readOpen(p []byte) (int, error) {
 	if len(s.before) > 0 {
 		n := copy(p, s.before)
 		s.before = s.before[n:]
+		s.heard += n
 		return n, nil
 	}
 	n, err := s.conn.Read(p)
 	if err == nil || n > 0 {
 		s.tail = append([]byte(nil), lastBytes(append(s.tail, lastBytes(p[:n], greeting)...), greeting)...)
+		s.heard += n
 		return n, nil
 	}
 	if state := s.state(); state != nil {
